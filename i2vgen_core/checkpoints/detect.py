@@ -1,0 +1,88 @@
+"""Reads what a network is from the shapes of its tensors, never from a file's name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from ..config import REFINERS, DetailGain, Kind, UNetConfig
+from ..errors import CheckpointError
+from .unet_keys import GLOBAL_ENCODER, StateDict
+
+_NEEDED = ("time_embed.0.weight", "input_blocks.0.1.proj_in.weight", "input_blocks.0.0.weight", "out.2.weight")
+
+
+def unet_config(
+    state: StateDict,
+    *,
+    kind: Kind | None = None,
+    head_dim: int | None = None,
+    detail_gain: DetailGain = "official",
+) -> UNetConfig:
+    """The configuration of a network from its state dict in our layout.
+
+    Args:
+        state: tensors by our names, with or without the global encoder's.
+        kind: what the caller knows; the two refiners have the same keys, and `vid2vid_xl` is taken if nobody says.
+        head_dim: width of an attention head, from config.json or metadata; 64, the releases', if None.
+        detail_gain: see UNetConfig.
+
+    Raises:
+        CheckpointError: another model, or not the kind that the caller asks for.
+    """
+    missing = [key for key in _NEEDED if key not in state]
+    if missing:
+        found = f"no {missing[0]} among {len(state)} tensors ({', '.join(list(state)[:3])}, ...)"
+        remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600 checkpoint."
+        raise CheckpointError("the model file", "a network of the I2VGen-XL family", found, remedy)
+
+    has_image = "context_embedding.0.weight" in state
+    has_details = "local_image_concat.0.weight" in state
+    found_kind: Kind = "i2vgen_xl" if has_details else "image2video" if has_image else "vid2vid_xl"
+    if kind not in (None, found_kind) and not (kind in REFINERS and found_kind in REFINERS):
+        remedy = "Bases go into the base loader, refiners into the refiner loader."
+        raise CheckpointError("the model file", f"a network of kind {kind}", f"one of kind {found_kind}", remedy)
+
+    head_dim = head_dim or UNetConfig.head_dim
+    model_channels = state["time_embed.0.weight"].shape[1]
+    mult, attention, blocks = _levels(state, model_channels)
+    middle_key = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    config = UNetConfig(
+        kind=kind or found_kind,
+        in_channels=state["input_blocks.0.0.weight"].shape[1] // (2 if has_details else 1),
+        out_channels=state["out.2.weight"].shape[0],
+        model_channels=model_channels,
+        channel_mult=mult,
+        attention_levels=attention,
+        num_res_blocks=blocks,
+        head_dim=head_dim,
+        first_temporal_heads=state["input_blocks.0.1.proj_in.weight"].shape[0] // head_dim,
+        context_dim=state[middle_key].shape[1],
+        detail_gain=detail_gain,
+    )
+    if has_image:
+        image_dim = state["context_embedding.0.weight"].shape[1]
+        tokens = state["context_embedding.2.weight"].shape[0] // config.context_dim
+        config = replace(config, image_dim=image_dim, image_tokens=tokens)
+    return config
+
+
+def split_global_encoder(state: StateDict) -> tuple[StateDict, StateDict]:
+    """The network's tensors, and the global encoder's by its own names (empty where there is none)."""
+    network = {key: value for key, value in state.items() if not key.startswith(GLOBAL_ENCODER)}
+    encoder = {key.removeprefix(GLOBAL_ENCODER): value for key, value in state.items() if key not in network}
+    return network, encoder
+
+
+def _levels(state: StateDict, model_channels: int) -> tuple[tuple[int, ...], tuple[bool, ...], int]:
+    """Channel multipliers and attention of each level, and the blocks of one."""
+    count = 1 + max(int(m[1]) for key in state if (m := re.match(r"input_blocks\.(\d+)\.", key)))
+    levels: list[list[int]] = [[]]
+    for number in range(1, count):
+        if f"input_blocks.{number}.op.weight" in state:
+            levels.append([])
+        else:
+            levels[-1].append(number)
+    mult = tuple(state[f"input_blocks.{level[0]}.0.out_layers.3.weight"].shape[0] // model_channels for level in levels)
+    attention = tuple(f"input_blocks.{level[0]}.1.proj_in.weight" in state for level in levels)
+    return mult, attention, len(levels[0])

@@ -1,0 +1,144 @@
+"""From a file or a bundle's part to a network: read, rename, detect, check, build on meta, assign."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..conditioning import GlobalEncoder
+from ..config import DetailGain, Kind, UNetConfig
+from ..errors import CheckpointError
+from ..layers import Layers
+from ..unet import UNet
+from .detect import split_global_encoder, unet_config
+from .read import read_config, read_state_dict
+from .unet_keys import StateDict, from_diffusers, from_official, is_diffusers_layout
+
+_PREFIXES = ("model.diffusion_model.", "module.")
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class UNetCheckpoint:
+    """A network's tensors in our layout, checked, and what they are.
+
+    Args:
+        config: read from the shapes.
+        network: tensors of `UNet(config)`, all of them.
+        global_encoder: tensors of `GlobalEncoder`, all of them; empty where the kind has none.
+    """
+
+    config: UNetConfig
+    network: StateDict
+    global_encoder: StateDict
+
+    def build_network(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> UNet:
+        """The network with these weights, in evaluation mode."""
+        return _assign(UNet(self.config, device="meta"), self.network, dtype, device)
+
+    def build_global_encoder(
+        self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    ) -> GlobalEncoder | None:
+        """The global encoder with these weights; None where the kind has none."""
+        if not self.config.reads_details:
+            return None
+        return _assign(_meta_global_encoder(self.config), self.global_encoder, dtype, device)
+
+
+def open_unet(path: Path, *, kind: Kind | None = None, detail_gain: DetailGain = "official") -> UNetCheckpoint:
+    """A network from a file or a bundle's `unet/` or `refiner/` folder.
+
+    Args:
+        path: the file or folder.
+        kind: what the caller knows of it; decides between the two refiners, which have the same keys.
+        detail_gain: see UNetConfig.
+
+    Raises:
+        CheckpointError: unreadable, another model, or tensors missing, unknown or of a wrong shape.
+    """
+    state, metadata = read_state_dict(path)
+    settings: Mapping[str, Any] = metadata if path.is_file() else read_config(path) | metadata
+    return parse_unet(state, settings, kind=kind, detail_gain=detail_gain)
+
+
+def parse_unet(
+    state: StateDict,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    kind: Kind | None = None,
+    detail_gain: DetailGain = "official",
+) -> UNetCheckpoint:
+    """A network from tensors in any layout.
+
+    Args:
+        state: tensors in the official layout, with or without a prefix, or in diffusers'.
+        settings: config.json or metadata: `attention_head_dim` or `head_dim`, and `kind`, are read from it.
+        kind, detail_gain: see open_unet.
+    """
+    settings = settings or {}
+    state = strip_prefixes(state, _PREFIXES)
+    state = from_diffusers(state) if is_diffusers_layout(state) else from_official(state)
+    head_dim = settings.get("head_dim") or settings.get("attention_head_dim")
+    config = unet_config(
+        state,
+        kind=kind or settings.get("kind"),
+        head_dim=int(head_dim) if head_dim else None,
+        detail_gain=detail_gain,
+    )
+    network, encoder = split_global_encoder(state)
+    check_tensors(network, UNet(config, device="meta"), f"the {config.kind} network")
+    if config.reads_details:
+        check_tensors(encoder, _meta_global_encoder(config), "the global encoder")
+    elif encoder:
+        remedy = "Use the released file."
+        raise CheckpointError(f"the {config.kind} network", "no global encoder", next(iter(encoder)), remedy)
+    return UNetCheckpoint(config, network, encoder)
+
+
+def strip_prefixes(state: StateDict, prefixes: tuple[str, ...]) -> StateDict:
+    """Removes, in turn, each prefix that names begin with. A prefix of only some keeps those and drops the rest: a full
+    checkpoint holds the network beside other models."""
+    for prefix in prefixes:
+        inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        state = inside or state
+    return state
+
+
+def check_tensors(state: StateDict, module: nn.Module, what: str) -> None:
+    """Raises CheckpointError unless the names and shapes are exactly the module's."""
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    wrong = [
+        f"{key} {list(state[key].shape)} instead of {list(shape)}"
+        for key, shape in expected.items()
+        if key in state and tuple(state[key].shape) != shape
+    ]
+    problems = {
+        "missing": [key for key in expected if key not in state],
+        "unknown": [key for key in state if key not in expected],
+        "of a wrong shape": wrong,
+    }
+    found = "; ".join(
+        f"{len(keys)} {name} ({', '.join(keys[:_NAMED])}{', ...' if len(keys) > _NAMED else ''})"
+        for name, keys in problems.items()
+        if keys
+    )
+    if found:
+        remedy = "The file is damaged or of another model: use the released one."
+        raise CheckpointError(what, f"{len(expected)} tensors", found, remedy)
+
+
+def _assign(module: nn.Module, state: StateDict, dtype: torch.dtype | None, device: torch.device | str) -> Any:
+    def place(value: Tensor) -> Tensor:
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+
+    module.load_state_dict({key: place(value) for key, value in state.items()}, strict=True, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def _meta_global_encoder(config: UNetConfig) -> GlobalEncoder:
+    return GlobalEncoder(config.in_channels, config.context_dim, Layers(device="meta"))

@@ -1,0 +1,152 @@
+"""What each released network is: its sizes, and the settings it was released with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["i2vgen_xl", "image2video", "vid2vid_xl", "sr600"]
+DetailGain = Literal["official", "once"]
+
+BASES: tuple[Kind, ...] = ("i2vgen_xl", "image2video")
+REFINERS: tuple[Kind, ...] = ("vid2vid_xl", "sr600")
+
+VAE_SCALE = 0.18215
+"""Latents are multiplied by this before a network sees them (VGen, configs: scale_factor)."""
+
+TIMESTEPS = 1000
+"""Noise levels of every release's training schedule."""
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of one network of the UNetSD family.
+
+    Args:
+        kind: which release it belongs to; decides the conditions it reads and how it pads.
+        in_channels: channels of the latent (the concat of `i2vgen_xl` has as many again).
+        out_channels: channels of the prediction.
+        model_channels: channels of the first level; the time embedding has four times as many.
+        channel_mult: channels of each level in units of `model_channels`; every level but the last halves the size.
+        attention_levels: per level, whether its blocks have a spatial and a temporal transformer.
+        num_res_blocks: blocks of a level on the way down (one more on the way up).
+        head_dim: width of an attention head. Leaves no trace in a state dict's shapes; 64 in every release.
+        first_temporal_heads: heads of the temporal transformer right after the first convolution.
+        context_dim: width of the context tokens.
+        image_dim: width of the CLIP image embedding (bases).
+        image_tokens: tokens that the CLIP image embedding becomes (bases).
+        detail_gain: `official` adds the detail features twice, as the released weights were trained; `once` is for
+            weights trained against the diffusers port (`i2vgen_xl`).
+    """
+
+    kind: Kind = "i2vgen_xl"
+    in_channels: int = 4
+    out_channels: int = 4
+    model_channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    attention_levels: tuple[bool, ...] = (True, True, True, False)
+    num_res_blocks: int = 2
+    head_dim: int = 64
+    first_temporal_heads: int = 8
+    context_dim: int = 1024
+    image_dim: int = 1024
+    image_tokens: int = 4
+    detail_gain: DetailGain = "official"
+
+    @property
+    def reads_image(self) -> bool:
+        """Whether it is conditioned on the CLIP image embedding and the frame rate."""
+        return self.kind in BASES
+
+    @property
+    def reads_details(self) -> bool:
+        """Whether the image latent reaches it, as global tokens and as detail features beside the noise."""
+        return self.kind == "i2vgen_xl"
+
+    @property
+    def is_refiner(self) -> bool:
+        """Whether it is a second stage: text alone, and the refiners' own padding."""
+        return self.kind in REFINERS
+
+
+@dataclass(frozen=True)
+class Release:
+    """The settings a network was released with (the official configuration files).
+
+    Args:
+        title: its name for people.
+        steps: sampling steps; `heun_steps` for the Heun solver, where the release has one.
+        guidance: classifier-free guidance scale.
+        rescale: guidance rescale in 0..1 (arXiv 2305.08891).
+        noise_level: noise levels of 1000 that a refiner starts from; 0 for a base.
+        entry: how a refiner enters: `noise` adds noise, `inversion` inverts the video with DDIM.
+        offset_noise: strength of the per-frame offset in the first noise.
+        negative_prompt: the release's negative prompt.
+        prompt_suffix: what the release appends to every prompt.
+    """
+
+    title: str
+    steps: int
+    guidance: float
+    rescale: float = 0.0
+    heun_steps: int = 0
+    noise_level: int = 0
+    entry: Literal["noise", "inversion"] = "noise"
+    offset_noise: float = 0.0
+    negative_prompt: str = ""
+    prompt_suffix: str = ""
+
+    def steps_for(self, solver: str) -> int:
+        """The release's steps with this solver."""
+        return self.heun_steps if solver == "heun" and self.heun_steps else self.steps
+
+
+_REFINER_NEGATIVE = (
+    "worst quality, normal quality, low quality, low res, blurry, text, watermark, logo, banner, extra digits, cropped, "
+    "jpeg artifacts, signature, username, error, sketch ,duplicate, ugly, monochrome, horror, geometry, mutation, "
+    "disgusting"
+)
+
+RELEASES: dict[Kind, Release] = {
+    "i2vgen_xl": Release(
+        title="I2VGen-XL base",
+        steps=50,
+        guidance=9.0,
+        negative_prompt=(
+            "Distorted, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, "
+            "disconnected limbs, Ugly faces, incomplete arms"
+        ),
+    ),
+    "image2video": Release(title="MS-Image2Video base", steps=50, guidance=3.0, offset_noise=0.1),
+    "vid2vid_xl": Release(
+        title="MS-Vid2Vid-XL refiner",
+        steps=30,
+        heun_steps=50,
+        guidance=7.5,
+        rescale=0.2,
+        noise_level=600,
+        negative_prompt=_REFINER_NEGATIVE,
+        prompt_suffix=(
+            ", cinematic, High Contrast, highly detailed, unreal engine, taken using a Canon EOS R camera, "
+            "hyper detailed photo - realistic maximum detail, 32k, Color Grading, ultra HD, extreme meticulous "
+            "detailing, skin pore detailing, hyper sharpness, perfect without deformations, Unreal Engine 5, 4k render"
+        ),
+    ),
+    "sr600": Release(
+        title="VGen SR600 refiner",
+        steps=30,
+        guidance=9.0,
+        rescale=0.3,
+        noise_level=700,
+        entry="inversion",
+        negative_prompt=_REFINER_NEGATIVE,
+        prompt_suffix=(
+            ", cinematic, High Contrast, highly detailed, Unreal Engine 5, no blur, full length ultra-wide angle shot a "
+            "cinematic scene, taken using a Canon EOS R camera, hyper detailed photo - realistic maximum detail, 32k, "
+            "Color Grading, portrait Photography, ultra HD, extreme meticulous detailing, skin pore detailing, "
+            "hyper sharpness, perfect without deformations, 4k render"
+        ),
+    ),
+}
+"""By kind: VGen configs/i2vgen_xl_infer.yaml, tools/modules/config.py and configs/sr600_infer.yaml; ModelScope
+image_to_video and video_to_video, utils/config.py and the models' files."""

@@ -1,0 +1,20 @@
+"""What can be wrong with an input. Every message says what was expected, what was found and what to do."""
+
+
+class InputError(ValueError):
+    """An input that this project cannot use.
+
+    Args:
+        what: the input, as the user knows it ("the CLIP model", "latent", "image").
+        expected: what would have been right.
+        found: what was there.
+        remedy: what to do about it, one sentence.
+    """
+
+    def __init__(self, what: str, expected: str, found: str, remedy: str):
+        self.what, self.expected, self.found, self.remedy = what, expected, found, remedy
+        super().__init__(f"{what}: expected {expected}, found {found}. {remedy}")
+
+
+class CheckpointError(InputError):
+    """A file or a state dict that is not the network it should be."""

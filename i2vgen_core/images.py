@@ -1,0 +1,210 @@
+"""From a photo to what the networks take: cover-resize, centre crop, CLIP's pixels; and reading a photo from a file.
+
+Images are float tensors [N, H, W, 3] in 0..1. The geometry is that of VGen's utils/transforms.py (CenterCropWide,
+Resize), which runs on Pillow. kornia and torch have no filter equal to Pillow's BOX at fractional ratios (their area
+filter is off by up to 165 of 255 on the golden photos), so that one is built here; it is exact but for 8-bit rounding.
+"""
+
+import math
+import os
+import struct
+
+import kornia
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional
+
+from .errors import InputError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # none that starts another program, as EPS does
+# What Pillow raises on damaged files, found by corrupting files of every format above.
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, struct.error, Image.DecompressionBombError)
+
+
+def video_frame(images: Tensor, width: int, height: int) -> Tensor:
+    """Box-filtered cover-resize and centre crop to width x height (VGen utils/transforms.py, CenterCropWide).
+
+    The official code rounds the resized size down, which can leave a black line of one pixel; here the frame is always
+    filled. Enlarging with a box filter repeats pixels, as the official code does.
+
+    Args:
+        images: [N, H, W, 3] in 0..1.
+        width, height: in pixels, at least 64, multiples of 8.
+
+    Returns:
+        [N, height, width, 3] float32 in 0..1.
+
+    Raises:
+        InputError: images is not such a tensor, or the size is not one a video can have.
+    """
+    check_images(images)
+    check_size(width, height)
+    return _cover(images, width, height)
+
+
+def clip_frame(images: Tensor, width: int, size: int = 224) -> Tensor:
+    """The picture CLIP sees: the centre square at the video's width, then antialiased bilinear (VGen's vit transform).
+
+    Args:
+        images: [N, H, W, 3] in 0..1.
+        width: the video's width in pixels, at least 64, a multiple of 8.
+        size: side of CLIP's input in pixels.
+
+    Returns:
+        [N, size, size, 3] float32 in 0..1.
+
+    Raises:
+        InputError: images is not such a tensor, or width is not one a video can have.
+    """
+    check_images(images)
+    check_size(width, width)
+    square = rearrange(_cover(images, width, width), "n h w c -> n c h w")
+    # torch's antialiased bilinear filter is Pillow's; kornia's antialiasing is a Gaussian blur.
+    square = functional.interpolate(square, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    return rearrange(square, "n c h w -> n h w c")
+
+
+def clip_pixels(images: Tensor, width: int, size: int = 224) -> Tensor:
+    """`clip_frame`, normalised with CLIP's mean and standard deviation.
+
+    Args and errors are those of `clip_frame`.
+
+    Returns:
+        [N, 3, size, size] float32, about -1.8..2.2.
+    """
+    pixels = rearrange(clip_frame(images, width, size), "n h w c -> n c h w")
+    return kornia.enhance.normalize(pixels, pixels.new_tensor(CLIP_MEAN), pixels.new_tensor(CLIP_STD))
+
+
+def resize_video(images: Tensor, width: int, height: int) -> Tensor:
+    """Bilinear resize of the base video before refining (VGen tools/inferences/inference_sr600_entrance.py).
+
+    Args:
+        images: [F, H, W, 3] in 0..1.
+        width, height: in pixels, at least 64, multiples of 8. The aspect ratio is not kept.
+
+    Returns:
+        [F, height, width, 3] float32 in 0..1.
+
+    Raises:
+        InputError: images is not such a tensor, or the size is not one a video can have.
+    """
+    check_images(images)
+    check_size(width, height)
+    pixels = rearrange(images.float(), "f h w c -> f c h w")
+    pixels = kornia.geometry.transform.resize(pixels, (height, width), interpolation="bilinear", align_corners=False)
+    return rearrange(pixels, "f c h w -> f h w c")
+
+
+def read_image(path: str | os.PathLike[str]) -> Tensor:
+    """Reads a photo: turned upright by its EXIF orientation, transparency composited on white, first picture of many.
+
+    Greyscale (16-bit included), palette and CMYK become RGB; colour profiles are not applied, as in the official code.
+
+    Args:
+        path: a PNG, JPEG, WebP, TIFF, BMP, GIF, PPM or (where Pillow reads it) AVIF file.
+
+    Returns:
+        [1, H, W, 3] float32 in 0..1.
+
+    Raises:
+        InputError: there is no such file, or it is not a whole image of these formats.
+    """
+    if not os.path.isfile(path):
+        raise InputError("the image file", "a file", f"nothing at {os.fspath(path)!r}", "Check the path.")
+    Image.init()
+    try:
+        with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as file:
+            pixels = _rgb(ImageOps.exif_transpose(file))
+    except _PILLOW_ERRORS as error:
+        raise InputError(
+            "the image file",
+            "a whole PNG, JPEG, WebP, TIFF, BMP, GIF, PPM or AVIF image",
+            f"{os.fspath(path)!r}, which Pillow cannot read ({error})",
+            "Open it in an image editor and save it as PNG or JPEG.",
+        ) from error
+    return torch.from_numpy(pixels)[None]
+
+
+def check_images(images: Tensor, what: str = "the image") -> None:
+    """Raises InputError unless images is a float tensor [N, H, W, 3] with at least one image in it."""
+    expected = "a float tensor [N, H, W, 3] in 0..1"
+    if not isinstance(images, Tensor):
+        raise InputError(what, expected, type(images).__name__, "Convert it to a torch tensor.")
+    found = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+    if images.ndim != 4:
+        raise InputError(what, expected, found, "Give a batch with channels last; one image is a batch of one.")
+    if images.shape[-1] == 4:
+        raise InputError(what, expected, f"{found}, with an alpha channel", "Remove the alpha channel first.")
+    if images.shape[-1] != 3:
+        raise InputError(what, expected, found, "Give RGB with the channels last.")
+    if images.numel() == 0:
+        raise InputError(what, expected, f"{found}, an empty batch", "Give at least one image.")
+    if not images.is_floating_point():
+        raise InputError(what, expected, found, "Convert it to float and divide by the largest value (8-bit: 255).")
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises InputError unless both sides are at least 64 pixels and multiples of 8 (the VAE's step)."""
+    for name, side in (("width", width), ("height", height)):
+        if side < 64 or side % 8:
+            nearest = max(64, round(side / 8) * 8)
+            raise InputError(name, "at least 64 pixels and a multiple of 8", str(side), f"Use {nearest}.")
+
+
+def _cover(images: Tensor, width: int, height: int) -> Tensor:
+    source_height, source_width = images.shape[1:3]
+    scale = min(source_width / width, source_height / height)
+    axes = []
+    for dim, source, side in ((1, source_height, height), (2, source_width, width)):
+        resized = max(side, int(source // scale))  # the official size, unless it falls short of the frame
+        axes.append((dim, source, side, resized))
+    images = images.float()
+    for dim, _, side, resized in sorted(axes, key=lambda axis: axis[2] / axis[1]):  # the axis that shrinks most first
+        images = _box_resize(images, dim, resized, (resized - side) // 2, side)
+    return images
+
+
+def _box_resize(images: Tensor, dim: int, size: int, start: int, length: int) -> Tensor:
+    """Pillow's BOX filter along one axis to `size` pixels, of which start..start+length are computed.
+
+    A target pixel is the plain mean of the source pixels whose centres lie in its box. The arithmetic is Pillow's own
+    (Resample.c, double precision), since at many ordinary ratios centres fall on the very edge of a box.
+    """
+    source = images.shape[dim]
+    scale = source / size
+    box = max(scale, 1.0)
+    centre = (torch.arange(start, start + length, dtype=torch.float64) + 0.5) * scale
+    first = (centre - 0.5 * box + 0.5).long().clamp(min=0)
+    end = (centre + 0.5 * box + 0.5).long().clamp(max=source)
+    taps = first[:, None] + torch.arange(math.ceil(box) + 1)
+    offset = (taps - centre[:, None] + 0.5) * (1.0 / box)
+    inside = (taps < end[:, None]) & (offset > -0.5) & (offset <= 0.5)
+
+    taps = taps.clamp(max=source - 1).to(images.device)
+    weights = (inside / inside.sum(1, keepdim=True)).to(images)
+    shape = [1] * images.ndim
+    shape[dim] = length
+    resized = images.new_zeros(())
+    for tap, weight in zip(taps.unbind(1), weights.unbind(1), strict=True):
+        resized = resized + images.index_select(dim, tap) * weight.view(shape)
+    return resized
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Any Pillow image as [H, W, 3] float32 in 0..1."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
+        grey = np.clip(np.asarray(image).astype(np.float32) / 65535, 0, 1)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("its values are floating point and have no known range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB")).astype(np.float32) / 255

@@ -1,0 +1,244 @@
+"""The samplers of the releases, as functions of one denoiser.
+
+They hold the latent as the network sees it, variance-preserving, and call `denoise(x, t)` for its estimate of the clean
+latent; guidance, prediction type and progress are the caller's wrappers. They are ours because a library's schedulers
+cannot be made exact: the official refiners sample at sigmas between timesteps while the network is told the nearest
+one, eta is continuous, and a number of steps that does not divide the schedule still has to start from its noisy end.
+Where diffusers' DDIM, DPM-Solver++ and Heun schedulers take the same steps, the tests find the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torchsde
+from einops import rearrange
+from torch import Tensor
+
+from .schedules import RefineSteps, Schedule, ddim_timesteps, inversion_timesteps
+
+Denoise = Callable[[Tensor, int], Tensor]
+"""denoise(x_t, t): the estimate of x_0, of x_t's shape."""
+
+Callback = Callable[[int, int, Tensor, Tensor], None]
+"""callback(step, steps, x, denoised), after each evaluation; it may raise to stop."""
+
+StepNoise = Callable[[Tensor, Tensor], Tensor]
+"""noise(sigma, next sigma): unit-variance noise of the step between two levels."""
+
+
+def guide(cond: Tensor, uncond: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
+    """Classifier-free guidance of one video's predictions, with the rescale of arXiv 2305.08891, section 3.4.
+
+    Args:
+        cond: prediction with the condition, any shape.
+        uncond: prediction with the negative condition.
+        scale: guidance scale; 1 leaves `cond`.
+        rescale: 0..1, how far the standard deviation is brought back to that of `cond`.
+    """
+    if scale == 1:
+        return cond
+    guided = uncond + scale * (cond - uncond)
+    if rescale:
+        guided = guided * (rescale * cond.std() / (guided.std() + 1e-12) + (1 - rescale))
+    return guided
+
+
+def ddim(
+    denoise: Denoise,
+    x: Tensor,
+    schedule: Schedule,
+    steps: int,
+    *,
+    eta: float = 0.0,
+    noise: Callable[[], Tensor] | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """DDIM (arXiv 2010.02502) down to the first level, not to zero noise (VGen, diffusion_ddim.py: ddim_sample_loop).
+
+    Args:
+        denoise: see Denoise.
+        x: first latent, pure noise.
+        schedule: the network's.
+        steps: 1..999; as many evaluations.
+        eta: 0 deterministic, 1 as much noise as DDPM.
+        noise: draws unit noise of x's shape; used if eta is not 0.
+        callback: see Callback.
+    """
+    timesteps = ddim_timesteps(steps)
+    for i, (t, following) in enumerate(zip(timesteps, [*timesteps[1:], 0], strict=True)):
+        denoised = denoise(x, t)
+        if callback:
+            callback(i, steps, x, denoised)
+        signal, sigma = schedule.signal_and_noise(t)
+        next_signal, next_sigma = schedule.signal_and_noise(following)
+        eps = (x - signal * denoised) / sigma
+        added = eta * next_sigma / sigma * math.sqrt(1 - (signal / next_signal) ** 2)
+        x = next_signal * denoised + math.sqrt(next_sigma**2 - added**2) * eps
+        if added and noise:
+            x = x + added * noise()
+    return x
+
+
+def ddim_inversion(
+    denoise: Denoise, x: Tensor, schedule: Schedule, steps: int, levels: int, *, callback: Callback | None = None
+) -> Tensor:
+    """Runs DDIM's equation upwards: a clean scaled latent to level `levels - 1` (VGen, diffusion_gauss.py:
+    ddim_reverse_sample_loop).
+
+    Args:
+        denoise: see Denoise; without guidance.
+        x: clean scaled latent.
+        schedule: the inversion's.
+        steps: steps over the levels; where they do not divide, one evaluation more.
+        levels: 1 to 1000.
+        callback: see Callback.
+    """
+    timesteps = inversion_timesteps(steps, levels)
+    stride = levels // steps
+    for i, t in enumerate(timesteps):
+        denoised = denoise(x, t)
+        if callback:
+            callback(i, len(timesteps), x, denoised)
+        signal, sigma = schedule.signal_and_noise(t)
+        next_signal, next_sigma = schedule.signal_and_noise(min(t + stride, levels - 1))
+        x = next_signal * denoised + next_sigma / sigma * (x - signal * denoised)
+    return x
+
+
+def dpmpp_2m_sde(
+    denoise: Denoise,
+    x: Tensor,
+    steps: RefineSteps,
+    *,
+    eta: float = 1.0,
+    noise: StepNoise | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """SDE-DPM-Solver++(2M), midpoint (arXiv 2211.01095; ModelScope, solvers_sdedit.py: sample_dpmpp_2m_sde).
+
+    Args:
+        denoise: see Denoise.
+        x: scaled latent noised to the first level.
+        steps: see refine_steps.
+        eta: 0 is the deterministic DPM-Solver++(2M), 1 the release's.
+        noise: see StepNoise; used if eta is not 0.
+        callback: see Callback.
+    """
+    sigmas = steps.sigmas.to(x.device)
+    x = x * sigmas[0]
+    last: tuple[Tensor, Tensor] | None = None
+    for i, t in enumerate(steps.timesteps):
+        sigma, following = sigmas[i], sigmas[i + 1]
+        denoised = denoise(_scale_input(x, sigma), t)
+        if callback:
+            callback(i, len(steps.timesteps), x, denoised)
+        if following == 0:
+            return denoised
+        h = sigma.log() - following.log()
+        weight = -torch.expm1(-(1 + eta) * h)
+        x = following / sigma * (-eta * h).exp() * x + weight * denoised
+        if last:
+            last_denoised, last_h = last
+            x = x + 0.5 * weight * h / last_h * (denoised - last_denoised)
+        if eta and noise:
+            x = x + noise(sigma, following) * following * (-torch.expm1(-2 * eta * h)).sqrt()
+        last = denoised, h
+    return x
+
+
+def heun(denoise: Denoise, x: Tensor, steps: RefineSteps, *, callback: Callback | None = None) -> Tensor:
+    """Heun's second-order method (arXiv 2206.00364, algorithm 1; ModelScope, solvers_sdedit.py: sample_heun).
+
+    Two evaluations a step but the last. Arguments as in dpmpp_2m_sde.
+    """
+    sigmas = steps.sigmas.to(x.device)
+    x = x * sigmas[0]
+    for i, t in enumerate(steps.timesteps):
+        sigma, following = sigmas[i], sigmas[i + 1]
+        denoised = denoise(_scale_input(x, sigma), t)
+        if callback:
+            callback(i, len(steps.timesteps), x, denoised)
+        if following == 0:
+            return denoised
+        slope = (x - denoised) / sigma
+        guess = x + slope * (following - sigma)
+        guess_denoised = denoise(_scale_input(guess, following), steps.timesteps[i + 1])
+        x = x + (slope + (guess - guess_denoised) / following) / 2 * (following - sigma)
+    return x
+
+
+def refine(
+    denoise: Denoise,
+    x: Tensor,
+    steps: RefineSteps,
+    *,
+    solver: str,
+    eta: float,
+    seed: int,
+    callback: Callback | None = None,
+) -> Tensor:
+    """A refiner's solver by name, its noise from a seed.
+
+    Args:
+        denoise, x, steps, eta, callback: as in dpmpp_2m_sde.
+        solver: `dpmpp_2m_sde` or `heun`; Heun draws no noise.
+        seed: of the Brownian path.
+    """
+    if solver == "heun":
+        return heun(denoise, x, steps, callback=callback)
+    noise = BrownianNoise(x, steps.sigmas, seed) if eta else None
+    return dpmpp_2m_sde(denoise, x, steps, eta=eta, noise=noise, callback=callback)
+
+
+def _scale_input(x: Tensor, sigma: Tensor) -> Tensor:
+    """A latent with unit signal to the variance-preserving one."""
+    return x / (sigma**2 + 1) ** 0.5
+
+
+def initial_noise(frames: int, channels: int, height: int, width: int, seed: int, offset: float = 0.0) -> Tensor:
+    """The first noise of a video, the same in the host and without it: [frames, channels, height, width], on the CPU.
+
+    Args:
+        frames, channels, height, width: of the latent.
+        seed: of torch's generator.
+        offset: strength of one more noise per frame and channel (MS-Image2Video: 0.1).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(frames, channels, height, width, generator=generator)
+    if offset:
+        noise = noise + offset * torch.randn(frames, channels, 1, 1, generator=generator)
+    return noise
+
+
+def step_noise(like: Tensor, seed: int) -> Callable[[], Tensor]:
+    """Draws DDIM's noise for eta above 0, of a tensor's shape, from a generator of its own."""
+    generator = torch.Generator().manual_seed(seed + 1)  # the first noise is the seed's
+    return lambda: torch.randn(like.shape, generator=generator).to(like)
+
+
+class BrownianNoise:
+    """Noise of a stochastic solver from one Brownian path, so that the number of steps changes only its resolution.
+
+    The path is torchsde's tree over [1, channels, frames, h, w], the references' layout, on the CPU.
+
+    Args:
+        x: the latent [frames, channels, h, w].
+        sigmas: levels that the solver visits.
+        seed: the path's.
+    """
+
+    def __init__(self, x: Tensor, sigmas: Tensor, seed: int):
+        self._like = x
+        origin = torch.zeros_like(rearrange(x, "f c h w -> 1 c f h w"), device="cpu", dtype=torch.float32)
+        low, high = sigmas[sigmas > 0].min().cpu(), sigmas.max().cpu()
+        if low == high:  # a single step draws nothing, but a tree needs an interval
+            high = low * 2
+        self._tree = torchsde.BrownianTree(low, origin, high, entropy=seed)
+
+    def __call__(self, sigma: Tensor, following: Tensor) -> Tensor:
+        sigma, following = sigma.cpu(), following.cpu()
+        increment = -self._tree(following, sigma) / (sigma - following).sqrt()
+        return rearrange(increment, "1 c f h w -> f c h w").to(self._like)

@@ -1,0 +1,181 @@
+"""The noise schedules of the releases, and the timesteps that their samplers visit.
+
+The refiners' tables are computed in float32 because the releases do: where a sampler's level falls half-way between
+two timesteps, the last bit decides which of the two the network is told.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .config import TIMESTEPS, Kind
+from .errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A discrete variance-preserving schedule: x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise.
+
+    Args:
+        alphas_cumprod: a_t, float64 [1000], falling with t; exactly 0 at the end where the terminal SNR is zero.
+    """
+
+    alphas_cumprod: Tensor
+
+    @property
+    def sigmas_vp(self) -> Tensor:
+        """Noise's share sqrt(1 - a_t), float64 [1000]."""
+        return (1 - self.alphas_cumprod).sqrt()
+
+    @property
+    def sigmas(self) -> Tensor:
+        """Noise to signal sqrt((1 - a_t) / a_t), float64 [1000]; infinite where the signal is gone."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+
+    def signal_and_noise(self, t: int) -> tuple[float, float]:
+        """sqrt(a_t) and sqrt(1 - a_t)."""
+        a = float(self.alphas_cumprod[t])
+        return math.sqrt(a), math.sqrt(1 - a)
+
+    def add_noise(self, latent: Tensor, noise: Tensor, t: int) -> Tensor:
+        """The scaled latent noised to timestep t."""
+        signal, sigma = self.signal_and_noise(t)
+        return signal * latent + sigma * noise
+
+    def denoised(self, x: Tensor, velocity: Tensor, t: int) -> Tensor:
+        """x_0 from x_t and the predicted velocity (arXiv 2202.00512)."""
+        signal, sigma = self.signal_and_noise(t)
+        return signal * x - sigma * velocity
+
+
+@lru_cache
+def cosine_zero_snr() -> Schedule:
+    """Squared cosine with zero terminal SNR: I2VGen-XL's base (VGen, schedules.py: cosine_schedule, and
+    rescale_zero_terminal_snr of arXiv 2305.08891)."""
+    root = cosine().alphas_cumprod.sqrt()
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    return Schedule(root**2)
+
+
+@lru_cache
+def cosine() -> Schedule:
+    """Squared cosine (arXiv 2102.09672), offset 0.008, betas up to 0.999: SR600's inversion."""
+    u = torch.arange(TIMESTEPS + 1, dtype=torch.float64) / TIMESTEPS
+    level = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    betas = (1 - level[1:] / level[:-1]).clamp(max=0.999)
+    return Schedule((1 - betas).cumprod(0))
+
+
+@lru_cache
+def scaled_linear() -> Schedule:
+    """Stable Diffusion's betas, 0.00085 to 0.0120, linear in their roots: MS-Image2Video."""
+    betas = torch.linspace(0.00085**0.5, 0.0120**0.5, TIMESTEPS, dtype=torch.float64) ** 2
+    return Schedule((1 - betas).cumprod(0))
+
+
+@lru_cache
+def logsnr_cosine_interpolated() -> Schedule:
+    """Cosine in log-SNR within -15..15, its shift going from that of scale 2 to that of scale 4 (arXiv 2301.11093): the
+    refiners (ModelScope, schedules_sdedit.py; VGen, schedules.py)."""
+    t = torch.linspace(1, 0, TIMESTEPS)
+    t_min, t_max = math.atan(math.exp(7.5)), math.atan(math.exp(-7.5))
+    logsnr = -2 * torch.log(torch.tan(t_min + t * (t_max - t_min)))
+    low, high = logsnr + 2 * math.log(1 / 2), logsnr + 2 * math.log(1 / 4)
+    sigmas_vp = torch.sqrt(torch.sigmoid(-(t * low + (1 - t) * high)))
+    return Schedule(1 - sigmas_vp.double() ** 2)
+
+
+def schedule_for(kind: Kind) -> Schedule:
+    """The schedule a network was trained with."""
+    if kind == "i2vgen_xl":
+        return cosine_zero_snr()
+    if kind == "image2video":
+        return scaled_linear()
+    return logsnr_cosine_interpolated()
+
+
+def ddim_timesteps(steps: int) -> list[int]:
+    """Timesteps of DDIM, falling, in 1..999. Where `steps` divides 1000 they are the official 1, 1 + 1000 / steps, ...
+
+    Raises:
+        InputError: steps outside 1..999.
+    """
+    if not 1 <= steps < TIMESTEPS:
+        raise InputError("steps", f"1 to {TIMESTEPS - 1}", str(steps), "Use the release's number, 50.")
+    return [1 + k * TIMESTEPS // steps for k in reversed(range(steps))]
+
+
+def inversion_timesteps(steps: int, levels: int) -> list[int]:
+    """Timesteps of DDIM inversion over `levels` levels: 0, levels // steps, ... below `levels`, as the official loop has
+    them; one more than asked where `steps` does not divide `levels`.
+
+    Raises:
+        InputError: fewer levels than steps, or none.
+    """
+    if not 1 <= steps <= levels <= TIMESTEPS:
+        found = f"{steps} steps over {levels} levels"
+        raise InputError(
+            "inversion", f"1 or more steps over at most {TIMESTEPS} levels", found, "Use 30 steps over 700."
+        )
+    return list(range(0, levels, levels // steps))
+
+
+@dataclass(frozen=True, eq=False)
+class RefineSteps:
+    """What a refiner's sampler visits.
+
+    Args:
+        sigmas: noise to signal, float32 [steps + 1], falling to 0.
+        timesteps: what the network is told at each of the first `steps` sigmas.
+    """
+
+    sigmas: Tensor
+    timesteps: list[int]
+
+
+def refine_steps(schedule: Schedule, steps: int, levels: int, solver: str) -> RefineSteps:
+    """Sigmas from level `levels - 1` down, trailing spacing (ModelScope, diffusion_sdedit.py: sample).
+
+    DPM-Solver++ SDE discretises one step finer and leaves out the last but one sigma.
+
+    Args:
+        schedule: the refiner's.
+        steps: 1 or more; as many are run.
+        levels: 2 to 1000; 600 is the release's for vid2vid_xl.
+        solver: `dpmpp_2m_sde` or `heun`.
+    """
+    if steps < 1 or not 2 <= levels < TIMESTEPS:
+        found = f"{steps} steps from level {levels}"
+        raise InputError(
+            "refinement", f"1 or more steps from a level of 2 to {TIMESTEPS - 1}", found, "Use 30 from 600."
+        )
+    skip_one = solver == "dpmpp_2m_sde"
+    points = steps + 1 if skip_one else steps
+    times = torch.arange(levels - 1, -1, -levels / points)[:points].clamp(0, levels - 1)
+    log_sigmas = _log_sigmas(schedule)
+    sigmas = _interpolate(log_sigmas, times).exp()[:steps]
+    timesteps = _nearest_timesteps(log_sigmas, sigmas)
+    return RefineSteps(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
+
+
+def _log_sigmas(schedule: Schedule) -> Tensor:
+    squared = schedule.sigmas_vp.float() ** 2
+    return torch.sqrt(squared / (1 - squared)).log()
+
+
+def _interpolate(table: Tensor, times: Tensor) -> Tensor:
+    low, high, weight = times.floor().long(), times.ceil().long(), times.frac()
+    return (1 - weight) * table[low] + weight * table[high]
+
+
+def _nearest_timesteps(log_sigmas: Tensor, sigmas: Tensor) -> list[int]:
+    log_sigma = sigmas.log()
+    low = (torch.searchsorted(log_sigmas, log_sigma, right=True) - 1).clamp(0, len(log_sigmas) - 2)
+    high = low + 1
+    weight = ((log_sigmas[low] - log_sigma) / (log_sigmas[low] - log_sigmas[high])).clamp(0, 1)
+    return ((1 - weight) * low + weight * high).round().long().tolist()

@@ -1,0 +1,197 @@
+"""The video network of every stage: a Stable Diffusion UNet with convolutions and attention over time (UNetSD).
+
+One class for the four releases. The bases read the frame rate and the CLIP image embedding, I2VGen-XL's also the image
+latent; the refiners read text alone and pad their heights in their own way (VGen, unet_i2vgen.py and unet_sr600.py;
+ModelScope, unet_i2v.py and unet_v2v.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import Attention, scaled_dot_product_attention
+from .conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection
+from .config import UNetConfig
+from .layers import (
+    Downsample,
+    Layers,
+    ResBlock,
+    SpatialTransformer,
+    TemporalTransformer,
+    Upsample,
+    fourier_filter,
+    sinusoidal_embedding,
+)
+
+_SR600_FILTERS = ((1.1, 0.6), (1.2, 0.4))
+"""SR600, first two blocks on the way up: gain of half the backbone's channels, gain of the skip's low frequencies."""
+
+
+class UNet(nn.Module):
+    """Predicts the velocity of a noisy video latent.
+
+    Args:
+        config: the network's sizes.
+        operations: namespace of layer classes, `torch.nn` or the host's.
+        dtype: type of the weights.
+        device: where the weights are made; `meta` makes none.
+    """
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        operations: Any = nn,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        self.config = config
+        layers = Layers(operations, dtype, device)
+        embedding = 4 * config.model_channels
+
+        def embed() -> nn.Sequential:
+            first = layers.linear(config.model_channels, embedding)
+            return nn.Sequential(first, nn.SiLU(), layers.linear(embedding, embedding))
+
+        self.time_embed = embed()
+        if config.reads_image:
+            self.context_embedding = ImageProjection(config, layers)
+            self.fps_embedding = embed()
+        if config.reads_details:
+            self.local_image_concat = DetailConvolutions(config.in_channels, layers)
+            self.local_temporal_encoder = DetailTransformer(config.in_channels, layers)
+        self._build_backbone(layers, embedding)
+
+    def _build_backbone(self, layers: Layers, embedding: int) -> None:
+        config = self.config
+        levels = list(zip(config.channel_mult, config.attention_levels, strict=True))
+        padding = (2, 1) if config.is_refiner else (1, 1)
+
+        def block(inputs: int, outputs: int, attention: bool) -> nn.ModuleList:
+            modules: list[nn.Module] = [ResBlock(inputs, outputs, embedding, layers)]
+            if attention:
+                heads = outputs // config.head_dim
+                modules.append(SpatialTransformer(outputs, heads, config.context_dim, layers))
+                modules.append(TemporalTransformer(outputs, outputs, heads, layers))
+            return nn.ModuleList(modules)
+
+        channels = config.model_channels
+        heads = config.first_temporal_heads
+        first = layers.conv3x3(config.in_channels * (2 if config.reads_details else 1), channels)
+        first_temporal = TemporalTransformer(channels, heads * config.head_dim, heads, layers)
+        self.input_blocks = nn.ModuleList([nn.ModuleList([first, first_temporal])])
+        skips = [channels]
+        for level, (multiplier, attention) in enumerate(levels):
+            for _ in range(config.num_res_blocks):
+                outputs = config.model_channels * multiplier
+                self.input_blocks.append(block(channels, outputs, attention))
+                channels = outputs
+                skips.append(channels)
+            if level < len(levels) - 1:
+                self.input_blocks.append(Downsample(channels, padding, layers))
+                skips.append(channels)
+
+        self.middle_block = block(channels, channels, attention=True)
+        self.middle_block.append(ResBlock(channels, channels, embedding, layers))
+
+        self.output_blocks = nn.ModuleList()
+        for level, (multiplier, attention) in reversed(list(enumerate(levels))):
+            for number in range(config.num_res_blocks + 1):
+                outputs = config.model_channels * multiplier
+                modules = block(channels + skips.pop(), outputs, attention)
+                channels = outputs
+                if level > 0 and number == config.num_res_blocks:
+                    modules.append(Upsample(channels, config.is_refiner, layers))
+                self.output_blocks.append(modules)
+
+        self.out = nn.Sequential(layers.group_norm(channels), nn.SiLU(), layers.conv3x3(channels, config.out_channels))
+
+    @property
+    def detail_encoder(self) -> DetailEncoder:
+        """The detail path of an `i2vgen_xl` base, to be run before sampling."""
+        return DetailEncoder(self.local_image_concat, self.local_temporal_encoder, self.config.detail_gain)
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        frames: int,
+        fps: Tensor | None = None,
+        details: Tensor | None = None,
+        attention: Attention = scaled_dot_product_attention,
+    ) -> Tensor:
+        """One evaluation.
+
+        Args:
+            x: noisy scaled latent [(b f), 4, h, w], any size.
+            timesteps: [b], 0..999.
+            context: [b, n, context_dim]. Text, global and CLIP image tokens in this order for `i2vgen_xl`, CLIP image
+                tokens for `image2video`, text tokens for the refiners.
+            frames: f, 1 or more.
+            fps: [b], the motion's frame rate (bases).
+            details: detail features [(b f), 4, h, w] (`i2vgen_xl`).
+            attention: the attention to use.
+
+        Returns:
+            The velocity [(b f), 4, h, w].
+        """
+        embedding = self._embed(timesteps, fps, x.dtype)
+        height, width = x.shape[-2:]
+        if details is not None:
+            x = torch.cat([x, details], dim=1)
+        if self.config.is_refiner:
+            x = self._pad_to_fit(x)
+
+        def run(module: nn.Module, x: Tensor) -> Tensor:
+            match module:
+                case ResBlock():
+                    return module(x, embedding, frames)
+                case SpatialTransformer():
+                    return module(x, context, attention)
+                case TemporalTransformer():
+                    return module(x, frames, attention)
+                case Upsample():
+                    return module(x, skips[-1].shape[-2:])
+                case nn.ModuleList():
+                    for part in module:
+                        x = run(part, x)
+                    return x
+            return module(x)
+
+        skips: list[Tensor] = []
+        for module in self.input_blocks:
+            x = run(module, x)
+            skips.append(x)
+        x = run(self.middle_block, x)
+        for number, module in enumerate(self.output_blocks):
+            skip = skips.pop()
+            if self.config.kind == "sr600" and number < len(_SR600_FILTERS):
+                x, skip = _free_u(x, skip, *_SR600_FILTERS[number])
+            x = run(module, torch.cat([x, skip], dim=1))
+        return self.out(x)[..., :height, :width]
+
+    def _embed(self, timesteps: Tensor, fps: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The time embedding [b, e], with the frame rate's in the bases."""
+        channels = self.config.model_channels
+        embedding = self.time_embed(sinusoidal_embedding(timesteps, channels).to(dtype))
+        if fps is not None:
+            embedding = embedding + self.fps_embedding(sinusoidal_embedding(fps, channels).to(dtype))
+        return embedding
+
+    def _pad_to_fit(self, x: Tensor) -> Tensor:
+        """Repeats the last row and column up to the next size that the refiners' padding brings back exactly: a height
+        of 2 more, and a width of 0 more, than a multiple of what the levels halve in all."""
+        multiple = 2 ** (len(self.config.channel_mult) - 1)
+        height, width = x.shape[-2:]
+        return F.pad(x, (0, -width % multiple, 0, (2 - height) % multiple), mode="replicate")
+
+
+def _free_u(x: Tensor, skip: Tensor, backbone_gain: float, skip_gain: float) -> tuple[Tensor, Tensor]:
+    half = x.shape[1] // 2
+    x = torch.cat([x[:, :half] * backbone_gain, x[:, half:]], dim=1)
+    return x, fourier_filter(skip, skip_gain)

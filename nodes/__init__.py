@@ -1,0 +1,26 @@
+"""The blocks of the graph, and the one list of them."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .base_sample import BaseSampler
+from .clip_encode import CLIPEncode
+from .global_encode import GlobalEncode
+from .load import BaseLoader, CascadeLoader, RefinerLoader
+from .refine_sample import RefineSampler
+from .vae_decode import VAEDecode
+
+NODES: list[type[io.ComfyNode]] = [
+    CascadeLoader,
+    BaseLoader,
+    RefinerLoader,
+    CLIPEncode,
+    GlobalEncode,
+    BaseSampler,
+    RefineSampler,
+    VAEDecode,
+]
+
+
+class I2VGenXLExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,70 @@
+"""Base sampler block: DDIM as released."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..i2vgen_core.errors import InputError
+from .host import compat
+from .host.models import network_of
+from .host.sampling import BaseSettings, sample_base
+from .load import CATEGORY
+
+
+class BaseSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return compat.schema(
+            node_id="I2VGenXLBaseSampler",
+            display_name="I2VGen-XL Base Sampler",
+            category=CATEGORY,
+            description="The first stage: DDIM as released, from pure noise to the base video's latent.",
+            inputs=[
+                io.Model.Input("model", tooltip="From the Cascade Loader or the Base Loader."),
+                io.Conditioning.Input("positive", tooltip="From the Global Encode block."),
+                io.Conditioning.Input("negative", tooltip="From the Global Encode block."),
+                io.Latent.Input("latent", tooltip="Gives size and frames; what it holds is not read."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip="Seed of the noise."
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=0,
+                    min=0,
+                    max=999,
+                    tooltip="0: the release's 50. Numbers that divide 1000 are the official steps exactly.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Guidance scale. 0: the release's, 9 for I2VGen-XL and 3 for MS-Image2Video.",
+                ),
+                io.Float.Input(
+                    "eta",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="0: deterministic, as released. 1 adds as much noise at each step as DDPM.",
+                ),
+            ],
+            outputs=[io.Latent.Output()],
+            search_aliases=["image to video", "i2vgen", "ksampler", "ddim"],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, positive: Any, negative: Any, latent: Any, seed: int, steps: int, cfg: float, eta: float
+    ) -> io.NodeOutput:
+        network = network_of(model)
+        if network is None or network.is_refiner:
+            found = "another model" if network is None else f"a refiner ({network.kind})"
+            remedy = "Wire the Cascade Loader's or the Base Loader's MODEL into it."
+            raise InputError("model", "an I2VGen-XL or MS-Image2Video base", found, remedy)
+        samples = sample_base(model, positive, negative, latent, BaseSettings(seed, steps, cfg, eta))
+        return io.NodeOutput({**latent, "samples": samples})

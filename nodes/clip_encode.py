@@ -1,0 +1,68 @@
+"""CLIP block: the prompts and the image, as the base stage reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import node_helpers
+from comfy_api.latest import io
+
+from ..i2vgen_core.config import RELEASES
+from ..i2vgen_core.images import clip_frame
+from .host import compat
+from .load import CATEGORY
+
+
+class CLIPEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return compat.schema(
+            node_id="I2VGenXLCLIPEncode",
+            display_name="I2VGen-XL CLIP Encode",
+            category=CATEGORY,
+            description="Encodes the prompts and the image with CLIP. The image goes to the positive side alone.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="OpenCLIP ViT-H/14's text encoder."),
+                io.ClipVision.Input("clip_vision", tooltip="OpenCLIP ViT-H/14's image encoder."),
+                io.Image.Input("image", tooltip="The first image of the batch is the video's first frame."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What happens in the video, in English; the paper's prompts are one sentence.",
+                ),
+                io.String.Input(
+                    "negative_prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default=RELEASES["i2vgen_xl"].negative_prompt,
+                    tooltip="What to keep away from. The official code never leaves it empty; this is its text.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=1280,
+                    min=64,
+                    max=8192,
+                    step=8,
+                    tooltip="The video's width. The square that CLIP sees is cropped at this size, then reduced to 224.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+                io.ClipVisionOutput.Output(),
+            ],
+            search_aliases=["image to video", "i2vgen", "clip text encode"],
+        )
+
+    @classmethod
+    def execute(
+        cls, clip: Any, clip_vision: Any, image: Any, prompt: str, negative_prompt: str, width: int
+    ) -> io.NodeOutput:
+        frame = clip_frame(image[:1], width, clip_vision.image_size)
+        vision = clip_vision.encode_image(frame)
+        positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+        negative = clip.encode_from_tokens_scheduled(clip.tokenize(negative_prompt))
+        seen = {"clip_vision_output": vision, "strength": 1.0, "noise_augmentation": 0.0}
+        positive = node_helpers.conditioning_set_values(positive, {"unclip_conditioning": [seen]})
+        return io.NodeOutput(positive, negative, vision)

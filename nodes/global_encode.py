@@ -1,0 +1,106 @@
+"""Global encoder block: the image's details and global tokens, and the size, length and frame rate of the video."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import node_helpers
+import torch
+from comfy_api.latest import io
+
+from ..i2vgen_core.config import UNetConfig
+from ..i2vgen_core.errors import InputError
+from ..i2vgen_core.images import check_images, check_size, video_frame
+from .host import compat
+from .host.encoders import vae_family
+from .host.models import CONDITION, GlobalEncoderSocket, VideoCondition
+from .load import CATEGORY, GlobalEncoderType
+
+_DOWNSCALE = 8
+
+
+class GlobalEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return compat.schema(
+            node_id="I2VGenXLGlobalEncode",
+            display_name="I2VGen-XL Global Encode",
+            category=CATEGORY,
+            description="Puts the image's details and global tokens on both conditionings, and makes the empty latent.",
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="From the CLIP Encode block, or stock text encoding."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt; it gets the same image details."),
+                GlobalEncoderType.Input("global_encoder", tooltip="From the loader of the base that will sample."),
+                io.Vae.Input("vae", tooltip="Stable Diffusion 2.1's VAE."),
+                io.Image.Input("image", tooltip="Scaled to cover the video's size and cropped to its centre."),
+                io.Int.Input(
+                    "width",
+                    default=1280,
+                    min=64,
+                    max=8192,
+                    step=8,
+                    tooltip="Width of the video. The base was trained at 1280x704; MS-Image2Video at 448x256.",
+                ),
+                io.Int.Input("height", default=704, min=64, max=8192, step=8, tooltip="Height of the video."),
+                io.Int.Input(
+                    "frames",
+                    default=16,
+                    min=1,
+                    max=4096,
+                    tooltip="Length of the video: 16 is I2VGen-XL's, 32 MS-Image2Video's. Memory and time grow with it.",
+                ),
+                io.Int.Input(
+                    "fps",
+                    default=16,
+                    min=1,
+                    max=120,
+                    tooltip="A condition on motion: 16 calmer, 8 livelier from frame to frame. Not the saved file's rate.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+                io.Latent.Output(),
+            ],
+            search_aliases=["image to video", "i2vgen", "empty video latent"],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        positive: Any,
+        negative: Any,
+        global_encoder: GlobalEncoderSocket,
+        vae: Any,
+        image: Any,
+        width: int,
+        height: int,
+        frames: int,
+        fps: int,
+    ) -> io.NodeOutput:
+        check_size(width, height)
+        check_images(image)
+        condition = VideoCondition(frames, fps)
+        if global_encoder.reads_image:
+            latent = _encode(vae, image[:1], width, height, global_encoder.config)
+            condition = VideoCondition(frames, fps, latent, global_encoder.encode(latent))
+        positive, negative = (
+            node_helpers.conditioning_set_values(side, {CONDITION: condition}) for side in (positive, negative)
+        )
+        shape = (frames, global_encoder.config.in_channels, height // _DOWNSCALE, width // _DOWNSCALE)
+        empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
+        return io.NodeOutput(positive, negative, {"samples": empty})
+
+
+def _encode(vae: Any, image: torch.Tensor, width: int, height: int, network: UNetConfig) -> torch.Tensor:
+    """The posterior's mode, unscaled [1, 4, height / 8, width / 8]."""
+    frame = video_frame(image, width, height)
+    latent = vae.encode(frame)
+    expected = (1, network.in_channels, height // _DOWNSCALE, width // _DOWNSCALE)
+    remedy = "Use the VAE of Stable Diffusion 2.1 (or 1.5)."
+    if tuple(latent.shape) != expected:
+        raise InputError("VAE", f"latents {list(expected)}", f"{list(latent.shape)}", remedy)
+    if vae_family(latent, frame) == "sdxl":
+        raise InputError("VAE", "one of Stable Diffusion 1 or 2", "one whose latents are SDXL's", remedy)
+    return latent

@@ -1,0 +1,42 @@
+"""What differs between the host's versions, 0.8 to 0.33."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import comfy.ldm.modules.attention
+import comfy.model_patcher
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...i2vgen_core.attention import scaled_dot_product_attention
+
+_SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
+
+
+def schema(**fields: Any) -> io.Schema:
+    """A node's schema without the fields that this host does not know (before 0.33: search_aliases)."""
+    return io.Schema(**{name: value for name, value in fields.items() if name in _SCHEMA_FIELDS})
+
+
+def patcher(model: Any, load_device: Any, offload_device: Any) -> Any:
+    """The host's owner of a model's memory; from 0.33 on, the one that streams weights."""
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return kind(model, load_device=load_device, offload_device=offload_device)
+
+
+def load_weights(model: Any, patcher: Any, state: dict[str, Tensor]) -> None:
+    """Puts the tensors into a MODEL's network; they have been checked. A streaming owner takes them over as they are."""
+    streams = getattr(patcher, "is_dynamic", lambda: False)()
+    if streams:
+        model.load_model_weights(state, "", assign=True)
+    else:
+        model.load_model_weights(state, "")
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, transformer_options: dict[str, Any]) -> Tensor:
+    """The host's attention, or what a node has put in its place. On the CPU torch's own, which is faster there."""
+    if q.device.type == "cpu" and "optimized_attention_override" not in transformer_options:
+        return scaled_dot_product_attention(q, k, v, heads)
+    return comfy.ldm.modules.attention.optimized_attention(q, k, v, heads, transformer_options=transformer_options)

@@ -1,0 +1,250 @@
+"""The cascade's networks as native MODEL objects: memory, casts, LoRA, previews and cancel are the host's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.ops
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
+from ...i2vgen_core.conditioning import GlobalEncoder
+from ...i2vgen_core.config import RELEASES, DetailGain, Kind, UNetConfig
+from ...i2vgen_core.errors import InputError
+from ...i2vgen_core.layers import Layers
+from ...i2vgen_core.schedules import Schedule, schedule_for
+from ...i2vgen_core.unet import UNet
+from . import compat
+
+WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
+    "default": None,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+}
+
+CONDITION = "i2vgen_xl"
+"""Key of a conditioning's VideoCondition."""
+
+
+@dataclass(frozen=True)
+class VideoCondition:
+    """What the Global Encode block puts on a conditioning, positive and negative alike.
+
+    Args:
+        frames: of the video that it was made for.
+        fps: motion's frame rate.
+        image_latent: unscaled [1, 4, h, w]; None for a base that reads no details.
+        global_tokens: [1, 64, context_dim]; None likewise.
+    """
+
+    frames: int
+    fps: float
+    image_latent: Tensor | None = None
+    global_tokens: Tensor | None = None
+
+
+class HostUNet(UNet):
+    """The network as the host calls it: frames as the batch, one or more videos behind each other."""
+
+    def __init__(self, config: UNetConfig, *, model_channels: int, dtype: Any, device: Any, operations: Any):
+        super().__init__(config, operations=operations, dtype=dtype, device=device)
+        self.dtype = dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        details: Tensor | None = None,
+        fps: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """x [(b f), 4, h, w] and timesteps [(b f)]; context [b, n, d] and fps [b] are there once a video."""
+        frames = len(x) // len(context)
+        attention = partial(compat.attention, transformer_options=transformer_options or {})
+        return super().forward(x, timesteps[::frames], context, frames, fps, details, attention)
+
+
+class _PerVideo(comfy.conds.CONDCrossAttn):
+    """A condition that is there once a video, not repeated for each frame. Of two lengths, the shorter is repeated as
+    the host does, which changes no attention."""
+
+    def process_cond(self, batch_size: int, **_: Any) -> _PerVideo:
+        return self._copy_with(self.cond)
+
+
+class _PerVideoNumber(comfy.conds.CONDRegular):
+    def process_cond(self, batch_size: int, **_: Any) -> _PerVideoNumber:
+        return self._copy_with(self.cond)
+
+
+class VideoModel(comfy.model_base.BaseModel):
+    """A network of the cascade with its schedule, and how a conditioning becomes its inputs."""
+
+    def __init__(self, model_config: _ModelConfig, device: Any = None):
+        self.network = model_config.network
+        self.schedule = schedule_for(self.network.kind)
+        unet = partial(HostUNet, self.network)
+        super().__init__(model_config, comfy.model_base.ModelType.V_PREDICTION, device=device, unet_model=unet)
+        self.model_sampling.set_sigmas(_host_sigmas(self.schedule))
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Called once a run for each conditioning, before the first step, with the network loaded."""
+        noise, device = kwargs["noise"], kwargs["device"]
+        to = {"device": device, "dtype": self.get_dtype_inference()}
+        text: Tensor | None = kwargs.get("cross_attn")
+        if self.network.is_refiner:
+            context = _checked_text(text, self.network).to(**to)
+            return {"c_crossattn": _PerVideo(context)}
+
+        condition: VideoCondition | None = kwargs.get(CONDITION)
+        if condition is None:
+            remedy = "Put the I2VGen-XL Global Encode block between the prompts and the sampler."
+            raise InputError("conditioning", "an image's, for a base model", "text alone", remedy)
+        _check_frames(condition, len(noise))
+        embedding = _image_embedding(kwargs.get("unclip_conditioning"), self.network).to(**to)
+        image_tokens = self.diffusion_model.context_embedding(embedding)
+        conds = {"fps": _PerVideoNumber(torch.tensor([float(condition.fps)], device=device))}
+        if not self.network.reads_details:
+            return conds | {"c_crossattn": _PerVideo(image_tokens)}
+
+        if condition.image_latent is None or condition.global_tokens is None:
+            remedy = "Wire the global encoder of this model's loader into the Global Encode block."
+            raise InputError("conditioning", "the image's details and global tokens", "none of them", remedy)
+        text = _checked_text(text, self.network).to(**to)
+        context = torch.cat([text, condition.global_tokens.to(**to), image_tokens], dim=1)
+        latent = _fit(condition.image_latent.to(**to), noise.shape[-2:])
+        details = self.diffusion_model.detail_encoder(self.process_latent_in(latent), len(noise))
+        return conds | {"c_crossattn": _PerVideo(context), "details": comfy.conds.CONDNoiseShape(details)}
+
+
+class _ModelConfig(comfy.supported_models_base.BASE):
+    unet_extra_config: dict[str, Any] = {}
+    latent_format = comfy.latent_formats.SD15
+    memory_usage_factor = 1.0
+
+    def __init__(self, network: UNetConfig):
+        super().__init__({"model_channels": network.model_channels})
+        self.network = network
+
+    def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> VideoModel:
+        return VideoModel(self, device)
+
+
+def load_model(
+    path: Path, weight_dtype: str = "default", kind: Kind | None = None, detail_gain: DetailGain = "official"
+) -> Any:
+    """A MODEL from a file or a bundle's part. Arguments as in open_unet."""
+    return build_model(open_unet(path, kind=kind, detail_gain=detail_gain), path, weight_dtype)
+
+
+def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str = "default") -> Any:
+    """A MODEL from an opened checkpoint; `path` is where the host reads it again for other devices."""
+    state, config = dict(checkpoint.network), _ModelConfig(checkpoint.config)
+    management = comfy.model_management
+    load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
+    dtype = WEIGHT_DTYPES[weight_dtype] or management.unet_dtype(
+        model_params=sum(value.numel() for value in state.values()),
+        supported_dtypes=list(config.supported_inference_dtypes),
+        weight_dtype=comfy.utils.weight_dtype(state),
+    )
+    manual_cast = management.unet_manual_cast(dtype, load_device, config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, manual_cast)
+    model = config.get_model(state)
+    patcher = compat.patcher(model, load_device, offload_device)
+    model.to(offload_device)
+    compat.load_weights(model, patcher, state)
+    options = (weight_dtype, checkpoint.config.kind, checkpoint.config.detail_gain)
+    patcher.cached_patcher_init = (load_model, (path, *options))
+    return patcher
+
+
+class GlobalEncoderSocket:
+    """The learnt global encoder as a block of the graph, its memory the host's.
+
+    Args:
+        checkpoint: an opened base; one of `image2video`, which has no such encoder, gives an empty socket.
+    """
+
+    def __init__(self, checkpoint: UNetCheckpoint):
+        self.config = checkpoint.config
+        self._patcher = None
+        if not checkpoint.config.reads_details:
+            return
+        management = comfy.model_management
+        layers = Layers(comfy.ops.manual_cast, torch.float32, management.unet_offload_device())
+        module = GlobalEncoder(checkpoint.config.in_channels, checkpoint.config.context_dim, layers)
+        module.load_state_dict(checkpoint.global_encoder, strict=True)
+        module.eval().requires_grad_(False)
+        self._patcher = compat.patcher(module, management.get_torch_device(), management.unet_offload_device())
+
+    @property
+    def reads_image(self) -> bool:
+        """Whether there is an encoder."""
+        return self._patcher is not None
+
+    def encode(self, latent: Tensor) -> Tensor:
+        """Unscaled image latent [1, 4, h, w] to tokens [1, 64, context_dim], on the host's intermediate device."""
+        assert self._patcher is not None
+        comfy.model_management.load_models_gpu([self._patcher])
+        scaled = comfy.latent_formats.SD15().process_in(latent.float().to(self._patcher.load_device))
+        module: nn.Module = self._patcher.model
+        return module(scaled).to(comfy.model_management.intermediate_device())
+
+
+def network_of(model: Any) -> UNetConfig | None:
+    """What a MODEL is; None if it is not of this pack."""
+    return model.model.network if isinstance(getattr(model, "model", None), VideoModel) else None
+
+
+def _host_sigmas(schedule: Schedule) -> Tensor:
+    """The schedule's sigmas with a finite end: the host's own stand-in for zero terminal SNR."""
+    alphas = schedule.alphas_cumprod.clamp(min=4.8973451890853435e-08)
+    return ((1 - alphas) / alphas).sqrt()
+
+
+def _checked_text(text: Tensor | None, network: UNetConfig) -> Tensor:
+    found = None if text is None else text.shape[-1]
+    if text is None or found != network.context_dim:
+        title = RELEASES[network.kind].title
+        remedy = "Encode the prompt with OpenCLIP ViT-H/14, the text encoder of Stable Diffusion 2.1."
+        raise InputError("text conditioning", f"width {network.context_dim} for {title}", f"{found}", remedy)
+    return text
+
+
+def _check_frames(condition: VideoCondition, frames: int) -> None:
+    if condition.frames != frames:
+        remedy = "Wire the latent of the Global Encode block that made the conditioning into the sampler."
+        raise InputError("latent", f"{condition.frames} frames, as the conditioning has", f"{frames}", remedy)
+
+
+def _image_embedding(unclip: list[dict[str, Any]] | None, network: UNetConfig) -> Tensor:
+    """The CLIP image embedding [1, 1, image_dim] of a conditioning, zeros where it has none (the negative)."""
+    if not unclip:
+        return torch.zeros(1, 1, network.image_dim)
+    embedding = sum(cond["clip_vision_output"].image_embeds[:1] * cond["strength"] for cond in unclip)
+    if embedding.shape[-1] != network.image_dim:
+        remedy = "Use the CLIP vision model of OpenCLIP ViT-H/14."
+        raise InputError("CLIP image embedding", f"width {network.image_dim}", f"{embedding.shape[-1]}", remedy)
+    return embedding[:, None]
+
+
+def _fit(latent: Tensor, size: torch.Size) -> Tensor:
+    """The image latent at the size being sampled, where a graph has resized between the blocks."""
+    if latent.shape[-2:] == size:
+        return latent
+    return nn.functional.interpolate(latent.float(), size=tuple(size), mode="bilinear").to(latent.dtype)

@@ -1,0 +1,268 @@
+"""The releases' samplers as the host runs them: its guidance, previews, progress and cancel around the core's steps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import latent_preview
+import torch
+from torch import Tensor
+
+from ...i2vgen_core import sampling
+from ...i2vgen_core.config import RELEASES
+from ...i2vgen_core.sampling import Denoise, guide, step_noise
+from ...i2vgen_core.schedules import (
+    RefineSteps,
+    Schedule,
+    cosine,
+    ddim_timesteps,
+    inversion_timesteps,
+    refine_steps,
+)
+
+logger = logging.getLogger("i2vgen_xl")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a sampler needs of the host for one run.
+
+    Args:
+        denoise: the guided network's estimate of the clean latent, see core's Denoise.
+        velocity: the guided network's velocity.
+        latent: scaled clean latent [frames, 4, h, w].
+        noise: the host's noise of the same shape.
+        callback: core's Callback.
+    """
+
+    denoise: Denoise
+    velocity: Denoise
+    latent: Tensor
+    noise: Tensor
+    callback: sampling.Callback
+
+
+Steps = Callable[[Run], Tensor]
+
+
+class CoreSampler(comfy.samplers.Sampler):
+    """Hands the host's guided model to a sampler of the core, which holds latents as the network sees them."""
+
+    def __init__(self, steps: Steps):
+        self._steps = steps
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        schedule: Schedule = model_wrap.inner_model.schedule
+        table = model_wrap.inner_model.model_sampling.sigmas
+        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
+        model.latent_image, model.noise = latent_image, noise
+        extra_args["denoise_mask"] = denoise_mask
+
+        def denoise(x: Tensor, t: int) -> Tensor:
+            sigma = table[t].to(x)
+            return model(x * (sigma**2 + 1) ** 0.5, sigma.expand(len(x)), **extra_args)
+
+        def velocity(x: Tensor, t: int) -> Tensor:
+            signal, sigma = schedule.signal_and_noise(t)
+            return (signal * x - denoise(x, t)) / sigma
+
+        def report(step: int, steps: int, x: Tensor, denoised: Tensor) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            if callback is not None:
+                callback(step, denoised, x, steps)
+
+        latent = torch.zeros_like(noise) if latent_image is None else latent_image
+        return self._steps(Run(denoise, velocity, latent, noise, report))
+
+
+def ddim(steps: int, eta: float, schedule: Schedule, seed: int) -> Steps:
+    """The bases' sampler."""
+
+    def run(host: Run) -> Tensor:
+        noise = step_noise(host.noise, seed)
+        return sampling.ddim(host.denoise, host.noise, schedule, steps, eta=eta, noise=noise, callback=host.callback)
+
+    return run
+
+
+def add_noise_and_refine(
+    plan: RefineSteps, schedule: Schedule, level: int, solver: str, eta: float, seed: int
+) -> Steps:
+    """The refiners' samplers, entered by adding noise."""
+    return lambda host: _solve(host, schedule.add_noise(host.latent, host.noise, level - 1), plan, solver, eta, seed)
+
+
+def refine_inverted(plan: RefineSteps, solver: str, eta: float, seed: int) -> Steps:
+    """The refiners' samplers on a latent that was inverted."""
+    return lambda host: _solve(host, host.latent, plan, solver, eta, seed)
+
+
+def invert(steps: int, levels: int) -> Steps:
+    """SR600's way in: DDIM inversion on its own schedule."""
+    schedule = cosine()
+
+    def run(host: Run) -> Tensor:
+        def denoise(x: Tensor, t: int) -> Tensor:
+            return schedule.denoised(x, host.velocity(x, t), t)
+
+        return sampling.ddim_inversion(denoise, host.latent, schedule, steps, levels, callback=host.callback)
+
+    return run
+
+
+def _solve(host: Run, x: Tensor, plan: RefineSteps, solver: str, eta: float, seed: int) -> Tensor:
+    return sampling.refine(host.denoise, x, plan, solver=solver, eta=eta, seed=seed, callback=host.callback)
+
+
+@dataclass(frozen=True)
+class BaseSettings:
+    """Settings of a base run; 0 takes the release's."""
+
+    seed: int
+    steps: int = 0
+    cfg: float = 0.0
+    eta: float = 0.0
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """Settings of a refinement; 0, -1 for rescale and "auto" for entry take the release's."""
+
+    seed: int
+    steps: int = 0
+    cfg: float = 0.0
+    rescale: float = -1.0
+    noise_level: int = 0
+    solver: str = "dpmpp_2m_sde"
+    entry: str = "auto"
+    eta: float = 1.0
+
+
+def sample_base(model: Any, positive: Any, negative: Any, latent: dict[str, Any], settings: BaseSettings) -> Tensor:
+    """Runs a base from pure noise. The latent gives size and frames alone.
+
+    Returns:
+        Unscaled latent [frames, 4, h, w].
+    """
+    network, schedule = model.model.network, model.model.schedule
+    release = RELEASES[network.kind]
+    steps = settings.steps or release.steps
+    samples = latent["samples"]
+    noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
+    if release.offset_noise:
+        offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
+        noise = noise + release.offset_noise * offset
+    sampler = CoreSampler(ddim(steps, settings.eta, schedule, settings.seed))
+    sigmas = _sigmas(model, ddim_timesteps(steps))
+    callback = latent_preview.prepare_callback(model, steps)
+    return comfy.sample.sample_custom(
+        model,
+        noise,
+        settings.cfg or release.guidance,
+        sampler,
+        sigmas,
+        positive,
+        negative,
+        torch.zeros_like(samples),
+        noise_mask=latent.get("noise_mask"),
+        callback=callback,
+        seed=settings.seed,
+    )
+
+
+def sample_refiner(
+    model: Any, positive: Any, negative: Any, latent: dict[str, Any], settings: RefineSettings
+) -> Tensor:
+    """Runs a refiner on an unscaled latent [frames, 4, h, w] of the size to come out; returns one of its shape."""
+    network, schedule = model.model.network, model.model.schedule
+    release = RELEASES[network.kind]
+    steps = settings.steps or release.steps_for(settings.solver)
+    level = settings.noise_level or release.noise_level
+    rescale = release.rescale if settings.rescale < 0 else settings.rescale
+    inverts = (release.entry if settings.entry == "auto" else settings.entry) == "inversion"
+    samples, seed = latent["samples"], settings.seed
+    plan = refine_steps(schedule, steps, level, settings.solver)
+
+    visited = inversion_timesteps(min(steps, level), level) if inverts else []
+    total = len(visited) + steps
+    preview = latent_preview.prepare_callback(model, total)
+
+    def callback_from(first: int) -> Any:
+        return lambda step, denoised, x, _: preview(first + step, denoised, x, total)
+
+    def run(
+        model: Any, steps: Steps, samples: Tensor, cfg: float, positive: Any, timesteps: list[int], first: int
+    ) -> Tensor:
+        noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+        return comfy.sample.sample_custom(
+            model,
+            noise,
+            cfg,
+            CoreSampler(steps),
+            _sigmas(model, timesteps),
+            positive,
+            negative,
+            samples,
+            noise_mask=latent.get("noise_mask"),
+            callback=callback_from(first),
+            seed=seed,
+        )
+
+    solver, eta = settings.solver, settings.eta
+    if inverts:
+        samples = run(model, invert(min(steps, level), level), samples, 1.0, negative, visited[::-1], 0)
+        entered = refine_inverted(plan, solver, eta, seed)
+    else:
+        entered = add_noise_and_refine(plan, schedule, level, solver, eta, seed)
+    guided = with_rescale(model, schedule, rescale)
+    return run(guided, entered, samples, settings.cfg or release.guidance, positive, plan.timesteps, len(visited))
+
+
+def with_rescale(model: Any, schedule: Schedule, rescale: float) -> Any:
+    """The model with guidance rescaled over the whole video, on velocities, as the official refiners do.
+
+    A guidance function that another node has put on the model is kept instead.
+    """
+    if not rescale:
+        return model
+    if "sampler_cfg_function" in model.model_options:
+        logger.info("guidance rescale is left to the guidance function that the model already has")
+        return model
+
+    def guided(args: dict[str, Any]) -> Tensor:
+        sigma = args["sigma"].reshape(-1, 1, 1, 1)
+        x = args["input"]
+        signal = 1 / (sigma**2 + 1) ** 0.5
+        noise = sigma * signal
+
+        def velocity(denoised: Tensor) -> Tensor:
+            return (signal**2 * x - denoised) / noise
+
+        cond, uncond = velocity(args["cond_denoised"]), velocity(args["uncond_denoised"])
+        return x - (signal**2 * x - noise * guide(cond, uncond, args["cond_scale"], rescale))
+
+    model = model.clone()
+    model.set_model_sampler_cfg_function(guided)
+    return model
+
+
+def _sigmas(model: Any, timesteps: list[int]) -> Tensor:
+    """What the host is told of a run, for conditions that begin or end in it: the timesteps' sigmas, then 0."""
+    table = model.get_model_object("model_sampling").sigmas.cpu()
+    return torch.cat([table[timesteps], torch.zeros(1)])

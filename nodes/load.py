@@ -1,0 +1,147 @@
+"""Loader blocks: a whole bundle, a base, a refiner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..i2vgen_core.checkpoints.load import open_unet
+from ..i2vgen_core.config import BASES, REFINERS
+from ..i2vgen_core.errors import CheckpointError
+from .host import compat, encoders, folders
+from .host.models import WEIGHT_DTYPES, GlobalEncoderSocket, build_model
+
+GlobalEncoderType = io.Custom("I2VGENXL_GLOBAL_ENCODER")
+
+CATEGORY = "I2VGen-XL"
+
+_WEIGHT_DTYPE = io.Combo.Input(
+    "weight_dtype",
+    options=list(WEIGHT_DTYPES),
+    default="default",
+    tooltip="Type that the network's weights are kept in. default: what the graphics card is best at. "
+    "fp8 halves the memory of fp16 at some loss of quality.",
+)
+
+
+def _open_base(path: Path, detail_gain: str = "official") -> Any:
+    checkpoint = open_unet(path, detail_gain="once" if detail_gain == "once" else "official")
+    if checkpoint.config.kind not in BASES:
+        remedy = "Load it with the I2VGen-XL Refiner Loader block."
+        raise CheckpointError(path.name, "a base network", f"a refiner ({checkpoint.config.kind})", remedy)
+    return checkpoint
+
+
+class CascadeLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return compat.schema(
+            node_id="I2VGenXLCascadeLoader",
+            display_name="I2VGen-XL Cascade Loader",
+            category=CATEGORY,
+            description="Loads the base stage and its encoders from one folder in diffusers' layout.",
+            inputs=[
+                io.Combo.Input(
+                    "bundle",
+                    options=folders.bundles(),
+                    tooltip="A folder under models/diffusers with unet, vae, text_encoder, image_encoder and tokenizer. "
+                    "Its refiner, if it has one, is in the Refiner Loader's list.",
+                ),
+                _WEIGHT_DTYPE,
+            ],
+            outputs=[
+                io.Model.Output(),
+                GlobalEncoderType.Output(display_name="global_encoder"),
+                io.Clip.Output(),
+                io.ClipVision.Output(),
+                io.Vae.Output(),
+            ],
+            search_aliases=["image to video", "i2vgen", "cascade"],
+        )
+
+    @classmethod
+    def execute(cls, bundle: str, weight_dtype: str) -> io.NodeOutput:
+        folder = folders.bundle(bundle)
+        checkpoint = _open_base(folder / "unet")
+        return io.NodeOutput(
+            build_model(checkpoint, folder / "unet", weight_dtype),
+            GlobalEncoderSocket(checkpoint),
+            encoders.load_clip(folder),
+            encoders.load_clip_vision(folder),
+            encoders.load_vae(folder),
+        )
+
+
+class BaseLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return compat.schema(
+            node_id="I2VGenXLBaseLoader",
+            display_name="I2VGen-XL Base Loader",
+            category=CATEGORY,
+            description="Loads a base network, I2VGen-XL or MS-Image2Video, from one file.",
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=folders.network_files(),
+                    tooltip="A file under models/diffusion_models: i2vgen_xl_00854500.pth, diffusers' "
+                    "unet/diffusion_pytorch_model.safetensors, or an MS-Image2Video checkpoint.",
+                ),
+                _WEIGHT_DTYPE,
+                io.Combo.Input(
+                    "detail_gain",
+                    options=["official", "once"],
+                    default="official",
+                    tooltip="official adds the image's detail features twice, as the released weights were trained. "
+                    "once is for weights trained against the diffusers port.",
+                ),
+            ],
+            outputs=[io.Model.Output(), GlobalEncoderType.Output(display_name="global_encoder")],
+            search_aliases=["image to video", "i2vgen", "image2video"],
+        )
+
+    @classmethod
+    def execute(cls, model_name: str, weight_dtype: str, detail_gain: str) -> io.NodeOutput:
+        path = folders.network_file(model_name)
+        checkpoint = _open_base(path, detail_gain)
+        return io.NodeOutput(build_model(checkpoint, path, weight_dtype), GlobalEncoderSocket(checkpoint))
+
+
+class RefinerLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return compat.schema(
+            node_id="I2VGenXLRefinerLoader",
+            display_name="I2VGen-XL Refiner Loader",
+            category=CATEGORY,
+            description="Loads the second stage, MS-Vid2Vid-XL or VGen's SR600.",
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=folders.refiners(),
+                    tooltip="A file under models/diffusion_models (non_ema_0035000.pth, sr_step_110000_ema.pth), or the "
+                    "refiner of a bundle under models/diffusers.",
+                ),
+                io.Combo.Input(
+                    "variant",
+                    options=["auto", *REFINERS],
+                    default="auto",
+                    tooltip="The two refiners have the same tensors. auto takes what the file's metadata or config.json "
+                    "says, else vid2vid_xl. sr600 inverts the video instead of adding noise, and filters two skips.",
+                ),
+                _WEIGHT_DTYPE,
+            ],
+            outputs=[io.Model.Output()],
+            search_aliases=["video to video", "vid2vid", "video upscale", "i2vgen"],
+        )
+
+    @classmethod
+    def execute(cls, model_name: str, variant: str, weight_dtype: str) -> io.NodeOutput:
+        path = folders.refiner(model_name)
+        checkpoint = open_unet(path, kind=next((kind for kind in REFINERS if kind == variant), None))
+        if checkpoint.config.kind not in REFINERS:
+            remedy = "Load it with the I2VGen-XL Base Loader block."
+            raise CheckpointError(path.name, "a refiner", f"a base ({checkpoint.config.kind})", remedy)
+        return io.NodeOutput(build_model(checkpoint, path, weight_dtype))

@@ -1,0 +1,57 @@
+"""VAE decode block: a few frames at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy.utils import ProgressBar
+from comfy_api.latest import io
+
+from ..i2vgen_core.errors import InputError
+from .host import compat
+from .load import CATEGORY
+
+_CHANNELS = 4
+
+
+class VAEDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return compat.schema(
+            node_id="I2VGenXLVAEDecode",
+            display_name="I2VGen-XL VAE Decode",
+            category=CATEGORY,
+            description="Decodes the video's latent to frames.",
+            inputs=[
+                io.Vae.Input("vae", tooltip="Stable Diffusion 2.1's VAE."),
+                io.Latent.Input("latent", tooltip="From a sampler; frames are the batch."),
+                io.Int.Input(
+                    "frames_per_batch",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="Frames decoded at once. 0: as many as fit into free memory. Fewer need less and are as good.",
+                ),
+            ],
+            outputs=[io.Image.Output()],
+            search_aliases=["i2vgen", "decode video"],
+        )
+
+    @classmethod
+    def execute(cls, vae: Any, latent: Any, frames_per_batch: int) -> io.NodeOutput:
+        samples = latent["samples"]
+        if samples.ndim != _CHANNELS or samples.shape[1] != _CHANNELS:
+            remedy = "Wire the latent of an I2VGen-XL sampler into it."
+            raise InputError("latent", "[frames, 4, height / 8, width / 8]", f"{list(samples.shape)}", remedy)
+        if not frames_per_batch:
+            return io.NodeOutput(vae.decode(samples))
+        batches = samples.split(frames_per_batch)
+        progress = ProgressBar(len(batches))
+        images = []
+        for batch in batches:
+            throw_exception_if_processing_interrupted()
+            images.append(vae.decode(batch))
+            progress.update(1)
+        return io.NodeOutput(torch.cat(images))
