@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ftfy
 import torch
@@ -29,6 +29,9 @@ VOCABULARY = Path(__file__).parent / "assets" / "tokenizer"
 VOCABULARY_SIZE = 49408
 START, END, PAD = 49406, 49407, 0
 PENULTIMATE_LAYERS = 23  # ViT-H/14's 24 text blocks less the last, as Stable Diffusion 2's folder stores them
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 Settings = Mapping[str, Any]
 Source = str | Path | Mapping[str, Tensor]
@@ -475,6 +478,8 @@ def load_vae(
     state_dict, settings = _open(source, settings)
     tensors = vae_keys.vae_tensors(state_dict)
     config = VAEConfig.from_state_dict(tensors, settings)
+    from diffusers import AutoencoderKL  # seconds to import, and only needed here
+
     levels = len(config.channels)
     with torch.device("meta"):
         model = AutoencoderKL(

@@ -67,6 +67,7 @@ def clip_frame(images: Tensor, width: int, size: int = 224) -> Tensor:
     square = rearrange(_cover(images, width, width), "n h w c -> n c h w")
     # torch's antialiased bilinear filter is Pillow's; kornia's antialiasing is a Gaussian blur.
     square = functional.interpolate(square, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    square = (square * 255).round() / 255  # CLIP is given 8-bit pictures, by the official code and by the host
     return rearrange(square, "n c h w -> n h w c")
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import comfy.ldm.modules.attention
 import comfy.model_patcher
+import comfy.sd
+import folder_paths
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -33,6 +36,22 @@ def load_weights(model: Any, patcher: Any, state: dict[str, Tensor]) -> None:
         model.load_model_weights(state, "", assign=True)
     else:
         model.load_model_weights(state, "")
+
+
+def clip(target: Any, state: dict[str, Tensor], disable_dynamic: bool) -> comfy.sd.CLIP:
+    """A CLIP with its tensors, which have been checked. Before 0.8 they come after its making."""
+    known = inspect.signature(comfy.sd.CLIP).parameters
+    options: dict[str, Any] = {
+        "embedding_directory": folder_paths.get_folder_paths("embeddings"),
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+    }
+    if "disable_dynamic" in known:
+        options["disable_dynamic"] = disable_dynamic
+    if "state_dict" in known:
+        return comfy.sd.CLIP(target, state_dict=[state], **options)
+    made = comfy.sd.CLIP(target, **options)
+    made.load_sd(state)
+    return made
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, transformer_options: dict[str, Any]) -> Tensor:
