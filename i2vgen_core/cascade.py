@@ -95,7 +95,7 @@ class BaseConditions:
     negative: Tensor
     fps: Tensor
     details: Tensor | None
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
 
 
 class Cascade:
@@ -200,11 +200,11 @@ class Cascade:
         base, encoder = self.base
         pixels = clip_pixels(image, options.width, self.image_encoder.config.image_size)
         embedding = self.image_encoder.encode(pixels).to(self.dtype)[:, None]
-        image_tokens = [base.context_embedding(tokens) for tokens in (embedding, torch.zeros_like(embedding))]
+        seen, unseen = base.context_embedding(embedding), base.context_embedding(torch.zeros_like(embedding))
         fps = torch.tensor([float(options.fps)], device=self.device)
         shape = (options.frames, base.config.in_channels, options.height // 8, options.width // 8)
         if encoder is None:
-            return BaseConditions(*image_tokens, fps, None, shape)
+            return BaseConditions(seen, unseen, fps, None, shape)
 
         latent = self.vae.encode(video_frame(image, options.width, options.height)).to(self.dtype) * VAE_SCALE
         negative = RELEASES[base.config.kind].negative_prompt if options.negative is None else options.negative
@@ -212,7 +212,7 @@ class Cascade:
         global_tokens = encoder(latent)
         positive, negated = (
             torch.cat([tokens[None], global_tokens, projected], dim=1)
-            for tokens, projected in zip(text, image_tokens, strict=True)
+            for tokens, projected in zip(text, (seen, unseen), strict=True)
         )
         return BaseConditions(positive, negated, fps, base.detail_encoder(latent, options.frames), shape)
 
@@ -239,7 +239,7 @@ class Cascade:
         base, _ = self.base
         release, schedule = RELEASES[base.config.kind], schedule_for(base.config.kind)
         if noise is None:
-            noise = initial_noise(*conditions.shape, options.seed, release.offset_noise)
+            noise = initial_noise(conditions.shape, options.seed, release.offset_noise)
         noise = noise.to(self.device, torch.float32)
         frames = conditions.shape[0]
 
@@ -312,7 +312,7 @@ class Cascade:
             steps = min(options.steps, options.noise_level)
             x = ddim_inversion(unguided, x, inversion, steps, options.noise_level, callback=callback)
         else:
-            noise = initial_noise(*x.shape, options.seed) if noise is None else noise
+            noise = initial_noise(tuple(x.shape), options.seed) if noise is None else noise
             x = schedule.add_noise(x, noise.to(x), options.noise_level - 1)
         denoise = self._guided(predict, schedule, positive, negative, options.guidance, options.rescale)
         solver, eta, seed = options.solver, options.eta, options.seed

@@ -69,18 +69,26 @@ class DetailConvolutions(nn.Sequential):
         )
 
 
-class _PreNormAttention(nn.Module):
+class _QKVAttention(nn.Module):
     def __init__(self, width: int, heads: int, head_dim: int, layers: Layers):
         super().__init__()
         self.heads = heads
-        self.norm = layers.layer_norm(width)
-        self.fn = nn.Module()
-        self.fn.to_qkv = layers.linear(width, 3 * heads * head_dim, bias=False)
-        self.fn.to_out = nn.Sequential(layers.linear(heads * head_dim, width))
+        self.to_qkv = layers.linear(width, 3 * heads * head_dim, bias=False)
+        self.to_out = nn.Sequential(layers.linear(heads * head_dim, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.fn.to_qkv(self.norm(x)).chunk(3, dim=-1)
-        return self.fn.to_out(scaled_dot_product_attention(q, k, v, self.heads)) + x
+        q, k, v = self.to_qkv(x).chunk(3, dim=-1)
+        return self.to_out(scaled_dot_product_attention(q, k, v, self.heads))
+
+
+class _PreNormAttention(nn.Module):
+    def __init__(self, width: int, heads: int, head_dim: int, layers: Layers):
+        super().__init__()
+        self.norm = layers.layer_norm(width)
+        self.fn = _QKVAttention(width, heads, head_dim, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fn(self.norm(x)) + x
 
 
 class _FeedForward(nn.Module):
@@ -100,14 +108,12 @@ class DetailTransformer(nn.Module):
 
     def __init__(self, width: int, layers: Layers):
         super().__init__()
-        block = [_PreNormAttention(width, self.HEADS, width, layers), _FeedForward(width, layers)]
-        self.layers = nn.ModuleList([nn.ModuleList(block)])
+        block = nn.Sequential(_PreNormAttention(width, self.HEADS, width, layers), _FeedForward(width, layers))
+        self.layers = nn.Sequential(block)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n, frames, width]."""
-        for attention, feed_forward in self.layers:  # type: ignore[misc]
-            x = feed_forward(attention(x))
-        return x
+        return self.layers(x)
 
 
 @dataclass(frozen=True)

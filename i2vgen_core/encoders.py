@@ -10,16 +10,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ftfy
 import torch
 import transformers
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from einops import rearrange
 from torch import Tensor, nn
 
 from .checkpoints import clip_keys, vae_keys
+from .checkpoints.check import check_tensors
 from .checkpoints.read import read_config, read_state_dict
 from .errors import CheckpointError, InputError
 
@@ -29,9 +29,6 @@ VOCABULARY = Path(__file__).parent / "assets" / "tokenizer"
 VOCABULARY_SIZE = 49408
 START, END, PAD = 49406, 49407, 0
 PENULTIMATE_LAYERS = 23  # ViT-H/14's 24 text blocks less the last, as Stable Diffusion 2's folder stores them
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 Settings = Mapping[str, Any]
 Source = str | Path | Mapping[str, Tensor]
@@ -224,7 +221,7 @@ class Tokenizer:
 
     def __call__(self, prompts: list[str]) -> Tensor:
         """Tokens int64 [B, length]: start, text cut to fit, end, zeros."""
-        texts = [_clean(prompt) for prompt in prompts]
+        texts = [" ".join(repaired(prompt).split()).lower() for prompt in prompts]
         rows = self._bpe(texts, truncation=True, max_length=self.length, padding=False, split_special_tokens=True)
         tokens = torch.full((len(texts), self.length), PAD, dtype=torch.int64)
         for row, ids in zip(tokens, rows.input_ids, strict=True):
@@ -302,7 +299,7 @@ class VAE:
         model: diffusers.AutoencoderKL.
     """
 
-    def __init__(self, config: VAEConfig, model: AutoencoderKL):
+    def __init__(self, config: VAEConfig, model: Any):
         self.config, self.model = config, model
 
     def to(self, device: torch.device | str) -> VAE:
@@ -410,7 +407,7 @@ def load_text_encoder(
     inner = getattr(model, "text_model", model)  # transformers before 5 wraps it
     named = nn.ModuleDict({"text_model": inner})
     expected = named.state_dict()
-    _check_tensors(what, tower, clip_keys.text_to_open_clip(expected) if clip_keys.is_open_clip(tower) else expected)
+    check_tensors(tower, clip_keys.text_to_open_clip(expected) if clip_keys.is_open_clip(tower) else expected, what)
     inner.encoder.layers = inner.encoder.layers[: config.layers - config.skip_last]
     _assign(named, clip_keys.text_to_transformers(tower), dtype, device)
     return TextEncoder(config, inner, Tokenizer(tokenizer, config.context_length))
@@ -454,7 +451,7 @@ def load_image_encoder(
         )
     expected = model.state_dict()
     expected = clip_keys.vision_to_open_clip(expected) if clip_keys.is_open_clip(tower) else expected
-    _check_tensors("CLIP vision encoder", tower, expected)
+    check_tensors(tower, expected, "CLIP vision encoder")
     _assign(model, clip_keys.vision_to_transformers(tower), dtype, device)
     return ImageEncoder(config, model)
 
@@ -478,7 +475,7 @@ def load_vae(
     state_dict, settings = _open(source, settings)
     tensors = vae_keys.vae_tensors(state_dict)
     config = VAEConfig.from_state_dict(tensors, settings)
-    from diffusers import AutoencoderKL  # seconds to import, and only needed here
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # seconds to import, and only needed here
 
     levels = len(config.channels)
     with torch.device("meta"):
@@ -493,15 +490,14 @@ def load_vae(
             up_block_types=("UpDecoderBlock2D",) * levels,
         )
     expected = model.state_dict()
-    _check_tensors("VAE", tensors, vae_keys.vae_to_ldm(expected) if vae_keys.is_ldm(tensors) else expected)
+    check_tensors(tensors, vae_keys.vae_to_ldm(expected) if vae_keys.is_ldm(tensors) else expected, "VAE")
     _assign(model, vae_keys.vae_to_diffusers(tensors), dtype, device)
     return VAE(config, model)
 
 
-def _clean(text: str) -> str:
-    """Text as open_clip hands it to its encoding: repaired, HTML entities and white space resolved, lower case."""
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+def repaired(text: str) -> str:
+    """Text with the repairs that open_clip's tokenizer begins with: broken Unicode, and HTML entities."""
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
 def _open(source: Source, settings: Settings | None) -> tuple[Mapping[str, Tensor], Settings]:
@@ -535,28 +531,6 @@ def _shape(what: str, weights: Mapping[str, Tensor], key: str, ndim: int) -> tup
         found = f"shape {list(weights[key].shape)}" if key in weights else "no such tensor"
         raise CheckpointError(what, f"tensor {key} of {ndim} dimensions", found, "Use the released file.")
     return tuple(weights[key].shape)
-
-
-def _check_tensors(what: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError unless names and shapes, in the layout of the source, are the expected ones."""
-    shapes = {key: list(value.shape) for key, value in expected.items()}
-    problems = {
-        "missing": [key for key in shapes if key not in tensors],
-        "unknown": [key for key in tensors if key not in shapes],
-        "of a wrong shape": [
-            f"{key} {list(value.shape)} instead of {shapes[key]}"
-            for key, value in tensors.items()
-            if key in shapes and list(value.shape) != shapes[key]
-        ],
-    }
-    found = "; ".join(
-        f"{len(keys)} {name} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for name, keys in problems.items()
-        if keys
-    )
-    if found:
-        remedy = "The file is damaged or of another model: use the released one."
-        raise CheckpointError(what, f"{len(shapes)} tensors", found, remedy)
 
 
 def _assign(model: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str) -> None:

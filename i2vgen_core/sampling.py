@@ -198,18 +198,18 @@ def _scale_input(x: Tensor, sigma: Tensor) -> Tensor:
     return x / (sigma**2 + 1) ** 0.5
 
 
-def initial_noise(frames: int, channels: int, height: int, width: int, seed: int, offset: float = 0.0) -> Tensor:
-    """The first noise of a video, the same in the host and without it: [frames, channels, height, width], on the CPU.
+def initial_noise(shape: tuple[int, ...], seed: int, offset: float = 0.0) -> Tensor:
+    """The first noise of a video, the same in the host and without it, on the CPU.
 
     Args:
-        frames, channels, height, width: of the latent.
+        shape: of the latent, [frames, channels, height, width].
         seed: of torch's generator.
         offset: strength of one more noise per frame and channel (MS-Image2Video: 0.1).
     """
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(frames, channels, height, width, generator=generator)
+    noise = torch.randn(shape, generator=generator)
     if offset:
-        noise = noise + offset * torch.randn(frames, channels, 1, 1, generator=generator)
+        noise = noise + offset * torch.randn(*shape[:2], 1, 1, generator=generator)
     return noise
 
 

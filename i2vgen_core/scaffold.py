@@ -210,7 +210,7 @@ def _write_vae(folder: Path, size: Size, weights: _Weights) -> None:
         "scaling_factor": VAE_SCALE,
     }
     with torch.device("meta"):
-        vae = AutoencoderKL(**settings)
+        vae: Any = AutoencoderKL(**settings)
     _write_part(folder, weights.fill(vae.state_dict()), {"_class_name": "AutoencoderKL", **settings})
 
 

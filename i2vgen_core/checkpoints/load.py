@@ -15,12 +15,12 @@ from ..config import DetailGain, Kind, UNetConfig
 from ..errors import CheckpointError
 from ..layers import Layers
 from ..unet import UNet
+from .check import check_tensors
 from .detect import split_global_encoder, unet_config
 from .read import read_config, read_state_dict
 from .unet_keys import StateDict, from_diffusers, from_official, is_diffusers_layout
 
 _PREFIXES = ("model.diffusion_model.", "module.")
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def parse_unet(
         detail_gain=detail_gain,
     )
     network, encoder = split_global_encoder(state)
-    check_tensors(network, UNet(config, device="meta"), f"the {config.kind} network")
+    check_tensors(network, UNet(config, device="meta").state_dict(), f"the {config.kind} network")
     if config.reads_details:
-        check_tensors(encoder, _meta_global_encoder(config), "the global encoder")
+        check_tensors(encoder, _meta_global_encoder(config).state_dict(), "the global encoder")
     elif encoder:
         remedy = "Use the released file."
         raise CheckpointError(f"the {config.kind} network", "no global encoder", next(iter(encoder)), remedy)
@@ -107,29 +107,6 @@ def strip_prefixes(state: StateDict, prefixes: tuple[str, ...]) -> StateDict:
         inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         state = inside or state
     return state
-
-
-def check_tensors(state: StateDict, module: nn.Module, what: str) -> None:
-    """Raises CheckpointError unless the names and shapes are exactly the module's."""
-    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    wrong = [
-        f"{key} {list(state[key].shape)} instead of {list(shape)}"
-        for key, shape in expected.items()
-        if key in state and tuple(state[key].shape) != shape
-    ]
-    problems = {
-        "missing": [key for key in expected if key not in state],
-        "unknown": [key for key in state if key not in expected],
-        "of a wrong shape": wrong,
-    }
-    found = "; ".join(
-        f"{len(keys)} {name} ({', '.join(keys[:_NAMED])}{', ...' if len(keys) > _NAMED else ''})"
-        for name, keys in problems.items()
-        if keys
-    )
-    if found:
-        remedy = "The file is damaged or of another model: use the released one."
-        raise CheckpointError(what, f"{len(expected)} tensors", found, remedy)
 
 
 def _assign(module: nn.Module, state: StateDict, dtype: torch.dtype | None, device: torch.device | str) -> Any:

@@ -23,9 +23,10 @@ def schema(**fields: Any) -> io.Schema:
     return io.Schema(**{name: value for name, value in fields.items() if name in _SCHEMA_FIELDS})
 
 
-def patcher(model: Any, load_device: Any, offload_device: Any) -> Any:
-    """The host's owner of a model's memory; from 0.33 on, the one that streams weights."""
-    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+def patcher(model: Any, load_device: Any, offload_device: Any, disable_dynamic: bool = False) -> Any:
+    """The host's owner of a model's memory; from 0.33 on, the one that streams weights where the host does."""
+    plain = comfy.model_patcher.ModelPatcher
+    kind = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
     return kind(model, load_device=load_device, offload_device=offload_device)
 
 

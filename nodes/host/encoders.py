@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Collection
 from functools import partial
@@ -16,7 +15,6 @@ import comfy.latent_formats
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
-import ftfy
 import torch
 import transformers
 from comfy.ldm.models.autoencoder import AutoencoderKL
@@ -24,9 +22,19 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
 from ...i2vgen_core.checkpoints import clip_keys, vae_keys
-from ...i2vgen_core.checkpoints.load import check_tensors
+from ...i2vgen_core.checkpoints.check import check_tensors
 from ...i2vgen_core.checkpoints.read import read_config, read_state_dict
-from ...i2vgen_core.encoders import END, PAD, START, VOCABULARY, TextConfig, Tokenizer, VAEConfig, VisionConfig
+from ...i2vgen_core.encoders import (
+    END,
+    PAD,
+    START,
+    VOCABULARY,
+    TextConfig,
+    Tokenizer,
+    VAEConfig,
+    VisionConfig,
+    repaired,
+)
 from ...i2vgen_core.errors import CheckpointError
 from . import compat
 
@@ -70,7 +78,7 @@ def load_clip(bundle: Path, *, disable_dynamic: bool = False) -> comfy.sd.CLIP:
         special_tokens={"start": START, "end": END, "pad": PAD},
     )
     state["text_projection.weight"] = torch.eye(config.width)  # the host has one, behind the pooled output only
-    check_tensors(state, model(device="meta").transformer, _TEXT)
+    check_tensors(state, model(device="meta").transformer.state_dict(), _TEXT)
     target = comfy.supported_models_base.ClipTarget(
         partial(comfy.sd1_clip.SD1Tokenizer, clip_name=_CLIP_NAME, tokenizer=_prompt_tokenizer(bundle, config)),
         partial(comfy.sd1_clip.SD1ClipModel, clip_name=_CLIP_NAME, clip_model=model),
@@ -109,7 +117,7 @@ def load_clip_vision(bundle: Path) -> comfy.clip_vision.ClipVisionModel:
         file = Path(folder, "config.json")  # a dict will do from 0.33 on
         file.write_text(json.dumps(description), encoding="utf-8")
         vision = comfy.clip_vision.ClipVisionModel(str(file))
-    check_tensors(state, vision.model, _VISION)
+    check_tensors(state, vision.model.state_dict(), _VISION)
     vision.load_sd(state)
     return vision
 
@@ -119,7 +127,7 @@ def load_vae(bundle: Path) -> comfy.sd.VAE:
 
     Raises:
         CheckpointError: unreadable, another model (SDXL's, by its config.json), or tensors missing, unknown or of a
-            wrong shape, these by their ldm names.
+            wrong shape.
     """
     state, settings = _read(bundle / "vae")
     config = VAEConfig.from_state_dict(state, settings)
@@ -146,10 +154,11 @@ def load_vae(bundle: Path) -> comfy.sd.VAE:
             "attn_resolutions": [],
         },
     }
-    state = vae_keys.vae_to_ldm(state)
     with torch.device("meta"):
-        check_tensors(state, AutoencoderKL(**parameters), _VAE)
-    vae = comfy.sd.VAE(sd=state, config={"params": parameters})
+        expected = AutoencoderKL(**parameters).state_dict()
+    tensors = vae_keys.vae_tensors(state)
+    check_tensors(tensors, expected if vae_keys.is_ldm(tensors) else vae_keys.vae_to_diffusers(expected), _VAE)
+    vae = comfy.sd.VAE(sd=vae_keys.vae_to_ldm(state), config={"params": parameters})
     vae.patcher.cached_patcher_init = (_vae_patcher, (bundle,))
     return vae
 
@@ -178,7 +187,8 @@ def vae_family(latent: Tensor, image: Tensor) -> Literal["sd", "sdxl"] | None:
         picture = torch.einsum("nchw,cr->nrhw", latent.float(), factors)
         return float(cosine_similarity(_colours(picture), colours, dim=0))
 
-    # Of the right family 0.82 or more, of the wrong one 0.59 or less, and of made-up weights 0.58 or less.
+    # Photos put together from the released VAEs' latents of eight pure colours fit the right family by 0.82 or more and
+    # the wrong one by 0.59 or less; VAEs of made-up weights fit either by 0.58 or less.
     sd, sdxl = fit(comfy.latent_formats.SD15()), fit(comfy.latent_formats.SDXL())
     if sd > 0.7 and sd - sdxl > 0.25:
         return "sd"
@@ -197,8 +207,7 @@ class _PromptTokenizer(comfy.sd1_clip.SDTokenizer):
     """The host's tokenizer, weights and embeddings included, with the repairs of text that open_clip begins with."""
 
     def tokenize_with_weights(self, text: str, *args: Any, **kwargs: Any) -> list[list[Any]]:
-        repaired = html.unescape(html.unescape(ftfy.fix_text(text)))
-        return super().tokenize_with_weights(repaired, *args, **kwargs)
+        return super().tokenize_with_weights(repaired(text), *args, **kwargs)
 
 
 def _prompt_tokenizer(bundle: Path, config: TextConfig) -> partial[_PromptTokenizer]:

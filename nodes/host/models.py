@@ -146,14 +146,22 @@ class _ModelConfig(comfy.supported_models_base.BASE):
 
 
 def load_model(
-    path: Path, weight_dtype: str = "default", kind: Kind | None = None, detail_gain: DetailGain = "official"
+    path: Path, weight_dtype: str, kind: Kind, detail_gain: DetailGain, *, disable_dynamic: bool = False
 ) -> Any:
-    """A MODEL from a file or a bundle's part. Arguments as in open_unet."""
-    return build_model(open_unet(path, kind=kind, detail_gain=detail_gain), path, weight_dtype)
+    """A MODEL read again from its file, as the host asks for other devices and for a copy that is not streamed."""
+    checkpoint = open_unet(path, kind=kind, detail_gain=detail_gain)
+    return build_model(checkpoint, path, weight_dtype, disable_dynamic=disable_dynamic)
 
 
-def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str = "default") -> Any:
-    """A MODEL from an opened checkpoint; `path` is where the host reads it again for other devices."""
+def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, disable_dynamic: bool = False) -> Any:
+    """A MODEL from an opened checkpoint.
+
+    Args:
+        checkpoint: of a base or a refiner.
+        path: where it came from; the host reads it again for other devices.
+        weight_dtype: one of WEIGHT_DTYPES.
+        disable_dynamic: the host's, when it asks for a copy whose weights are not streamed.
+    """
     state, config = dict(checkpoint.network), _ModelConfig(checkpoint.config)
     management = comfy.model_management
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
@@ -165,7 +173,7 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str = "def
     manual_cast = management.unet_manual_cast(dtype, load_device, config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, manual_cast)
     model = config.get_model(state)
-    patcher = compat.patcher(model, load_device, offload_device)
+    patcher = compat.patcher(model, load_device, offload_device, disable_dynamic)
     model.to(offload_device)
     compat.load_weights(model, patcher, state)
     options = (weight_dtype, checkpoint.config.kind, checkpoint.config.detail_gain)

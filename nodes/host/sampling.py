@@ -180,7 +180,6 @@ def sample_base(model: Any, positive: Any, negative: Any, latent: dict[str, Any]
         positive,
         negative,
         torch.zeros_like(samples),
-        noise_mask=latent.get("noise_mask"),
         callback=callback,
         seed=settings.seed,
     )
