@@ -1,0 +1,148 @@
+"""Sets the project up and runs it, with Python alone:
+
+    python run.py demo           a video from the example photo
+    python run.py test           linter, types, tests
+    python run.py comfyui        ComfyUI with this pack in it, for a look at the graph
+
+All three make .venv here and install what they need into it, once. `test` and `comfyui` hand further arguments on, to
+pytest and to ComfyUI. COMFYUI_PATH says where ComfyUI is (default ~/ComfyUI).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / ".venv"
+PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+HOST_BASE = ROOT / "build" / "comfyui"
+BUNDLE = HOST_BASE / "models" / "diffusers" / "i2vgen-xl"  # the name that the templates in workflows/ have
+
+
+def demo() -> int:
+    """Writes output/demo.mp4 and output/demo.png."""
+    prepare()
+    return step(PYTHON, ROOT / "examples" / "demo.py")
+
+
+def test(arguments: list[str]) -> int:
+    """Lints, checks types and tests. pytest comes last, so that its summary closes the output."""
+    prepare("dev")
+    environment = dict(os.environ)
+    if host := find_host():
+        if step(PYTHON, ROOT / "tests" / "host" / "install_host.py", host):
+            return 1
+        environment["COMFYUI_PATH"] = str(host)
+    else:
+        say("ComfyUI not found at COMFYUI_PATH or ~/ComfyUI: its tests will be skipped")
+    checks = [
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy",),
+        ("pytest", "--durations=10", *arguments),
+    ]
+    failed = [check[0] for check in checks if step(PYTHON, "-m", *check, environment=environment)]
+    if failed:
+        say(f"failed: {', '.join(failed)}")
+    return int(bool(failed))
+
+
+def comfyui(arguments: list[str]) -> int:
+    """Starts ComfyUI on a base directory of the project's own, with the pack, a made-up model and the photo in it."""
+    host = find_host()
+    if host is None:
+        raise SystemExit("ComfyUI not found. Set COMFYUI_PATH to its folder, the one with main.py.")
+    prepare("test")
+    if step(PYTHON, ROOT / "tests" / "host" / "install_host.py", host):
+        return 1
+    for folder in (HOST_BASE / "custom_nodes", HOST_BASE / "input", BUNDLE.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    link(HOST_BASE / "custom_nodes" / "i2vgen_xl", ROOT)
+    for image in (ROOT / "examples" / "photo.jpg", host / "input" / "example.png"):  # the templates' first image
+        if image.is_file():
+            shutil.copy(image, HOST_BASE / "input")
+    if not BUNDLE.exists():
+        unfinished = ROOT / "build" / "scaffold"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if step(PYTHON, "-m", "i2vgen_core", "scaffold", unfinished):
+            return 1
+        unfinished.rename(BUNDLE)
+        say(f"{BUNDLE} has MADE-UP weights of toy size: put the released ones in its place")
+    gpu = subprocess.run([PYTHON, "-c", "import torch; raise SystemExit(not torch.accelerator.is_available())"])
+    device = ["--cpu"] if gpu.returncode else []
+    return step(PYTHON, "main.py", *device, "--base-directory", HOST_BASE, *arguments, folder=host)
+
+
+def prepare(extra: str = "") -> None:
+    """Makes .venv, with requirements.txt, this project and one of its extras, unless it is there and up to date."""
+    files = [ROOT / name for name in ("requirements.txt", "constraints-dev.txt", "pyproject.toml")]
+    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    stamp = ENVIRONMENT / f"installed-{extra or 'plain'}"
+    if PYTHON.exists() and stamp.exists() and stamp.read_text() == wanted:
+        return
+    say(f"setting up {ENVIRONMENT}: some minutes, the first time")
+    if not PYTHON.exists() and step(sys.executable, "-m", "venv", ENVIRONMENT):
+        raise SystemExit("Python could not make an environment. On Debian and Ubuntu: apt install python3-venv")
+    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    project = f"{ROOT}[{extra}]" if extra else ROOT
+    if step(*pip, "--constraint", files[1], "--requirement", files[0], "--editable", project):
+        raise SystemExit("pip could not install what the project needs; its message is above.")
+    stamp.write_text(wanted)
+
+
+def find_host() -> Path | None:
+    """ComfyUI's folder, if there is one."""
+    host = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI").expanduser().resolve()
+    return host if (host / "main.py").is_file() else None
+
+
+def link(place: Path, target: Path) -> None:
+    """Makes `place` show the folder `target`: a symbolic link, on Windows a junction, which needs no rights."""
+    if place.exists():
+        return
+    if os.name == "nt":
+        subprocess.run(["cmd", "/c", "mklink", "/J", str(place), str(target)], check=True)
+    else:
+        place.unlink(missing_ok=True)  # a link whose target has moved
+        place.symlink_to(target, target_is_directory=True)
+
+
+def step(*command: str | Path, folder: Path = ROOT, environment: dict[str, str] | None = None) -> int:
+    """Runs a command and returns its exit status; says what it ran and, if it took a while, how long that took."""
+    words = [str(word) for word in command]
+    say(" ".join(words).replace(str(ROOT) + os.sep, ""))
+    start = time.monotonic()
+    try:
+        status = subprocess.run(words, cwd=folder, env=environment).returncode
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    if words[1:3] != ["-m", "pytest"]:  # its own last line says it, and is the last one
+        say(f"{time.monotonic() - start:.0f} s")
+    return status
+
+
+def say(text: str) -> None:
+    print(f"-- {text}", flush=True)
+
+
+def main() -> int:
+    if sys.version_info < (3, 10):
+        raise SystemExit(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
+    task, arguments = sys.argv[1:2], sys.argv[2:]
+    if task == ["demo"] and not arguments:
+        return demo()
+    if task == ["test"]:
+        return test(arguments)
+    if task == ["comfyui"]:
+        return comfyui(arguments)
+    raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
