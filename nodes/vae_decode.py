@@ -9,11 +9,9 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
-from ..i2vgen_core.errors import InputError
 from .host import compat
+from .host.sampling import video_latent
 from .load import CATEGORY
-
-_CHANNELS = 4
 
 
 class VAEDecode(io.ComfyNode):
@@ -41,10 +39,7 @@ class VAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: Any, latent: Any, frames_per_batch: int) -> io.NodeOutput:
-        samples = latent["samples"]
-        if samples.ndim != _CHANNELS or samples.shape[1] != _CHANNELS:
-            remedy = "Wire the latent of an I2VGen-XL sampler into it."
-            raise InputError("latent", "[frames, 4, height / 8, width / 8]", f"{list(samples.shape)}", remedy)
+        samples = video_latent(latent)
         if not frames_per_batch:
             return io.NodeOutput(vae.decode(samples))
         batches = samples.split(frames_per_batch)

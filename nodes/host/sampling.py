@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...i2vgen_core import sampling
 from ...i2vgen_core.config import RELEASES
+from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.sampling import Denoise, guide, step_noise
 from ...i2vgen_core.schedules import (
     RefineSteps,
@@ -108,9 +109,9 @@ def add_noise_and_refine(
     return lambda host: _solve(host, schedule.add_noise(host.latent, host.noise, level - 1), plan, solver, eta, seed)
 
 
-def refine_inverted(plan: RefineSteps, solver: str, eta: float, seed: int) -> Steps:
-    """The refiners' samplers on a latent that was inverted."""
-    return lambda host: _solve(host, host.latent, plan, solver, eta, seed)
+def refine_inverted(inverted: Tensor, plan: RefineSteps, solver: str, eta: float, seed: int) -> Steps:
+    """The refiners' samplers from the scaled latent that the video was inverted to."""
+    return lambda host: _solve(host, inverted.to(host.latent), plan, solver, eta, seed)
 
 
 def invert(steps: int, levels: int) -> Steps:
@@ -154,6 +155,15 @@ class RefineSettings:
     eta: float = 1.0
 
 
+def video_latent(latent: dict[str, Any]) -> Tensor:
+    """The tensor of a LATENT, [frames, 4, h, w]. Raises InputError for one of another shape."""
+    samples: Tensor = latent["samples"]
+    if samples.ndim != 4 or samples.shape[1] != 4:
+        remedy = "Wire the latent of this video in: the Global Encode block's, a sampler's or a VAE Encode's."
+        raise InputError("latent", "[frames, 4, height / 8, width / 8]", f"{list(samples.shape)}", remedy)
+    return samples
+
+
 def sample_base(model: Any, positive: Any, negative: Any, latent: dict[str, Any], settings: BaseSettings) -> Tensor:
     """Runs a base from pure noise. The latent gives size and frames alone.
 
@@ -163,7 +173,7 @@ def sample_base(model: Any, positive: Any, negative: Any, latent: dict[str, Any]
     network, schedule = model.model.network, model.model.schedule
     release = RELEASES[network.kind]
     steps = settings.steps or release.steps
-    samples = latent["samples"]
+    samples = video_latent(latent)
     noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
     if release.offset_noise:
         offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
@@ -195,7 +205,7 @@ def sample_refiner(
     level = settings.noise_level or release.noise_level
     rescale = release.rescale if settings.rescale < 0 else settings.rescale
     inverts = (release.entry if settings.entry == "auto" else settings.entry) == "inversion"
-    samples, seed = latent["samples"], settings.seed
+    samples, seed = video_latent(latent), settings.seed
     plan = refine_steps(schedule, steps, level, settings.solver)
 
     visited = inversion_timesteps(min(steps, level), level) if inverts else []
@@ -206,7 +216,7 @@ def sample_refiner(
         return lambda step, denoised, x, _: preview(first + step, denoised, x, total)
 
     def run(
-        model: Any, steps: Steps, samples: Tensor, cfg: float, positive: Any, timesteps: list[int], first: int
+        model: Any, steps: Steps, cfg: float, positive: Any, timesteps: list[int], first: int, mask: Tensor | None
     ) -> Tensor:
         noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
         return comfy.sample.sample_custom(
@@ -218,19 +228,20 @@ def sample_refiner(
             positive,
             negative,
             samples,
-            noise_mask=latent.get("noise_mask"),
+            noise_mask=mask,
             callback=callback_from(first),
             seed=seed,
         )
 
     solver, eta = settings.solver, settings.eta
     if inverts:
-        samples = run(model, invert(min(steps, level), level), samples, 1.0, negative, visited[::-1], 0)
-        entered = refine_inverted(plan, solver, eta, seed)
+        inverted = run(model, invert(min(steps, level), level), 1.0, negative, visited[::-1], 0, None)
+        entered = refine_inverted(model.model.process_latent_in(inverted), plan, solver, eta, seed)
     else:
         entered = add_noise_and_refine(plan, schedule, level, solver, eta, seed)
     guided = with_rescale(model, schedule, rescale)
-    return run(guided, entered, samples, settings.cfg or release.guidance, positive, plan.timesteps, len(visited))
+    guidance, mask = settings.cfg or release.guidance, latent.get("noise_mask")
+    return run(guided, entered, guidance, positive, plan.timesteps, len(visited), mask)
 
 
 def with_rescale(model: Any, schedule: Schedule, rescale: float) -> Any:

@@ -1,0 +1,133 @@
+"""The help pages in web/docs say what the blocks and the releases are. Blocks are read from their source, no host."""
+
+import ast
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from i2vgen_core.config import RELEASES
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "web" / "docs"
+
+
+@dataclass(frozen=True)
+class Input:
+    name: str
+    keywords: dict[str, ast.expr]
+
+    def constant(self, keyword: str):
+        """A keyword's value; None if it is absent or computed."""
+        try:
+            return ast.literal_eval(self.keywords[keyword])
+        except (KeyError, ValueError):
+            return None
+
+
+def _blocks() -> dict[str, list[Input]]:
+    """Inputs by node id."""
+    found = {}
+    for file in sorted((ROOT / "nodes").glob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        names = {
+            target.id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            schema = {keyword.arg: keyword.value for keyword in call.keywords}
+            if "node_id" in schema:
+                inputs = (names.get(item.id) if isinstance(item, ast.Name) else item for item in schema["inputs"].elts)
+                found[ast.literal_eval(schema["node_id"])] = [
+                    Input(ast.literal_eval(item.args[0]), {keyword.arg: keyword.value for keyword in item.keywords})
+                    for item in inputs
+                ]
+    return found
+
+
+BLOCKS = _blocks()
+
+
+def _page(block: str) -> str:
+    return (DOCS / f"{block}.md").read_text(encoding="utf-8")
+
+
+def _table(page: str, heading: str) -> list[list[str]]:
+    """Rows of the first table under a heading, the header's first and the dashes left out."""
+    section = page.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows if not set("".join(row)) <= set("- ")]
+
+
+def _columns(page: str, heading: str) -> dict[str, dict[str, str]]:
+    """The table as {column: {row: cell}}."""
+    header, *rows = _table(page, heading)
+    return {name: {row[0]: row[i] for row in rows} for i, name in enumerate(header) if i}
+
+
+def test_every_block_has_a_page_and_every_page_a_block():
+    assert len(BLOCKS) >= 8
+    assert {file.stem for file in DOCS.glob("*.md")} == set(BLOCKS)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_page_lists_the_inputs_in_order(block):
+    listed = [name for row in _table(_page(block), "Inputs")[1:] for name in re.findall(r"`(\w+)`", row[0])]
+    assert listed == [entry.name for entry in BLOCKS[block]]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_page_states_ranges_and_choices(block):
+    rows = {name: row[1] for row in _table(_page(block), "Inputs")[1:] for name in re.findall(r"`(\w+)`", row[0])}
+    for entry in BLOCKS[block]:
+        low, high, options = entry.constant("min"), entry.constant("max"), entry.constant("options")
+        if low is not None and high is not None:
+            assert rows[entry.name].startswith(f"{low:g} to {high:g}"), entry.name
+        if options and all(isinstance(option, str) for option in options):
+            assert re.findall(r"`(\w+)`", rows[entry.name]) == options, entry.name
+
+
+def test_base_page_has_the_releases_values():
+    stated = _columns(_page("I2VGenXLBaseSampler"), "The release's values")
+    for column, kind in (("I2VGen-XL", "i2vgen_xl"), ("MS-Image2Video", "image2video")):
+        release = RELEASES[kind]
+        offset = f"{release.offset_noise:g}" if release.offset_noise else "none"
+        assert stated[column] == {
+            "steps": f"{release.steps}",
+            "cfg": f"{release.guidance:g}",
+            "offset noise": offset,
+        }
+
+
+def test_refine_page_has_the_releases_values():
+    stated = _columns(_page("I2VGenXLRefineSampler"), "The release's values")
+    for kind in ("vid2vid_xl", "sr600"):
+        release = RELEASES[kind]
+        assert stated[kind] == {
+            "steps": f"{release.steps}",
+            "steps with `heun`": f"{release.steps_for('heun')}",
+            "cfg": f"{release.guidance:g}",
+            "rescale": f"{release.rescale:g}",
+            "noise level": f"{release.noise_level}",
+            "entry": release.entry,
+        }
+
+
+def test_refiner_loader_page_has_the_releases_values():
+    stated = _columns(_page("I2VGenXLRefinerLoader"), "What the variant changes")
+    entries = {"noise": "noise is added", "inversion": "DDIM inversion"}
+    for kind in ("vid2vid_xl", "sr600"):
+        release = RELEASES[kind]
+        steps = f"{release.steps}" + (f" (Heun {release.heun_steps})" if release.heun_steps else "")
+        expected = {
+            "how the video is brought to the noise level": entries[release.entry],
+            "noise level, of 1000": f"{release.noise_level}",
+            "steps": steps,
+            "cfg": f"{release.guidance:g}",
+            "rescale": f"{release.rescale:g}",
+        }
+        assert expected.items() <= stated[kind].items()

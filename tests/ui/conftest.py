@@ -1,0 +1,66 @@
+"""Fixtures of the tests that open the real front end in headless Chromium. Where that is missing, they are skipped."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from i2vgen_core.scaffold import SIZES, scaffold
+from packaging.requirements import Requirement
+from PIL import Image
+
+from ..host.install_host import requirements, unmet
+from ..host.server import Server
+from .front_end import FrontEnd
+
+PACK = Path(__file__).resolve().parents[2]
+HOST = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI").expanduser()
+CHROMIUM = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def _why_not() -> str | None:
+    if not (HOST / "main.py").is_file():
+        return "ComfyUI not found: set COMFYUI_PATH"
+    if absent := unmet([Requirement(needed.name) for needed in requirements(HOST)]):
+        return f"ComfyUI needs {', '.join(absent)}: run tests/host/install_host.py"
+    if importlib.util.find_spec("playwright") is None:
+        return "Playwright not installed: pip install playwright"
+    if CHROMIUM is None:
+        return "Chromium not found: set CHROMIUM_PATH"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    if here and (reason := _why_not()):
+        for item in here:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """ComfyUI with what the templates name: a toy bundle `i2vgen-xl`, and `example.png`, here the example's photo."""
+    folder = tmp_path_factory.mktemp("front-end")
+    for name in ("input", "output"):
+        (folder / name).mkdir()
+    scaffold(folder / "models" / "diffusers" / "i2vgen-xl", SIZES["tiny"])
+    Image.open(PACK / "examples" / "photo.jpg").convert("RGB").save(folder / "input" / "example.png")
+    running = Server(HOST, PACK, folder)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def front_end(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontEnd]:
+    """The front end on its first visit, one page for all tests: loading it takes most of their time."""
+    from playwright.sync_api import sync_playwright
+
+    switches = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+    switches += ["disable-component-update", "disable-sync"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{switch}" for switch in switches])
+        page = browser.new_page(viewport={"width": 1920, "height": 1080})
+        yield FrontEnd(page, server, tmp_path_factory.mktemp("screenshots"))
+        browser.close()

@@ -1,0 +1,80 @@
+"""ComfyUI's front end in a browser page, driven as a user does or through its own `app`."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..host.result import Result
+from ..host.server import Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+_SECONDS = 1000.0  # in Playwright's milliseconds
+_PATIENCE = 120 * _SECONDS  # two busy cores take 20 s to start the front end
+
+
+class FrontEnd:
+    """One page of the front end.
+
+    Attributes:
+        errors: exceptions that the page's scripts have thrown so far.
+        screenshots: folder for pictures of the opened graphs, to look at.
+    """
+
+    def __init__(self, page: Page, server: Server, screenshots: Path):
+        """Opens the front end and closes the templates that a first visit shows."""
+        self.page = page
+        self._server = server
+        self.errors: list[str] = []
+        self.screenshots = screenshots
+        page.set_default_timeout(_PATIENCE)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        (address,) = re.findall(r"To see the GUI go to: (\S+)", server.log)
+        page.goto(address)
+        page.wait_for_function("window.app?.vueAppReady && window.app.graph")
+        page.get_by_role("dialog").wait_for()
+        self.close_dialogs()
+
+    def close_dialogs(self) -> None:
+        dialogs = self.page.get_by_role("dialog")
+        while dialogs.count():
+            self.page.keyboard.press("Escape")
+            self.page.wait_for_timeout(0.5 * _SECONDS)
+
+    def fetch(self, route: str) -> str | None:
+        """The text that the server gives the page for a route; None if it has none."""
+        return self.page.evaluate("async url => { const r = await fetch(url); return r.ok ? r.text() : null }", route)
+
+    def load(self, workflow: dict[str, Any]) -> None:
+        """Opens a workflow as its file would be, in a tab of its own."""
+        self.page.evaluate("workflow => app.loadGraphData(workflow, true, true, null)", workflow)
+        self.page.wait_for_timeout(2 * _SECONDS)  # what is missing is looked for after loading
+
+    def complaints(self) -> list[str]:
+        """Texts of open dialogs and of error messages."""
+        return self.page.locator("[role=dialog], [role=alert], .p-toast-message-error").all_inner_texts()
+
+    def prompt(self) -> dict[str, Any]:
+        """The opened graph as the front end sends it to the server: `workflow` and, in API format, `output`."""
+        return self.page.evaluate("async () => JSON.parse(JSON.stringify(await app.graphToPrompt()))")
+
+    def set_widgets(self, values: dict[str, dict[str, Any]]) -> None:
+        """Sets widgets by node type and name, in every node of the type."""
+        self.page.evaluate(
+            """values => {
+                for (const node of app.graph.nodes)
+                    for (const [name, value] of Object.entries(values[node.type] ?? {}))
+                        node.widgets.find(widget => widget.name === name).value = value
+            }""",
+            values,
+        )
+
+    def run_prompt(self) -> Result:
+        """Hands the opened graph's API format to the server, and waits for its end."""
+        graph = self.prompt()["output"]
+        with ThreadPoolExecutor(1) as own_loop:  # Playwright's event loop is this thread's
+            return own_loop.submit(self._server.run, graph).result()

@@ -1,0 +1,112 @@
+"""The templates and the help pages in the real front end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from i2vgen_core.video import read_video
+
+PACK = Path(__file__).resolve().parents[2]
+WORKFLOWS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in (PACK / "workflows").glob("*.json")}
+HELP = sorted((PACK / "web" / "docs").glob("*.md"))
+
+WIDTH, HEIGHT, FRAMES, REFINED = 96, 64, 3, (120, 88)
+TINY: dict[str, dict[str, Any]] = {
+    "I2VGenXLCLIPEncode": {"width": WIDTH},
+    "I2VGenXLGlobalEncode": {"width": WIDTH, "height": HEIGHT, "frames": FRAMES},
+    "I2VGenXLBaseSampler": {"steps": 2},
+    "KSampler": {"steps": 2},
+    "ImageScale": {"width": REFINED[0], "height": REFINED[1]},
+    "I2VGenXLRefineSampler": {"steps": 2},
+}
+"""Sizes that the toy model runs in seconds, by node type."""
+
+
+def _saved_sizes(result, server) -> list[tuple[int, int, int]]:
+    """Frames, height and width of every video that a run has saved, in the order of the nodes' ids."""
+    found = []
+    for node in sorted(result.outputs, key=int):
+        for files in result.outputs[node].values():
+            for file in files:
+                if isinstance(file, dict) and file["filename"].endswith(".mp4"):
+                    frames, _ = read_video(server.output_dir / file["subfolder"] / file["filename"])
+                    found.append(tuple(frames.shape[:3]))
+    return found
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_template_is_offered_with_its_thumbnail(front_end, name):
+    """The front end lists it under the pack's name, shows its picture and opens it."""
+    page = front_end.page
+    assert front_end.fetch(f"/api/workflow_templates/i2vgen_xl/{name}.json") is not None
+    page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("i2vgen_xl", exact=True).first.click()
+    picture = dialog.locator(f"img[src*='workflow_templates/i2vgen_xl/{name}.jpg']")
+    picture.wait_for()
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 800
+    dialog.get_by_text(name, exact=True).click()
+    dialog.wait_for(state="hidden")
+    page.wait_for_function("count => app.graph.nodes.length === count", arg=len(WORKFLOWS[name]["nodes"]))
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_workflow_opens(front_end, name):
+    """Whole, as saved, and without complaint."""
+    workflow = WORKFLOWS[name]
+    front_end.load(workflow)
+    front_end.page.screenshot(path=front_end.screenshots / f"{name}.png")
+
+    assert front_end.complaints() == []
+    assert front_end.errors == []
+    opened = front_end.prompt()["workflow"]
+    assert opened["links"] == workflow["links"]
+    for saved in workflow["nodes"]:
+        (node,) = (node for node in opened["nodes"] if node["id"] == saved["id"])
+        assert front_end.page.evaluate("type => type in LiteGraph.registered_node_types", node["type"]), node["type"]
+        assert node.get("widgets_values") == saved.get("widgets_values"), node["type"]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_nodes_do_not_overlap(front_end, name):
+    front_end.load(WORKFLOWS[name])
+    boxes = front_end.page.evaluate("app.graph.nodes.map(node => [node.title, ...node.boundingRect])")
+    for i, (title, x, y, width, height) in enumerate(boxes):
+        for other, x2, y2, width2, height2 in boxes[:i]:
+            apart = x + width <= x2 or x2 + width2 <= x or y + height <= y2 or y2 + height2 <= y
+            assert apart, f"{title} and {other}"
+
+
+@pytest.mark.parametrize(("name", "videos"), [("base_stock_ksampler", 1), ("cascade", 2)])
+def test_api_format_runs(front_end, server, name, videos):
+    """What the front end makes of the graph is what the server takes."""
+    front_end.load(WORKFLOWS[name])
+    front_end.set_widgets(TINY)
+    result = front_end.run_prompt()
+    assert result.error is None, f"{result.error_node}: {result.error}"
+    sizes = [(FRAMES, HEIGHT, WIDTH), (FRAMES, REFINED[1], REFINED[0])]
+    assert _saved_sizes(result, server) == sizes[:videos]
+
+
+def test_run_button_gives_a_video(front_end, server):
+    """Run is pressed, and the video plays in the Save Video node."""
+    page = front_end.page
+    front_end.load(WORKFLOWS["base"])
+    front_end.set_widgets(TINY)
+    page.get_by_test_id("queue-button").click()
+    video = page.locator("video[src*='i2vgen_xl_base'], video:has(source[src*='i2vgen_xl_base'])").first
+    video.wait_for(state="attached")
+    page.wait_for_function("video => video.videoWidth > 0", arg=video.element_handle())
+    assert video.evaluate("video => [video.videoWidth, video.videoHeight]") == [WIDTH, HEIGHT]
+    page.screenshot(path=front_end.screenshots / "base-done.png")
+    assert front_end.complaints() == []
+    assert front_end.errors == []
+
+
+@pytest.mark.parametrize("file", HELP, ids=lambda file: file.stem)
+def test_help_is_served(front_end, file):
+    """At the address where the front end looks for a node's help."""
+    assert front_end.fetch(f"/extensions/i2vgen_xl/docs/{file.name}") == file.read_text(encoding="utf-8")
