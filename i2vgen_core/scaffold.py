@@ -156,9 +156,10 @@ def _write_unet(folder: Path, config: UNetConfig, weights: _Weights) -> None:
             "cross_attention_dim": config.context_dim,
             "norm_num_groups": 32,
         }
-        _write_part(folder, to_diffusers(filled), settings)
+        filled = to_diffusers(filled)
     else:
-        _write_part(folder, to_official(filled), settings)
+        filled = to_official(filled)
+    _write_part(folder, filled, settings, metadata={"kind": config.kind, "head_dim": str(config.head_dim)})
 
 
 def _write_encoders(folder: Path, size: Size, weights: _Weights) -> None:
@@ -226,9 +227,11 @@ def _write_part(
     state: dict[str, Tensor],
     settings: dict[str, Any],
     name: str = "diffusion_pytorch_model.safetensors",
+    metadata: dict[str, str] | None = None,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.contiguous() for key, value in state.items()}, folder / name, {"format": "pt"})
+    tensors = {key: value.contiguous() for key, value in state.items()}
+    save_file(tensors, folder / name, {"format": "pt", **(metadata or {})})
     _write_json(folder / "config.json", settings)
 
 

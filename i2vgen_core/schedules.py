@@ -146,7 +146,7 @@ def refine_steps(schedule: Schedule, steps: int, levels: int, solver: str) -> Re
     Args:
         schedule: the refiner's.
         steps: 1 or more; as many are run.
-        levels: 2 to 1000; 600 is the release's for vid2vid_xl.
+        levels: 2 to 999; 600 is the release's for vid2vid_xl.
         solver: `dpmpp_2m_sde` or `heun`.
     """
     if steps < 1 or not 2 <= levels < TIMESTEPS:
@@ -157,6 +157,8 @@ def refine_steps(schedule: Schedule, steps: int, levels: int, solver: str) -> Re
     skip_one = solver == "dpmpp_2m_sde"
     points = steps + 1 if skip_one else steps
     times = torch.arange(levels - 1, -1, -levels / points)[:points].clamp(0, levels - 1)
+    if points > levels:  # where trailing spacing would go below level 0 and repeat it
+        times = torch.linspace(levels - 1, 0, points)
     log_sigmas = _log_sigmas(schedule)
     sigmas = _interpolate(log_sigmas, times).exp()[:steps]
     timesteps = _nearest_timesteps(log_sigmas, sigmas)

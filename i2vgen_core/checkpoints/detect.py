@@ -44,25 +44,31 @@ def unet_config(
         raise CheckpointError("the model file", f"a network of kind {kind}", f"one of kind {found_kind}", remedy)
 
     head_dim = head_dim or UNetConfig.head_dim
-    model_channels = state["time_embed.0.weight"].shape[1]
+    model_channels = _size(state, "time_embed.0.weight", 1)
     mult, attention, blocks = _levels(state, model_channels)
+    widths = [model_channels * multiplier for multiplier, used in zip(mult, attention, strict=True) if used]
+    widths += [model_channels * mult[-1], _size(state, "input_blocks.0.1.proj_in.weight", 0)]
+    if any(width % head_dim for width in widths):
+        expected = f"channels that are multiples of the head dimension {head_dim}"
+        remedy = "Say the head dimension in the file's metadata (head_dim) or in config.json beside it."
+        raise CheckpointError("the model file", expected, ", ".join(map(str, sorted(set(widths)))), remedy)
     middle_key = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
     config = UNetConfig(
         kind=kind or found_kind,
-        in_channels=state["input_blocks.0.0.weight"].shape[1] // (2 if has_details else 1),
-        out_channels=state["out.2.weight"].shape[0],
+        in_channels=_size(state, "input_blocks.0.0.weight", 1) // (2 if has_details else 1),
+        out_channels=_size(state, "out.2.weight", 0),
         model_channels=model_channels,
         channel_mult=mult,
         attention_levels=attention,
         num_res_blocks=blocks,
         head_dim=head_dim,
-        first_temporal_heads=state["input_blocks.0.1.proj_in.weight"].shape[0] // head_dim,
-        context_dim=state[middle_key].shape[1],
+        first_temporal_heads=_size(state, "input_blocks.0.1.proj_in.weight", 0) // head_dim,
+        context_dim=_size(state, middle_key, 1),
         detail_gain=detail_gain,
     )
     if has_image:
-        image_dim = state["context_embedding.0.weight"].shape[1]
-        tokens = state["context_embedding.2.weight"].shape[0] // config.context_dim
+        image_dim = _size(state, "context_embedding.0.weight", 1)
+        tokens = _size(state, "context_embedding.2.weight", 0) // config.context_dim
         config = replace(config, image_dim=image_dim, image_tokens=tokens)
     return config
 
@@ -83,6 +89,24 @@ def _levels(state: StateDict, model_channels: int) -> tuple[tuple[int, ...], tup
             levels.append([])
         else:
             levels[-1].append(number)
-    mult = tuple(state[f"input_blocks.{level[0]}.0.out_layers.3.weight"].shape[0] // model_channels for level in levels)
+    empty = next((number for number, level in enumerate(levels) if not level), None)
+    if empty is not None:
+        raise _damaged(f"input blocks of level {empty}", "one or more", "none")
+    widths = [_size(state, f"input_blocks.{level[0]}.0.out_layers.3.weight", 0) for level in levels]
+    mult = tuple(width // model_channels for width in widths)
     attention = tuple(f"input_blocks.{level[0]}.1.proj_in.weight" in state for level in levels)
     return mult, attention, len(levels[0])
+
+
+def _size(state: StateDict, key: str, axis: int) -> int:
+    """The length of a tensor's axis."""
+    shape = state[key].shape if key in state else None
+    if shape is None or len(shape) <= axis or not shape[axis]:
+        raise _damaged(
+            f"tensor {key}", f"an axis {axis}", "no such tensor" if shape is None else f"shape {list(shape)}"
+        )
+    return shape[axis]
+
+
+def _damaged(what: str, expected: str, found: str) -> CheckpointError:
+    return CheckpointError(what, expected, found, "The file is damaged or of another model: use the released one.")

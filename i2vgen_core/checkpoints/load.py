@@ -83,12 +83,8 @@ def parse_unet(
     settings = settings or {}
     state = strip_prefixes(state, _PREFIXES)
     state = from_diffusers(state) if is_diffusers_layout(state) else from_official(state)
-    head_dim = settings.get("head_dim") or settings.get("attention_head_dim")
     config = unet_config(
-        state,
-        kind=kind or settings.get("kind"),
-        head_dim=int(head_dim) if head_dim else None,
-        detail_gain=detail_gain,
+        state, kind=kind or settings.get("kind"), head_dim=_head_dim(settings), detail_gain=detail_gain
     )
     network, encoder = split_global_encoder(state)
     check_tensors(network, UNet(config, device="meta").state_dict(), f"the {config.kind} network")
@@ -100,12 +96,21 @@ def parse_unet(
     return UNetCheckpoint(config, network, encoder)
 
 
+def _head_dim(settings: Mapping[str, Any]) -> int | None:
+    """As metadata (text) or config.json (a number) has it; diffusers calls it attention_head_dim."""
+    value = settings.get("head_dim") or settings.get("attention_head_dim")
+    if value is None or (str(value).isdecimal() and int(value) > 0):
+        return value if value is None else int(value)
+    raise CheckpointError("head_dim", "a whole number above 0", repr(value)[:60], "Correct config.json, or remove it.")
+
+
 def strip_prefixes(state: StateDict, prefixes: tuple[str, ...]) -> StateDict:
-    """Removes, in turn, each prefix that names begin with. A prefix of only some keeps those and drops the rest: a full
-    checkpoint holds the network beside other models."""
+    """Removes the prefixes that names begin with, however they are nested. A prefix of only some keeps those and drops
+    the rest: a full checkpoint holds the network beside other models."""
     for prefix in prefixes:
         inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        state = inside or state
+        if inside:
+            return strip_prefixes(inside, prefixes)
     return state
 
 

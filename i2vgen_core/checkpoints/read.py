@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,20 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a bundle's part; empty if there is none."""
+    """`config.json` of a bundle's part; empty if there is none. Raises CheckpointError if it is no JSON object."""
     file = folder / "config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return _read_json(file) if file.is_file() else {}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    remedy = "Download the folder again."
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"file {file.name}", "a JSON object", str(error), remedy) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"file {file.name}", "a JSON object", type(content).__name__, remedy)
+    return content
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -65,8 +77,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         found = str(error).splitlines()[0] if str(error) else type(error).__name__
         remedy = "It may hold more than tensors: use the safetensors form of this model, or download it again."
         raise CheckpointError(f"file {path.name}", "a PyTorch file of tensors alone", found, remedy) from error
@@ -99,11 +111,15 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_shards(folder: Path, index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        expected = "a weight_map from tensors to file names"
+        raise CheckpointError(f"index {index.name}", expected, repr(weight_map)[:60], "Download the folder again.")
+    names = sorted(set(weight_map.values()))
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for name in names:
-        if Path(name).name != name:
+        if name in ("", "..") or Path(name).name != name:
             remedy = "Download the folder again."
             raise CheckpointError(f"index {index.name}", "file names of its own folder", name, remedy)
         shard, shard_metadata = read_state_dict(folder / name)

@@ -60,7 +60,7 @@ def from_diffusers(state: StateDict) -> StateDict:
     renamed: StateDict = {}
     for key, value in state.items():
         ours = names.rename(key, to_ours=True)
-        renamed[ours] = value[..., 0] if _TIME_CONV.match(ours) else value
+        renamed[ours] = _squeeze_last(ours, value) if _TIME_CONV.match(ours) else value
     return _join_qkv(renamed)
 
 
@@ -78,7 +78,7 @@ _Q_K_V = [_QKV.replace("to_qkv", name) for name in ("to_q", "to_k", "to_v")]
 
 
 def _join_qkv(state: StateDict) -> StateDict:
-    if all(key in state for key in _Q_K_V):
+    if all(key in state and state[key].ndim == 2 and state[key].shape == state[_Q_K_V[0]].shape for key in _Q_K_V):
         state[_QKV] = torch.cat([state.pop(key) for key in _Q_K_V])
     return state
 
