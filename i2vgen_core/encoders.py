@@ -5,14 +5,10 @@ Weights come in the releases' own layouts (open_clip, ldm) or in transformers' a
 
 from __future__ import annotations
 
-import html
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ftfy
 import torch
 import transformers
 from einops import rearrange
@@ -21,212 +17,11 @@ from torch import Tensor, nn
 from .checkpoints import clip_keys, vae_keys
 from .checkpoints.check import check_tensors
 from .checkpoints.read import read_config, read_state_dict
+from .encoder_config import Settings, TextConfig, VAEConfig, VisionConfig
 from .errors import CheckpointError, InputError
+from .tokenizer import VOCABULARY_SIZE, Tokenizer
 
-TEXT_HEAD_DIM = 64  # ViT-H/14, both as released
-VISION_HEAD_DIM = 80
-VOCABULARY = Path(__file__).parent / "assets" / "tokenizer"
-VOCABULARY_SIZE = 49408
-START, END, PAD = 49406, 49407, 0
-PENULTIMATE_LAYERS = 23  # ViT-H/14's 24 text blocks less the last, as Stable Diffusion 2's folder stores them
-
-Settings = Mapping[str, Any]
 Source = str | Path | Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """Sizes of CLIP's text tower.
-
-    Args:
-        layers: blocks that the weights hold.
-        skip_last: blocks at the end that are left out, so that the output is the release's penultimate one
-            (VGen: clip_embedder.py). `i2vgen_skip_last` in config.json if given; else 0 for exactly 23 blocks, which
-            Stable Diffusion 2's folder has and which end at the penultimate one; else 1.
-        activation: of the feed-forward layers, by transformers' name; `gelu` is the exact one.
-    """
-
-    vocabulary: int
-    context_length: int
-    width: int
-    layers: int
-    head_dim: int
-    mlp_width: int
-    skip_last: int
-    activation: str = "gelu"
-    norm_eps: float = 1e-5
-
-    @classmethod
-    def from_state_dict(
-        cls, state_dict: Mapping[str, Tensor], settings: Settings | None = None, *, head_dim: int | None = None
-    ) -> TextConfig:
-        """Reads the sizes from a text tower in any layout of `checkpoints.clip_keys`.
-
-        Args:
-            settings: config.json of a CLIPTextModel or a CLIPModel, or a file's metadata (`text_head_dim`): what
-                leaves no trace in shapes.
-            head_dim: goes before the settings; without either it is the release's 64.
-
-        Raises:
-            CheckpointError: no text tower, or sizes that do not fit together.
-        """
-        weights = clip_keys.text_to_transformers(state_dict)
-        settings = _of_tower(settings, "text_config")
-        what, stem = "CLIP text encoder", "text_model."
-        vocabulary, width = _shape(what, weights, f"{stem}embeddings.token_embedding.weight", 2)
-        layers = clip_keys.count(weights, r"text_model\.encoder\.layers\.(\d+)\.")
-        skip_last = int(settings.get("i2vgen_skip_last", 0 if layers == PENULTIMATE_LAYERS else 1))
-        if not 0 <= skip_last < layers:
-            remedy = "Correct i2vgen_skip_last in config.json, or choose a whole text encoder."
-            raise CheckpointError(what, f"more than {skip_last} blocks, which are left out", f"{layers}", remedy)
-        return cls(
-            vocabulary=vocabulary,
-            context_length=_shape(what, weights, f"{stem}embeddings.position_embedding.weight", 2)[0],
-            width=width,
-            layers=layers,
-            head_dim=_head_dim(what, width, head_dim or settings.get("text_head_dim"), settings, TEXT_HEAD_DIM),
-            mlp_width=_shape(what, weights, f"{stem}encoder.layers.0.mlp.fc1.weight", 2)[0],
-            skip_last=skip_last,
-            activation=settings.get("hidden_act", cls.activation),
-            norm_eps=float(settings.get("layer_norm_eps", cls.norm_eps)),
-        )
-
-
-@dataclass(frozen=True)
-class VisionConfig:
-    """Sizes of CLIP's vision tower.
-
-    Args:
-        image_size: side of the square input in pixels.
-        projection: width of the image embedding.
-        activation: of the feed-forward layers, by transformers' name; `gelu` is the exact one.
-    """
-
-    image_size: int
-    patch_size: int
-    channels: int
-    width: int
-    layers: int
-    head_dim: int
-    mlp_width: int
-    projection: int
-    activation: str = "gelu"
-    norm_eps: float = 1e-5
-
-    @classmethod
-    def from_state_dict(
-        cls, state_dict: Mapping[str, Tensor], settings: Settings | None = None, *, head_dim: int | None = None
-    ) -> VisionConfig:
-        """Reads the sizes from a vision tower in any layout of `checkpoints.clip_keys`.
-
-        Args:
-            settings: config.json of a CLIPVisionModelWithProjection or a CLIPModel, or a file's metadata
-                (`vision_head_dim`): what leaves no trace in shapes.
-            head_dim: goes before the settings; without either it is the release's 80.
-
-        Raises:
-            CheckpointError: no vision tower, or sizes that do not fit together.
-        """
-        weights = clip_keys.vision_to_transformers(state_dict)
-        settings = _of_tower(settings, "vision_config")
-        what, stem = "CLIP vision encoder", "vision_model."
-        width, channels, patch, _ = _shape(what, weights, f"{stem}embeddings.patch_embedding.weight", 4)
-        positions = _shape(what, weights, f"{stem}embeddings.position_embedding.weight", 2)[0]
-        side = math.isqrt(positions - 1)
-        if side * side != positions - 1:
-            remedy = "Choose a CLIP vision encoder of square images."
-            raise CheckpointError(what, "one position and a square number of them", f"{positions} positions", remedy)
-        return cls(
-            image_size=side * patch,
-            patch_size=patch,
-            channels=channels,
-            width=width,
-            layers=clip_keys.count(weights, r"vision_model\.encoder\.layers\.(\d+)\."),
-            head_dim=_head_dim(what, width, head_dim or settings.get("vision_head_dim"), settings, VISION_HEAD_DIM),
-            mlp_width=_shape(what, weights, f"{stem}encoder.layers.0.mlp.fc1.weight", 2)[0],
-            projection=_shape(what, weights, "visual_projection.weight", 2)[0],
-            activation=settings.get("hidden_act", cls.activation),
-            norm_eps=float(settings.get("layer_norm_eps", cls.norm_eps)),
-        )
-
-
-@dataclass(frozen=True)
-class VAEConfig:
-    """Sizes of Stable Diffusion's VAE.
-
-    Args:
-        channels: of each resolution, the full one first.
-        blocks: residual blocks of one resolution in the encoder; the decoder has one more.
-    """
-
-    in_channels: int
-    out_channels: int
-    latent_channels: int
-    channels: tuple[int, ...]
-    blocks: int
-    norm_groups: int = 32
-
-    @property
-    def scale_factor(self) -> int:
-        """Pixels to one latent position, along a side."""
-        return int(2 ** (len(self.channels) - 1))
-
-    @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor], settings: Settings | None = None) -> VAEConfig:
-        """Reads the sizes from a VAE in any layout of `checkpoints.vae_keys`.
-
-        Args:
-            settings: config.json of an AutoencoderKL, for `norm_num_groups`, which leaves no trace in shapes.
-
-        Raises:
-            CheckpointError: no VAE, or a tensor that the sizes are read from is missing.
-        """
-        weights = vae_keys.vae_to_diffusers(state_dict)
-        levels = clip_keys.count(weights, r"encoder\.down_blocks\.(\d+)\.")
-        level_keys = [f"encoder.down_blocks.{i}.resnets.0.conv1.weight" for i in range(levels)]
-        return cls(
-            in_channels=_shape("VAE", weights, "encoder.conv_in.weight", 4)[1],
-            out_channels=_shape("VAE", weights, "decoder.conv_out.weight", 4)[0],
-            latent_channels=_shape("VAE", weights, "decoder.conv_in.weight", 4)[1],
-            channels=tuple(_shape("VAE", weights, key, 4)[0] for key in level_keys),
-            blocks=clip_keys.count(weights, r"encoder\.down_blocks\.\d+\.resnets\.(\d+)\."),
-            norm_groups=int((settings or {}).get("norm_num_groups", cls.norm_groups)),
-        )
-
-
-class Tokenizer:
-    """CLIP's byte-pair encoding as open_clip runs it, text cleaning and padding with 0 included.
-
-    Args:
-        folder: vocab.json and merges.txt, or tokenizer.json; the project's own copy if None or not there. What the
-            folder says of padding and length is not followed: the published one pads with the end token.
-        length: tokens of one prompt.
-
-    Raises:
-        CheckpointError: the folder holds another vocabulary.
-    """
-
-    def __init__(self, folder: Path | None = None, length: int = 77):
-        self.length = length
-        folder = folder if folder is not None and folder.is_dir() else VOCABULARY
-        what, expected = f"tokenizer folder {folder.name}", f"CLIP's {VOCABULARY_SIZE} tokens"
-        remedy = "Use CLIP's vocab.json and merges.txt, or remove the folder to use the built-in ones."
-        try:
-            kind = transformers.CLIPTokenizerFast  # type: ignore[attr-defined]  # in 5 an alias that its types hide
-            self._bpe = kind.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, ImportError) as error:  # ImportError: transformers 4, on a broken vocabulary
-            raise CheckpointError(what, expected, " ".join(str(error).split())[:200], remedy) from error
-        if self._bpe.vocab_size != VOCABULARY_SIZE or self._bpe("").input_ids != [START, END]:
-            raise CheckpointError(what, expected, f"{self._bpe.vocab_size} tokens", remedy)
-
-    def __call__(self, prompts: list[str]) -> Tensor:
-        """Tokens int64 [B, length]: start, text cut to fit, end, zeros."""
-        texts = [" ".join(repaired(prompt).split()).lower() for prompt in prompts]
-        rows = self._bpe(texts, truncation=True, max_length=self.length, padding=False, split_special_tokens=True)
-        tokens = torch.full((len(texts), self.length), PAD, dtype=torch.int64)
-        for row, ids in zip(tokens, rows.input_ids, strict=True):
-            row[: len(ids)] = torch.tensor(ids)
-        return tokens
 
 
 class TextEncoder:
@@ -495,11 +290,6 @@ def load_vae(
     return VAE(config, model)
 
 
-def repaired(text: str) -> str:
-    """Text with the repairs that open_clip's tokenizer begins with: broken Unicode, and HTML entities."""
-    return html.unescape(html.unescape(ftfy.fix_text(text)))
-
-
 def _open(source: Source, settings: Settings | None) -> tuple[Mapping[str, Tensor], Settings]:
     if isinstance(source, Mapping):
         return source, settings or {}
@@ -508,29 +298,6 @@ def _open(source: Source, settings: Settings | None) -> tuple[Mapping[str, Tenso
     if settings is None:
         settings = metadata | read_config(path) if path.is_dir() else metadata
     return state_dict, settings
-
-
-def _of_tower(settings: Settings | None, name: str) -> Settings:
-    """One tower's settings; config.json of a whole CLIPModel holds them under `name`."""
-    settings = settings or {}
-    return settings | settings[name] if isinstance(settings.get(name), Mapping) else settings
-
-
-def _head_dim(what: str, width: int, given: Any, settings: Settings, released: int) -> int:
-    heads = settings.get("num_attention_heads")
-    head_dim = int(given) if given else width // int(heads) if heads else released
-    if width % head_dim:
-        expected = f"a width that is a multiple of the head dimension {head_dim}"
-        remedy = "Put the model's config.json beside its weights."
-        raise CheckpointError(what, expected, f"{width}", remedy)
-    return head_dim
-
-
-def _shape(what: str, weights: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:
-    if key not in weights or weights[key].ndim != ndim:
-        found = f"shape {list(weights[key].shape)}" if key in weights else "no such tensor"
-        raise CheckpointError(what, f"tensor {key} of {ndim} dimensions", found, "Use the released file.")
-    return tuple(weights[key].shape)
 
 
 def _assign(model: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str) -> None:

@@ -18,9 +18,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 from .checkpoints.unet_keys import GLOBAL_ENCODER, to_diffusers, to_official
 from .conditioning import GlobalEncoder
 from .config import VAE_SCALE, Kind, UNetConfig
-from .encoders import VOCABULARY, VOCABULARY_SIZE
 from .errors import InputError
 from .layers import Layers
+from .tokenizer import VOCABULARY, VOCABULARY_SIZE
 from .unet import UNet
 
 

@@ -24,18 +24,9 @@ from torch.nn.functional import cosine_similarity, interpolate
 from ...i2vgen_core.checkpoints import clip_keys, vae_keys
 from ...i2vgen_core.checkpoints.check import check_tensors
 from ...i2vgen_core.checkpoints.read import read_config, read_state_dict
-from ...i2vgen_core.encoders import (
-    END,
-    PAD,
-    START,
-    VOCABULARY,
-    TextConfig,
-    Tokenizer,
-    VAEConfig,
-    VisionConfig,
-    repaired,
-)
+from ...i2vgen_core.encoder_config import TextConfig, VAEConfig, VisionConfig
 from ...i2vgen_core.errors import CheckpointError
+from ...i2vgen_core.tokenizer import END, PAD, START, VOCABULARY, Tokenizer, repaired
 from . import compat
 
 _TEXT, _VISION, _VAE = "CLIP text encoder", "CLIP vision encoder", "VAE"

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from i2vgen_core import encoders
 from i2vgen_core.checkpoints import clip_keys, vae_keys
-from i2vgen_core.encoders import TextConfig, Tokenizer, VAEConfig, VisionConfig
+from i2vgen_core.encoder_config import TextConfig, VAEConfig, VisionConfig
 from i2vgen_core.errors import CheckpointError, InputError
+from i2vgen_core.tokenizer import END, VOCABULARY, Tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 _spec = importlib.util.spec_from_file_location("encoders_golden", GOLDEN / "encoders_golden.py")
@@ -402,11 +403,11 @@ def test_text_is_cleaned_as_open_clip_cleans_it():
     clean = ['it\'s "curly" & fine', "a full width", "schön", "< |endoftext| >"]
     rows = _rows(Tokenizer(), *prompts, *clean)
     assert rows[:3] == rows[4:7]
-    assert rows[3].count(encoders.END) == 1  # an end token that the prompt spells out is text
+    assert rows[3].count(END) == 1  # an end token that the prompt spells out is text
 
 
 def test_folder_of_another_padding_and_form(tmp_path):
-    published = transformers.CLIPTokenizerFast.from_pretrained(encoders.VOCABULARY, pad_token="<|endoftext|>")
+    published = transformers.CLIPTokenizerFast.from_pretrained(VOCABULARY, pad_token="<|endoftext|>")
     published.model_max_length = 10
     published.save_pretrained(tmp_path)
     prompts = ["", "Émile — 東京 🎬", "a fox " * 60]
@@ -414,7 +415,7 @@ def test_folder_of_another_padding_and_form(tmp_path):
     assert torch.equal(Tokenizer(tmp_path)(prompts), Tokenizer()(prompts))
     assert torch.equal(Tokenizer(tmp_path / "absent")(prompts), Tokenizer()(prompts))
     tokens = Tokenizer()(prompts)
-    assert tokens.shape == (3, 77) and tokens[2, -1] == encoders.END and tokens[0, 2:].eq(0).all()
+    assert tokens.shape == (3, 77) and tokens[2, -1] == END and tokens[0, 2:].eq(0).all()
 
 
 def test_another_vocabulary_is_refused(tmp_path):

@@ -1,0 +1,57 @@
+"""CLIP's tokens, as open_clip makes them."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+import ftfy
+import torch
+import transformers
+from torch import Tensor
+
+from .errors import CheckpointError
+
+VOCABULARY = Path(__file__).parent / "assets" / "tokenizer"
+VOCABULARY_SIZE = 49408
+START, END, PAD = 49406, 49407, 0
+
+
+class Tokenizer:
+    """CLIP's byte-pair encoding as open_clip runs it, text cleaning and padding with 0 included.
+
+    Args:
+        folder: vocab.json and merges.txt, or tokenizer.json; the project's own copy if None or not there. What the
+            folder says of padding and length is not followed: the published one pads with the end token.
+        length: tokens of one prompt.
+
+    Raises:
+        CheckpointError: the folder holds another vocabulary.
+    """
+
+    def __init__(self, folder: Path | None = None, length: int = 77):
+        self.length = length
+        folder = folder if folder is not None and folder.is_dir() else VOCABULARY
+        what, expected = f"tokenizer folder {folder.name}", f"CLIP's {VOCABULARY_SIZE} tokens"
+        remedy = "Use CLIP's vocab.json and merges.txt, or remove the folder to use the built-in ones."
+        try:
+            kind = transformers.CLIPTokenizerFast  # type: ignore[attr-defined]  # in 5 an alias that its types hide
+            self._bpe = kind.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, ImportError) as error:  # ImportError: transformers 4, on a broken vocabulary
+            raise CheckpointError(what, expected, " ".join(str(error).split())[:200], remedy) from error
+        if self._bpe.vocab_size != VOCABULARY_SIZE or self._bpe("").input_ids != [START, END]:
+            raise CheckpointError(what, expected, f"{self._bpe.vocab_size} tokens", remedy)
+
+    def __call__(self, prompts: list[str]) -> Tensor:
+        """Tokens int64 [B, length]: start, text cut to fit, end, zeros."""
+        texts = [" ".join(repaired(prompt).split()).lower() for prompt in prompts]
+        rows = self._bpe(texts, truncation=True, max_length=self.length, padding=False, split_special_tokens=True)
+        tokens = torch.full((len(texts), self.length), PAD, dtype=torch.int64)
+        for row, ids in zip(tokens, rows.input_ids, strict=True):
+            row[: len(ids)] = torch.tensor(ids)
+        return tokens
+
+
+def repaired(text: str) -> str:
+    """Text with the repairs that open_clip's tokenizer begins with: broken Unicode, and HTML entities."""
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
