@@ -56,21 +56,12 @@ def spatial_spectrum(frames: Tensor) -> Spectrum:
     if side < 8:
         raise InputError("the video", "at least 8 pixels a side", f"{width}x{height}", "Use a larger picture.")
     window = _hann(height, luma)[:, None] * _hann(width, luma)
-    power = (
-        torch.fft.rfft2(window * (luma - luma.mean((1, 2), keepdim=True))).abs().square().mean(0)
-        / window.square().sum()
-    )
+    power = torch.fft.fft2(window * (luma - luma.mean((1, 2), keepdim=True))).abs().square().mean(0)
+    power = (power / window.square().sum()).flatten()
 
-    rows, columns = torch.fft.fftfreq(height, dtype=power.dtype), torch.fft.rfftfreq(width, dtype=power.dtype)
-    ring = torch.hypot(rows[:, None], columns).mul(side).round().long().flatten().to(power.device)
-    # rfft2 leaves out the mirror image of every column but the first and, at even widths, the last.
-    weight = torch.full_like(power, 2.0)
-    weight[:, 0] = 1
-    if width % 2 == 0:
-        weight[:, -1] = 1
-    weight = weight.flatten()
-    total = torch.bincount(ring, weights=weight * power.flatten())
-    mean = total / torch.bincount(ring, weights=weight).clamp(min=1)
+    rows, columns = (torch.fft.fftfreq(n, dtype=power.dtype, device=power.device) for n in (height, width))
+    ring = torch.hypot(rows[:, None], columns).mul(side).round().long().flatten()
+    mean = torch.bincount(ring, weights=power) / torch.bincount(ring).clamp(min=1)
     steps = torch.arange(1, side // 2 + 1, device=power.device)
     return Spectrum(steps.double() / side, mean[steps])
 

@@ -1,0 +1,546 @@
+"""A small world of moving shapes, rendered on the fly from a seed, with captions and exact ground truth.
+
+A clip is decided by its first frame and its caption: each motion has one exact speed for "slowly" and one for
+"quickly", the caption always names the motion of every shape and a pan of the camera, and everything else can be seen
+in the first frame. A start position leaves room for the opposite motion too, so it does not tell the direction.
+
+Units: positions are fractions of the picture, x to the right and y down; lengths are in picture heights (in halves of
+the width where the picture is narrower than 2:1); speeds are per second, so the frame rate sets the motion per frame.
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+Split = Literal["train", "held_out"]
+Level = Literal["plain", "varied", "full"]
+Motion = Literal["left", "right", "up", "down", "still", "clockwise", "anticlockwise", "growing", "shrinking"]
+Speed = Literal["slowly", "quickly"]
+Kind = Literal["circle", "square", "triangle", "star", "ring"]
+Texture = Literal["flat", "glossy", "striped", "spotted"]
+Pattern = Literal["plain", "gradient", "stripes", "checks", "dots"]
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+LEVELS: tuple[Level, ...] = get_args(Level)
+MOTIONS: tuple[Motion, ...] = get_args(Motion)
+KINDS: tuple[Kind, ...] = get_args(Kind)
+OPPOSITES: dict[Motion, Motion] = {
+    "left": "right",
+    "right": "left",
+    "up": "down",
+    "down": "up",
+    "clockwise": "anticlockwise",
+    "anticlockwise": "clockwise",
+    "growing": "shrinking",
+    "shrinking": "growing",
+}
+TRAVEL: dict[Speed, float] = {"slowly": 0.075, "quickly": 0.18}  # fractions of the picture a second
+TURN: dict[Speed, float] = {"slowly": 40.0, "quickly": 120.0}  # degrees a second
+GROWTH: dict[Speed, float] = {"slowly": 0.15, "quickly": 0.35}  # of the logarithm of the size, a second
+DURATION = 15 / 8  # seconds from the first to the last of 16 frames at 8 fps: as long as the main shape stays in sight
+
+Rgb = tuple[float, float, float]
+COLOURS: dict[str, Rgb] = {
+    "red": (0.88, 0.18, 0.20),
+    "orange": (0.97, 0.55, 0.13),
+    "yellow": (0.99, 0.85, 0.22),
+    "green": (0.22, 0.66, 0.30),
+    "turquoise": (0.13, 0.74, 0.74),
+    "blue": (0.17, 0.40, 0.88),
+    "purple": (0.54, 0.26, 0.76),
+    "pink": (0.97, 0.52, 0.72),
+    "brown": (0.50, 0.31, 0.18),
+    "white": (0.97, 0.97, 0.96),
+}
+# No name is that of a shape's colour, so that a colour in a caption always is the shape's.
+LIGHT_BACKGROUNDS: dict[str, Rgb] = {
+    "cream": (0.97, 0.93, 0.83),
+    "azure": (0.74, 0.87, 0.95),
+    "mint": (0.77, 0.91, 0.82),
+    "lavender": (0.85, 0.81, 0.94),
+    "sand": (0.89, 0.80, 0.64),
+    "grey": (0.70, 0.72, 0.75),
+}
+DARK_BACKGROUNDS: dict[str, Rgb] = {
+    "navy": (0.10, 0.14, 0.31),
+    "charcoal": (0.19, 0.20, 0.23),
+    "moss": (0.13, 0.29, 0.22),
+    "plum": (0.30, 0.11, 0.24),
+}
+BACKGROUNDS = LIGHT_BACKGROUNDS | DARK_BACKGROUNDS
+
+_CONTRAST = 0.46  # least distance in RGB between a shape and its background
+_REACH = 1.45  # no shape reaches further from its centre, in sizes
+_RING = (0.55, 1.15)  # inner and outer radius, in sizes
+_POLYGONS: dict[str, tuple[int, float, float]] = {  # corners, their radius, the radius half-way between them, in sizes
+    "triangle": (3, 1.45, 1.45 * math.cos(math.pi / 3)),
+    "square": (4, 1.25, 1.25 * math.cos(math.pi / 4)),
+    "star": (5, 1.40, 0.68),
+}
+_OUTLINE = 0.13  # width, in sizes
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape at the first frame, and how it moves.
+
+    Attributes:
+        kind: its outline.
+        colour: a name of COLOURS.
+        texture: its filling, which turns and grows with it; the light on a glossy one stays.
+        size: about the radius of a circle of its area, in picture heights.
+        x, y: its centre, in fractions of the picture.
+        angle: clockwise from upright, in degrees.
+        motion: the one thing it does.
+        speed: how fast; without meaning for "still".
+    """
+
+    kind: Kind
+    colour: str
+    texture: Texture
+    size: float
+    x: float
+    y: float
+    angle: float
+    motion: Motion
+    speed: Speed
+
+    @property
+    def velocity(self) -> tuple[float, float]:
+        """Horizontal and vertical speed in the world, in fractions of the picture a second."""
+        x, y = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}.get(self.motion, (0, 0))
+        return x * TRAVEL[self.speed], y * TRAVEL[self.speed]
+
+    @property
+    def turn_rate(self) -> float:
+        """Degrees a second, clockwise."""
+        return {"clockwise": 1, "anticlockwise": -1}.get(self.motion, 0) * TURN[self.speed]
+
+    @property
+    def growth(self) -> float:
+        """Growth g a second: after t seconds the size is size * exp(g * t)."""
+        return {"growing": 1, "shrinking": -1}.get(self.motion, 0) * GROWTH[self.speed]
+
+
+@dataclass(frozen=True)
+class Background:
+    """What is behind the shapes.
+
+    Attributes:
+        pattern: its kind.
+        colours: two names of BACKGROUNDS: a gradient goes from the first to the second, the others use the first.
+        angle: the direction of a gradient, of stripes, and the tilt of checks and dots, in degrees.
+        period: the pattern's, in picture heights.
+        phase: x and y of the pattern's shift, in periods.
+    """
+
+    pattern: Pattern
+    colours: tuple[str, str]
+    angle: float
+    period: float
+    phase: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that determines a clip at any size and frame rate.
+
+    Attributes:
+        shapes: one or two; the first is the main shape and in front.
+        background: behind them.
+        pan: speed of the camera to the right, in fractions of the picture a second; the picture moves to the left.
+    """
+
+    shapes: tuple[Shape, ...]
+    background: Background
+    pan: float = 0.0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A rendered scene and its ground truth.
+
+    Attributes:
+        frames: [F, H, W, 3] float32 in 0..1.
+        masks: [F, shapes, H, W] in 0..1, how much of each pixel shows that shape; what is hidden is not counted.
+        positions: [F, shapes, 2], x and y of the centres in fractions of the picture, also where hidden or outside.
+        fps: frames a second.
+    """
+
+    frames: Tensor
+    masks: Tensor
+    positions: Tensor
+    fps: float
+
+
+def render(scene: Scene, width: int, height: int, frames: int, fps: float, device: torch.device | str = "cpu") -> Clip:
+    """Renders a scene, anti-aliased; every size shows the same clip, and 2:1 is the shape of picture it is made for.
+
+    Args:
+        scene: what to render.
+        width, height: in pixels.
+        frames: how many, the first at 0 seconds.
+        fps: frames a second.
+        device: where to compute.
+
+    Raises:
+        InputError: a size, the number of frames or fps is not positive.
+    """
+    for name, value in (("width", width), ("height", height), ("frames", frames), ("fps", fps)):
+        if not value > 0:
+            raise InputError(
+                name, "a number above 0", str(value), "Use 128x64 or 288x144, 8 or 16 frames, 8 or 16 fps."
+            )
+    times = torch.arange(frames, device=device, dtype=torch.float32) / fps
+    unit = min(height, width / 2)  # pixels a picture height
+    x = (torch.arange(width, device=device) + 0.5 - width / 2) / unit
+    y = (torch.arange(height, device=device) + 0.5 - height / 2) / unit
+
+    shift = times * (scene.pan * width / unit) if scene.pan else times[:1]  # a still background is rendered once
+    pixels = _background(scene.background, x + shift[:, None], y, 1 / unit).expand(frames, -1, -1, -1).clone()
+    masks = torch.zeros(frames, len(scene.shapes), height, width, device=device)
+    positions = torch.stack([_path(scene, shape, times) for shape in scene.shapes], dim=1)
+    for index in reversed(range(len(scene.shapes))):
+        shape = scene.shapes[index]
+        centres = (positions[:, index] - 0.5) * torch.tensor((width, height), device=device) / unit
+        sizes = shape.size * torch.exp(shape.growth * times)
+        rows, columns = _window(y, centres[:, 1], sizes, 1 / unit), _window(x, centres[:, 0], sizes, 1 / unit)
+        local = (x[columns] - centres[:, :1], y[rows] - centres[:, 1:])
+        colours, cover = _shape(shape, local, times, sizes, 1 / unit)
+        part = pixels[:, rows, columns]
+        part += cover[..., None] * (colours - part)
+        masks[:, :, rows, columns] *= 1 - cover[:, None]
+        masks[:, index, rows, columns] = cover
+    return Clip(pixels, masks, positions, fps)
+
+
+def held_out(colour: str, kind: Kind, motion: Motion) -> bool:
+    """Whether a combination belongs to the held-out scenes: a tenth do, one colour for each kind and sort of motion.
+
+    A motion and its opposite always go together, so the opposite of a held-out scene is held out.
+    """
+    sort = min(MOTIONS.index(motion), MOTIONS.index(OPPOSITES.get(motion, motion))) // 2
+    return (list(COLOURS).index(colour) + 2 * KINDS.index(kind) + 3 * sort) % 10 == 0
+
+
+def sample_scene(seed: int, split: Split = "train", level: Level = "full") -> Scene:
+    """Draws a scene; the same arguments always give the same one, on every machine.
+
+    Motions and kinds are drawn evenly. No combination of a shape's colour, kind and motion is in both splits (see
+    `held_out`), and the same seed gives unrelated scenes in them.
+
+    Args:
+        seed: any whole number.
+        split: which scenes to draw from.
+        level: "plain" has one untextured shape that travels or stays still, before a plain background; "varied" adds
+            textures, turning, growing, gradients and patterns; "full" adds a second shape and pans of the camera.
+
+    Raises:
+        InputError: split or level is unknown.
+    """
+    for name, value, known in (("split", split, SPLITS), ("level", level, LEVELS)):
+        if value not in known:
+            raise InputError(name, " or ".join(known), repr(value), f"Use {known[0]!r}.")
+    rng = random.Random(f"world {split} {level} {seed}")
+    shapes: tuple[Shape, ...] = (_sample_main(rng, split, level),)
+    if level == "full" and rng.random() < 0.4:
+        shapes = _add_second(rng, split, shapes[0])
+    background = _sample_background(rng, level, [shape.colour for shape in shapes])
+    # A pan is drawn only where it can be seen, and where it leaves the meaning of the shape's own motion clear.
+    pans = level == "full" and background.pattern != "plain" and not any(shapes[0].velocity) and rng.random() < 0.35
+    return Scene(shapes, background, rng.choice((-1, 1)) * TRAVEL["slowly"] if pans else 0.0)
+
+
+def opposite(scene: Scene) -> Scene:
+    """The scene with the same first frame whose main shape does the opposite; `caption` of it is the opposite prompt.
+
+    A main shape that stays still has no opposite; there the camera pans the other way.
+
+    Raises:
+        InputError: the main shape stays still and the camera does not pan.
+    """
+    main = scene.shapes[0]
+    if main.motion in OPPOSITES:
+        return replace(scene, shapes=(replace(main, motion=OPPOSITES[main.motion]), *scene.shapes[1:]))
+    if scene.pan:
+        return replace(scene, pan=-scene.pan)
+    raise InputError("the scene", "a motion that has an opposite", "a still main shape", "Choose another seed.")
+
+
+def caption(scene: Scene, seed: int = 0) -> str:
+    """A description in plain English: colour, kind and motion of every shape, a pan, and sometimes texture and background.
+
+    The seed chooses the wording; a scene and its opposite get the same one, but for the words of the motion.
+    """
+    rng = random.Random(f"caption {seed}")
+    noun = _noun(scene.shapes[0], mention_texture=rng.random() < 0.5)
+    verb, participle = _motion_words(rng, scene.shapes[0])
+    text = rng.choice(
+        (f"{noun} {verb}", f"{noun} {participle}", f"a video of {noun} {participle}", f"there is {noun} {participle}")
+    )
+    for shape in scene.shapes[1:]:
+        text += (
+            rng.choice((" while ", ", and ")) + _noun(shape, rng.random() < 0.5) + " " + _motion_words(rng, shape)[0]
+        )
+    if rng.random() < 0.5:
+        text += rng.choice((", on ", ", against ", ", in front of ")) + _background_words(rng, scene.background)
+    if scene.pan:
+        side = "right" if scene.pan > 0 else "left"
+        text += rng.choice(
+            (f", while the camera pans {side}", f". The camera pans to the {side}", f", camera panning {side}")
+        )
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def short_prompt(scene: Scene) -> str:
+    """What is to be seen, without motion or background: the brief prompt of the refiner."""
+    return " and ".join(_noun(shape, mention_texture=False) for shape in scene.shapes)
+
+
+def _sample_main(rng: random.Random, split: Split, level: Level) -> Shape:
+    motions = MOTIONS[:5] if level == "plain" else MOTIONS
+    shape = _sample_shape(rng, split, motions, textured=level != "plain")
+    shape = replace(shape, size=rng.uniform(0.14, 0.20) if shape.growth == 0 else rng.uniform(0.13, 0.16))
+    return _place(rng, shape)
+
+
+def _sample_shape(rng: random.Random, split: Split, motions: Sequence[Motion], textured: bool) -> Shape:
+    motion, kind = rng.choice(motions), rng.choice(KINDS)
+    colours = [colour for colour in COLOURS if held_out(colour, kind, motion) == (split == "held_out")]
+    textures: tuple[Texture, ...] = ("flat", "glossy", "striped", "spotted") if textured else ("flat", "glossy")
+    if motion in ("clockwise", "anticlockwise") and kind in ("circle", "ring"):
+        textures = ("striped", "spotted")  # else the turn could not be seen
+    speed: Speed = rng.choice(("slowly", "quickly")) if motion != "still" else "slowly"
+    angle = rng.uniform(-25, 25)
+    return Shape(kind, rng.choice(colours), rng.choice(textures), 0.1, 0.5, 0.5, angle, motion, speed)
+
+
+def _place(rng: random.Random, shape: Shape) -> Shape:
+    """Puts a shape where two thirds of its radius stay inside on both its path and the opposite one.
+
+    Each axis leaves room for slow travel even where the shape has none, so that slow motions cannot be told by the place.
+    """
+    largest = shape.size * math.exp(abs(shape.growth) * DURATION)
+    places = []
+    for speed, length in zip(shape.velocity, (2, 1), strict=True):
+        room = 0.5 - 0.65 * largest / length - max(abs(speed), TRAVEL["slowly"]) * DURATION
+        places.append(0.5 + rng.uniform(-room, room))
+    return replace(shape, x=places[0], y=places[1])
+
+
+def _add_second(rng: random.Random, split: Split, main: Shape) -> tuple[Shape, ...]:
+    """Adds a smaller shape of another colour that the main one never touches, whichever way either moves."""
+    for _ in range(40):
+        shape = _sample_shape(rng, split, MOTIONS[:5] if rng.random() < 0.5 else ("still",), textured=True)
+        shape = _place(rng, replace(shape, size=rng.uniform(0.09, 0.12), speed="slowly"))
+        told_apart = shape.colour != main.colour and _clear_backgrounds((main.colour, shape.colour))
+        if told_apart and not _may_touch(main, shape):
+            return main, shape
+    return (main,)
+
+
+def _may_touch(a: Shape, b: Shape) -> bool:
+    sizes = sum(shape.size * math.exp(abs(shape.growth) * DURATION) for shape in (a, b))
+    for step, a_sign, b_sign in itertools.product(range(9), (-1, 1), (-1, 1)):
+        time = step / 8 * DURATION
+        x = a.x - b.x + (a_sign * a.velocity[0] - b_sign * b.velocity[0]) * time
+        y = a.y - b.y + (a_sign * a.velocity[1] - b_sign * b.velocity[1]) * time
+        if math.hypot(2 * x, y) < _REACH * sizes:
+            return True
+    return False
+
+
+def _clear_backgrounds(colours: Sequence[str]) -> list[str]:
+    """The backgrounds that all these colours stand out from."""
+    return [
+        name
+        for name, rgb in BACKGROUNDS.items()
+        if all(math.dist(rgb, COLOURS[colour]) > _CONTRAST for colour in colours)
+    ]
+
+
+def _sample_background(rng: random.Random, level: Level, colours: Sequence[str]) -> Background:
+    names = _clear_backgrounds(colours)
+    first = rng.choice(names)
+    # Both ends of a gradient are light or both dark: in between, no shape's colour is met.
+    second = rng.choice([name for name in names if (name in LIGHT_BACKGROUNDS) == (first in LIGHT_BACKGROUNDS)])
+    patterns: tuple[Pattern, ...] = ("plain",)
+    if level != "plain":
+        patterns = ("plain", "gradient", "stripes", "checks", "dots")
+    pattern = rng.choice(patterns)
+    if second == first and pattern == "gradient":
+        pattern = "plain"
+    phase = (rng.random(), rng.random())
+    return Background(pattern, (first, second), rng.uniform(0, 180), rng.uniform(0.22, 0.38), phase)
+
+
+def _path(scene: Scene, shape: Shape, times: Tensor) -> Tensor:
+    """Centres [F, 2] in fractions of the picture."""
+    start = times.new_tensor((shape.x, shape.y))
+    velocity = times.new_tensor((shape.velocity[0] - scene.pan, shape.velocity[1]))
+    return start + times[:, None] * velocity
+
+
+def _window(coordinates: Tensor, centres: Tensor, sizes: Tensor, pixel: float) -> slice:
+    """The pixels of one axis that a shape can touch in any frame."""
+    reach = _REACH * sizes + pixel
+    low, high = (centres - reach).min(), (centres + reach).max()
+    inside = ((coordinates >= low) & (coordinates <= high)).nonzero()
+    return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+
+
+def _rotate(x: Tensor, y: Tensor, radians: Tensor) -> tuple[Tensor, Tensor]:
+    cos, sin = torch.cos(radians), torch.sin(radians)
+    return x * cos + y * sin, y * cos - x * sin
+
+
+def _cover(distance: Tensor, pixel: Tensor | float) -> Tensor:
+    """How much of a pixel is inside an edge, from the signed distance to it (negative inside)."""
+    return (0.5 - distance / pixel).clamp(0, 1)
+
+
+def _wave(coordinate: Tensor, period: float, pixel: Tensor | float) -> Tensor:
+    """An anti-aliased square wave between -1 and 1."""
+    edge = ((coordinate / period).remainder(1) - 0.5).abs() - 0.25
+    return (edge * (2 * period) / pixel).clamp(-1, 1)
+
+
+def _dots(x: Tensor, y: Tensor, period: float, pixel: Tensor | float) -> Tensor:
+    """Anti-aliased dots on a square grid, 0 to 1."""
+    x, y = ((axis / period).remainder(1) - 0.5 for axis in (x, y))
+    return _cover((torch.hypot(x, y) - 0.28) * period, pixel)
+
+
+def _background(background: Background, x: Tensor, y: Tensor, pixel: float) -> Tensor:
+    """Colours [F, H, W, 3] at x [F, W] and y [H]."""
+    first, second = (x.new_tensor(BACKGROUNDS[name]) for name in background.colours)
+    x, y = x[:, None, :], y[None, :, None]
+    if background.pattern == "plain":
+        return first.expand(*torch.broadcast_shapes(x.shape, y.shape), 3)
+    u, v = _rotate(x, y, x.new_tensor(math.radians(background.angle)))
+    if background.pattern == "gradient":
+        return torch.lerp(first, second, (0.5 + u / 2.6)[..., None])  # linear on, wherever a pan goes
+    u, v = u + background.phase[0] * background.period, v + background.phase[1] * background.period
+    if background.pattern == "stripes":
+        amount = 0.5 + 0.5 * _wave(u, background.period, pixel)
+    elif background.pattern == "checks":
+        amount = 0.5 + 0.5 * _wave(u, background.period, pixel) * _wave(v, background.period, pixel)
+    else:
+        amount = _dots(u, v, background.period, pixel)
+    shade = first * 0.88 if background.colours[0] in LIGHT_BACKGROUNDS else first * 0.8 + 0.13
+    return torch.lerp(first, shade, amount[..., None])
+
+
+def _shape(
+    shape: Shape, local: tuple[Tensor, Tensor], times: Tensor, sizes: Tensor, pixel: float
+) -> tuple[Tensor, Tensor]:
+    """Colours [F, H, W, 3] and cover [F, H, W], from x [F, W] and y [F, H] about the centre."""
+    scale = sizes[:, None, None]
+    x, y = local[0][:, None, :] / scale, local[1][:, :, None] / scale
+    turned = torch.deg2rad(shape.angle + shape.turn_rate * times)[:, None, None]
+    u, v = _rotate(x, y, turned)
+    pixels = pixel / scale  # from here on lengths are in sizes
+    distance = _distance(shape.kind, u, v)
+
+    base = x.new_tensor(COLOURS[shape.colour])
+    colours: Tensor = base
+    if shape.texture == "glossy":
+        lit = 1 - torch.hypot(x + 0.4, y + 0.5) / 1.9  # the light comes from the top left
+        colours = base * (0.6 + 0.6 * lit).clamp(0.6, 1)[..., None]
+        colours = torch.lerp(colours, torch.ones_like(base), (1.5 * (lit - 0.55)).clamp(0, 1)[..., None])
+    elif shape.texture == "striped":
+        colours = torch.lerp(base, base * 0.6, (0.5 + 0.5 * _wave(u, 0.8, pixels))[..., None])
+    elif shape.texture == "spotted":
+        spots = base * 0.65 if shape.colour == "white" else torch.lerp(base, torch.ones_like(base), 0.6)
+        colours = torch.lerp(base, spots, _dots(u + 0.38, v + 0.38, 0.76, pixels)[..., None])
+    outline = 1 - _cover(distance + _OUTLINE, pixels)
+    return torch.lerp(colours, base * 0.45, outline[..., None]), _cover(distance, pixels)
+
+
+def _distance(kind: Kind, u: Tensor, v: Tensor) -> Tensor:
+    """Signed distance to the outline, negative inside, in sizes; beyond a corner that to the longer edge line."""
+    radius = torch.hypot(u, v)
+    if kind == "circle":
+        return radius - 1
+    if kind == "ring":
+        inner, outer = _RING
+        return (radius - (inner + outer) / 2).abs() - (outer - inner) / 2
+    # All sectors are folded onto the half of one, whose single edge goes from a corner to the middle between corners.
+    corners, outer, inner = _POLYGONS[kind]
+    half = math.pi / corners
+    angle = ((torch.atan2(u, -v) + half).remainder(2 * half) - half).abs()
+    edge_x, edge_y = inner * math.cos(half) - outer, inner * math.sin(half)
+    length = math.hypot(edge_x, edge_y)
+    return ((radius * torch.cos(angle) - outer) * edge_y - radius * torch.sin(angle) * edge_x) / length
+
+
+_VERBS: dict[str, tuple[tuple[str, str], ...]] = {
+    "travel": (("moves", "moving"), ("slides", "sliding"), ("glides", "gliding"), ("travels", "travelling")),
+    "turn": (("turns", "turning"), ("rotates", "rotating"), ("spins", "spinning")),
+    "growing": (("grows", "growing"), ("gets bigger", "getting bigger"), ("expands", "expanding")),
+    "shrinking": (("shrinks", "shrinking"), ("gets smaller", "getting smaller"), ("contracts", "contracting")),
+    "still": (
+        ("stays still", "staying still"),
+        ("stands still", "standing still"),
+        ("rests in place", "resting in place"),
+        ("does not move", "not moving"),
+    ),
+}
+_DIRECTIONS: dict[Motion, tuple[str, ...]] = {
+    "left": ("left", "to the left", "leftwards", "towards the left"),
+    "right": ("right", "to the right", "rightwards", "towards the right"),
+    "up": ("up", "to the top", "upwards", "towards the top"),
+    "down": ("down", "to the bottom", "downwards", "towards the bottom"),
+    "clockwise": ("clockwise", "in a clockwise direction"),
+    "anticlockwise": ("anticlockwise", "in an anticlockwise direction"),
+}
+_SPEEDS: dict[Speed, tuple[str, ...]] = {
+    "slowly": ("slowly", "gently", "at a slow pace"),
+    "quickly": ("quickly", "swiftly", "at a fast pace"),
+}
+
+
+def _motion_words(rng: random.Random, shape: Shape) -> tuple[str, str]:
+    """The motion with a finite verb and with a participle."""
+    if shape.motion == "still":
+        return rng.choice(_VERBS["still"])
+    if shape.motion in ("growing", "shrinking"):
+        verbs, direction = rng.choice(_VERBS[shape.motion]), ""
+    else:
+        verbs = rng.choice(_VERBS["travel" if any(shape.velocity) else "turn"])
+        direction = rng.choice(_DIRECTIONS[shape.motion])
+    words = [direction, rng.choice(_SPEEDS[shape.speed])]
+    if rng.random() < 0.5:
+        words.reverse()
+    finite, participle = (" ".join(filter(None, (verb, *words))) for verb in verbs)
+    return finite, participle
+
+
+def _noun(shape: Shape, mention_texture: bool) -> str:
+    texture = f"{shape.texture} " if mention_texture and shape.texture != "flat" else ""
+    return _article(f"{texture}{shape.colour} {shape.kind}")
+
+
+def _background_words(rng: random.Random, background: Background) -> str:
+    colour, second = background.colours
+    if background.pattern == "gradient":
+        return f"a background fading from {colour} to {second}"
+    adjectives = {
+        "plain": ("", "plain "),
+        "stripes": ("striped ", ""),
+        "checks": ("chequered ", ""),
+        "dots": ("dotted ", ""),
+    }
+    return _article(f"{rng.choice(adjectives[background.pattern])}{colour} background")
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
