@@ -28,19 +28,21 @@ BUNDLE = HOST_BASE / "models" / "diffusers" / "i2vgen-xl"  # the name that the t
 def demo() -> int:
     """Writes output/demo.mp4 and output/demo.png."""
     prepare()
-    return step(PYTHON, ROOT / "examples" / "demo.py")
+    return step(PYTHON, ROOT / "demo" / "demo.py")
 
 
 def test(arguments: list[str]) -> int:
     """Lints, checks types and tests. pytest comes last, so that its summary closes the output."""
-    prepare("dev")
+    host = find_host()
+    chromium = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser")
+    prepare("dev,ui" if host and chromium else "dev")
     environment = dict(os.environ)
-    if host := find_host():
+    if host:
         if step(PYTHON, ROOT / "tests" / "host" / "install_host.py", host):
             return 1
         environment["COMFYUI_PATH"] = str(host)
     else:
-        say("ComfyUI not found at COMFYUI_PATH or ~/ComfyUI: its tests will be skipped")
+        say("ComfyUI not found at COMFYUI_PATH or ~/ComfyUI: the tests that need it will be skipped")
     checks = [
         ("ruff", "check", "."),
         ("ruff", "format", "--check", "."),
@@ -64,7 +66,7 @@ def comfyui(arguments: list[str]) -> int:
     for folder in (HOST_BASE / "custom_nodes", HOST_BASE / "input", BUNDLE.parent):
         folder.mkdir(parents=True, exist_ok=True)
     link(HOST_BASE / "custom_nodes" / "i2vgen_xl", ROOT)
-    for image in (ROOT / "examples" / "photo.jpg", host / "input" / "example.png"):  # the templates' first image
+    for image in (ROOT / "demo" / "photo.jpg", host / "input" / "example.png"):  # the templates' first image
         if image.is_file():
             shutil.copy(image, HOST_BASE / "input")
     if not BUNDLE.exists():

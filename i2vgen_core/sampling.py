@@ -240,5 +240,6 @@ class BrownianNoise:
 
     def __call__(self, sigma: Tensor, following: Tensor) -> Tensor:
         sigma, following = sigma.cpu(), following.cpu()
-        increment = -self._tree(following, sigma) / (sigma - following).sqrt()
+        ends = (round(float(level), 6) for level in (following, sigma))  # as the tree rounds its own, or it warns
+        increment = -self._tree(*ends) / (sigma - following).sqrt()
         return rearrange(increment, "1 c f h w -> f c h w").to(self._like)

@@ -56,16 +56,20 @@ def _page(block: str) -> str:
     return (DOCS / f"{block}.md").read_text(encoding="utf-8")
 
 
-def _table(page: str, heading: str) -> list[list[str]]:
-    """Rows of the first table under a heading, the header's first and the dashes left out."""
-    section = page.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row] for row in rows if not set("".join(row)) <= set("- ")]
+def _section(page: str, heading: str) -> list[str]:
+    return page.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0].splitlines()
 
 
-def _columns(page: str, heading: str) -> dict[str, dict[str, str]]:
-    """The table as {column: {row: cell}}."""
-    header, *rows = _table(page, heading)
+def _inputs(page: str) -> dict[str, str]:
+    """The list of inputs, "- `name`, `name` (values): text", as {name: values}."""
+    entries = (re.fullmatch(r"- ((?:`\w+`(?:, )?)+) \((.+?)\): .+", line) for line in _section(page, "Inputs"))
+    return {name: entry[2] for entry in entries if entry for name in re.findall(r"\w+", entry[1])}
+
+
+def _values(page: str, heading: str) -> dict[str, dict[str, str]]:
+    """The section's table as {column: {row: cell}}."""
+    lines = [line for line in _section(page, heading) if line.startswith("|")]
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     return {name: {row[0]: row[i] for row in rows} for i, name in enumerate(header) if i}
 
 
@@ -76,23 +80,22 @@ def test_every_block_has_a_page_and_every_page_a_block():
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_page_lists_the_inputs_in_order(block):
-    listed = [name for row in _table(_page(block), "Inputs")[1:] for name in re.findall(r"`(\w+)`", row[0])]
-    assert listed == [entry.name for entry in BLOCKS[block]]
+    assert list(_inputs(_page(block))) == [entry.name for entry in BLOCKS[block]]
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_page_states_ranges_and_choices(block):
-    rows = {name: row[1] for row in _table(_page(block), "Inputs")[1:] for name in re.findall(r"`(\w+)`", row[0])}
+    stated = _inputs(_page(block))
     for entry in BLOCKS[block]:
         low, high, options = entry.constant("min"), entry.constant("max"), entry.constant("options")
         if low is not None and high is not None:
-            assert rows[entry.name].startswith(f"{low:g} to {high:g}"), entry.name
+            assert stated[entry.name].startswith(f"{low:g} to {high:g}"), entry.name
         if options and all(isinstance(option, str) for option in options):
-            assert re.findall(r"`(\w+)`", rows[entry.name]) == options, entry.name
+            assert re.findall(r"`(\w+)`", stated[entry.name]) == options, entry.name
 
 
 def test_base_page_has_the_releases_values():
-    stated = _columns(_page("I2VGenXLBaseSampler"), "The release's values")
+    stated = _values(_page("I2VGenXLBaseSampler"), "The release's values")
     for column, kind in (("I2VGen-XL", "i2vgen_xl"), ("MS-Image2Video", "image2video")):
         release = RELEASES[kind]
         offset = f"{release.offset_noise:g}" if release.offset_noise else "none"
@@ -104,7 +107,7 @@ def test_base_page_has_the_releases_values():
 
 
 def test_refine_page_has_the_releases_values():
-    stated = _columns(_page("I2VGenXLRefineSampler"), "The release's values")
+    stated = _values(_page("I2VGenXLRefineSampler"), "The release's values")
     for kind in ("vid2vid_xl", "sr600"):
         release = RELEASES[kind]
         assert stated[kind] == {
@@ -118,16 +121,13 @@ def test_refine_page_has_the_releases_values():
 
 
 def test_refiner_loader_page_has_the_releases_values():
-    stated = _columns(_page("I2VGenXLRefinerLoader"), "What the variant changes")
-    entries = {"noise": "noise is added", "inversion": "DDIM inversion"}
+    stated = _values(_page("I2VGenXLRefinerLoader"), "What the variant changes")
     for kind in ("vid2vid_xl", "sr600"):
         release = RELEASES[kind]
-        steps = f"{release.steps}" + (f" (Heun {release.heun_steps})" if release.heun_steps else "")
-        expected = {
-            "how the video is brought to the noise level": entries[release.entry],
-            "noise level, of 1000": f"{release.noise_level}",
-            "steps": steps,
+        assert stated[kind] == {
+            "entry": release.entry,
+            "noise level": f"{release.noise_level}",
+            "steps": f"{release.steps}" + (f" (Heun {release.heun_steps})" if release.heun_steps else ""),
             "cfg": f"{release.guidance:g}",
             "rescale": f"{release.rescale:g}",
         }
-        assert expected.items() <= stated[kind].items()

@@ -231,6 +231,6 @@ def test_unreadable_files_say_so(tmp_path):
 
 
 def test_the_example_photo():
-    path = ROOT / "examples" / "photo.jpg"
+    path = ROOT / "demo" / "photo.jpg"
     assert read_image(path).shape == (1, 300, 451, 3)
     assert path.stat().st_size <= 200_000

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from i2vgen_core import encoders as core
 from i2vgen_core.scaffold import SIZES, scaffold
+from i2vgen_core.tokenizer import Tokenizer
 
 from .in_process import Host
 
@@ -104,7 +105,7 @@ def test_tokens(encoders, bundle):
     """Padded with 0 and repaired as open_clip does, whichever form the tokenizer's folder has."""
     clip = encoders.load_clip(bundle)
     tokens = [[token for token, _ in clip.tokenize(prompt)["h"][0]] for prompt in PROMPTS]
-    assert tokens == core.Tokenizer()(PROMPTS).tolist()
+    assert tokens == Tokenizer()(PROMPTS).tolist()
 
 
 def test_image_embedding(host, encoders, bundle):
@@ -309,7 +310,7 @@ def test_another_vae(encoders, errors, tmp_path, channels, settings, message):
 
 
 def _photo() -> Tensor:
-    image = Image.open(Path(__file__).parents[2] / "examples" / "photo.jpg").convert("RGB").resize((256, 192))
+    image = Image.open(Path(__file__).parents[2] / "demo" / "photo.jpg").convert("RGB").resize((256, 192))
     return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(1, 192, 256, 3) / 255
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from i2vgen_core.scaffold import SIZES, scaffold
 from packaging.requirements import Requirement
 from PIL import Image
+
+from i2vgen_core.scaffold import SIZES, scaffold
 
 from ..host.install_host import requirements, unmet
 from ..host.server import Server
@@ -46,14 +47,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for name in ("input", "output"):
         (folder / name).mkdir()
     scaffold(folder / "models" / "diffusers" / "i2vgen-xl", SIZES["tiny"])
-    Image.open(PACK / "examples" / "photo.jpg").convert("RGB").save(folder / "input" / "example.png")
+    Image.open(PACK / "demo" / "photo.jpg").convert("RGB").save(folder / "input" / "example.png")
     running = Server(HOST, PACK, folder)
     yield running
     running.stop()
 
 
 @pytest.fixture(scope="session")
-def front_end(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontEnd]:
+def opened_front_end(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontEnd]:
     """The front end on its first visit, one page for all tests: loading it takes most of their time."""
     from playwright.sync_api import sync_playwright
 
@@ -64,3 +65,10 @@ def front_end(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
         page = browser.new_page(viewport={"width": 1920, "height": 1080})
         yield FrontEnd(page, server, tmp_path_factory.mktemp("screenshots"))
         browser.close()
+
+
+@pytest.fixture
+def front_end(opened_front_end: FrontEnd) -> FrontEnd:
+    """The same page for every test, with no dialog that an earlier one left open."""
+    opened_front_end.close_dialogs()
+    return opened_front_end

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 _SECONDS = 1000.0  # in Playwright's milliseconds
-_PATIENCE = 120 * _SECONDS  # two busy cores take 20 s to start the front end
+_PATIENCE = 90 * _SECONDS  # two busy cores take 20 s to start the front end, and as long to show its templates
 
 
 class FrontEnd:
@@ -56,7 +56,7 @@ class FrontEnd:
 
     def complaints(self) -> list[str]:
         """Texts of open dialogs and of error messages."""
-        return self.page.locator("[role=dialog], [role=alert], .p-toast-message-error").all_inner_texts()
+        return self.page.locator("[role=dialog], [role=alert], [data-testid=error-overlay]").all_inner_texts()
 
     def prompt(self) -> dict[str, Any]:
         """The opened graph as the front end sends it to the server: `workflow` and, in API format, `output`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from i2vgen_core.video import read_video
 
 PACK = Path(__file__).resolve().parents[2]
@@ -38,19 +39,26 @@ def _saved_sizes(result, server) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_template_is_offered_with_its_thumbnail(front_end, name):
-    """The front end lists it under the pack's name, shows its picture and opens it."""
+def test_template_is_served(front_end, name):
+    route = f"/api/workflow_templates/i2vgen_xl/{name}"
+    assert json.loads(front_end.fetch(f"{route}.json") or "null") == WORKFLOWS[name]
+    assert front_end.fetch(f"{route}.jpg") is not None
+
+
+def test_templates_are_offered(front_end):
+    """Under the pack's name, each with its picture; a click opens one."""
     page = front_end.page
-    assert front_end.fetch(f"/api/workflow_templates/i2vgen_xl/{name}.json") is not None
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     dialog = page.get_by_role("dialog")
-    dialog.get_by_text("i2vgen_xl", exact=True).first.click()
-    picture = dialog.locator(f"img[src*='workflow_templates/i2vgen_xl/{name}.jpg']")
-    picture.wait_for()
-    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 800
-    dialog.get_by_text(name, exact=True).click()
+    dialog.get_by_text("i2vgen_xl", exact=True).click()
+    for name in WORKFLOWS:
+        picture = dialog.get_by_test_id(f"template-workflow-{name}").get_by_role("img")
+        picture.wait_for()
+        assert picture.evaluate("image => image.naturalWidth") == 800, name
+    page.screenshot(path=front_end.screenshots / "templates.png")
+    dialog.get_by_test_id("template-workflow-cascade").click()
+    page.wait_for_function("count => app.graph.nodes.length === count", arg=len(WORKFLOWS["cascade"]["nodes"]))
     dialog.wait_for(state="hidden")
-    page.wait_for_function("count => app.graph.nodes.length === count", arg=len(WORKFLOWS[name]["nodes"]))
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -68,6 +76,13 @@ def test_workflow_opens(front_end, name):
         (node,) = (node for node in opened["nodes"] if node["id"] == saved["id"])
         assert front_end.page.evaluate("type => type in LiteGraph.registered_node_types", node["type"]), node["type"]
         assert node.get("widgets_values") == saved.get("widgets_values"), node["type"]
+
+
+def test_a_missing_node_and_image_are_complained_about(front_end):
+    """So that no complaint, as above, means that nothing is missing."""
+    text = json.dumps(WORKFLOWS["base"]).replace("I2VGenXLBaseSampler", "Absent").replace("example.png", "absent.png")
+    front_end.load(json.loads(text))
+    assert any("2 errors found" in complaint for complaint in front_end.complaints())
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -110,3 +125,13 @@ def test_run_button_gives_a_video(front_end, server):
 def test_help_is_served(front_end, file):
     """At the address where the front end looks for a node's help."""
     assert front_end.fetch(f"/extensions/i2vgen_xl/docs/{file.name}") == file.read_text(encoding="utf-8")
+
+
+def test_help_is_shown(front_end):
+    """By a click on the selected node's info button."""
+    page = front_end.page
+    front_end.load(WORKFLOWS["cascade"])
+    page.evaluate("app.canvas.selectNode(app.graph.nodes.find(node => node.type === 'I2VGenXLRefineSampler'))")
+    page.get_by_test_id("info-button").click()
+    page.get_by_role("heading", name="The release's values").wait_for()
+    page.screenshot(path=front_end.screenshots / "help.png")

@@ -19,7 +19,7 @@ VIDEO = Path("output", "demo.mp4")
 SHEET = VIDEO.with_suffix(".png")
 PROMPT = "A tabby cat turns its head and blinks, whiskers moving, soft light, shallow depth of field."
 COMMAND = [
-    *("generate", "--model", str(MODEL), "--image", str(Path("examples", "photo.jpg")), "--prompt", PROMPT),
+    *("generate", "--model", str(MODEL), "--image", str(Path("demo", "photo.jpg")), "--prompt", PROMPT),
     *("--out", str(VIDEO), "--stage", "cascade", "--frames", "8", "--width", "192", "--height", "128"),
     *("--steps", "8", "--refine-width", "240", "--refine-height", "160", "--refine-steps", "5"),
 ]

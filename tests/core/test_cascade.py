@@ -1,0 +1,413 @@
+"""The whole cascade without a host, on a bundle of toy size with made-up weights."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import toy
+
+from i2vgen_core.cascade import BaseOptions, Cascade, RefineOptions
+from i2vgen_core.config import RELEASES, VAE_SCALE
+from i2vgen_core.errors import InputError
+from i2vgen_core.images import video_frame
+from i2vgen_core.sampling import initial_noise
+
+BASE = BaseOptions(width=72, height=64, frames=2, steps=2)
+REFINE = RefineOptions(width=88, height=64, steps=2, noise_level=300)
+PROMPT = "a red fox runs across the snow"
+
+DIFFERENT = 1e-4
+"""Relative; two runs of the same arithmetic agree to the bit."""
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.rand(1, 70, 100, 3, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def cascade(bundles):
+    return Cascade(bundles())
+
+
+@pytest.fixture(scope="module")
+def conditions(cascade, image):
+    return cascade.condition(image, PROMPT, BASE)
+
+
+@pytest.fixture(scope="module")
+def base_latent(cascade, conditions):
+    return cascade.sample_base(conditions, BASE)
+
+
+@pytest.fixture(scope="module")
+def video(cascade, base_latent):
+    return cascade.decode(base_latent)
+
+
+@pytest.fixture(scope="module")
+def encoded(cascade, video):
+    return cascade.encode_video(video, REFINE)
+
+
+# ---------------------------------------------------------------- from photo to refined video
+
+
+def test_shapes_from_photo_to_refined_video(cascade, conditions, base_latent, video, encoded):
+    assert conditions.shape == base_latent.shape == (2, 4, 8, 9)
+    assert video.shape == (2, 64, 72, 3)
+    assert encoded.shape == (2, 4, 8, 11)
+    refined = cascade.sample_refiner(encoded, PROMPT, REFINE)
+    assert refined.shape == (2, 4, 8, 11)
+    assert cascade.decode(refined).shape == (2, 64, 88, 3)
+    for tensor in (base_latent, video, encoded, refined):
+        assert tensor.dtype == torch.float32 and torch.isfinite(tensor).all()
+    assert video.min() >= 0 and video.max() <= 1
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_any_number_of_frames(cascade, image, frames):
+    options = replace(BASE, frames=frames, steps=1)
+    latent = cascade.sample_base(cascade.condition(image, PROMPT, options), options)
+    assert latent.shape == (frames, 4, 8, 9)
+    refined = cascade.sample_refiner(latent, PROMPT, replace(REFINE, steps=1))
+    assert refined.shape == latent.shape and torch.isfinite(refined).all()
+
+
+def test_a_seed_is_one_video(cascade, image, conditions, base_latent, encoded):
+    again = cascade.sample_base(cascade.condition(image, PROMPT, BASE), BASE)
+    assert torch.equal(again, base_latent)
+    refined = [cascade.sample_refiner(encoded, PROMPT, replace(REFINE, seed=seed)) for seed in (0, 0, 1)]
+    assert torch.equal(refined[0], refined[1])
+    assert toy.error(refined[2], refined[0]) > DIFFERENT
+
+
+def test_another_machine_makes_the_same_video(bundles, image, conditions, base_latent):
+    fresh = Cascade(bundles())
+    assert torch.equal(fresh.sample_base(fresh.condition(image, PROMPT, BASE), BASE), base_latent)
+
+
+def test_released_parts_come_back(bundles, image, base_latent):
+    cascade = Cascade(bundles())
+    conditions = cascade.condition(image, PROMPT, BASE)
+    before = cascade.base
+    assert cascade.base is before
+    cascade.release("base", "text_encoder")
+    assert cascade.base is not before
+    cascade.release()
+    assert torch.equal(cascade.sample_base(conditions, BASE), base_latent)
+
+
+def test_bfloat16(bundles, image, base_latent):
+    cascade = Cascade(bundles(), dtype=torch.bfloat16)
+    latent = cascade.sample_base(cascade.condition(image, PROMPT, BASE), BASE)
+    assert next(cascade.base[0].parameters()).dtype == torch.bfloat16
+    assert latent.dtype == torch.float32 and torch.isfinite(latent).all()
+    assert 0 < toy.error(latent, base_latent) < 0.5  # guidance of 9 enlarges what 8 bits lose; noise would be above 1
+
+
+# ---------------------------------------------------------------- conditions
+
+
+def test_positive_is_text_global_image(cascade, conditions, image):
+    assert conditions.positive.shape == conditions.negative.shape == (1, 77 + 64 + 4, 64)
+    negative_prompt = RELEASES["i2vgen_xl"].negative_prompt
+    text = cascade.text_encoder.encode([PROMPT, negative_prompt])
+    assert toy.error(conditions.positive[0, :77], text[0]) <= 1e-5
+    assert toy.error(conditions.negative[0, :77], text[1]) <= 1e-5
+    assert torch.equal(conditions.positive[:, 77:141], conditions.negative[:, 77:141]), "the same global tokens"
+
+
+def test_negative_has_a_zeroed_image_embedding(cascade, conditions):
+    base, _ = cascade.base
+    with torch.no_grad():
+        zeroed = base.context_embedding(torch.zeros(1, 1, base.config.image_dim))
+    assert torch.equal(conditions.negative[:, 141:], zeroed)
+    assert toy.error(conditions.positive[:, 141:], zeroed) > 1e-2
+
+
+def test_image_latent_reaches_both_ways(cascade, conditions, image):
+    base, encoder = cascade.base
+    latent = cascade.vae.encode(video_frame(image, 72, 64)) * VAE_SCALE
+    with torch.no_grad():
+        assert torch.equal(conditions.positive[:, 77:141], encoder(latent))
+        assert torch.equal(conditions.details, base.detail_encoder(latent, 2))
+
+
+def test_only_the_first_image_counts(cascade, image, conditions):
+    more = torch.cat([image, 1 - image])
+    assert torch.equal(cascade.condition(more, PROMPT, BASE).positive, conditions.positive)
+
+
+def test_an_image_is_read_in_any_shape_and_refused_otherwise(cascade):
+    assert cascade.condition(torch.rand(1, 300, 90, 3), PROMPT, BASE).shape == (2, 4, 8, 9)
+    for wrong in (torch.rand(0, 64, 64, 3), torch.rand(1, 64, 64, 4), torch.rand(64, 64, 3)):
+        with pytest.raises(InputError, match="the image: expected"):
+            cascade.condition(wrong, PROMPT, BASE)
+
+
+@pytest.mark.parametrize("size", [{"width": 63}, {"height": 56}, {"width": 0}, {"height": 100}])
+def test_sizes_that_there_are_not(cascade, image, video, size):
+    with pytest.raises(InputError, match=f"{next(iter(size))}: expected at least 64 pixels and a multiple of 8"):
+        cascade.condition(image, PROMPT, replace(BASE, **size))
+    with pytest.raises(InputError, match=f"{next(iter(size))}: expected at least 64 pixels and a multiple of 8"):
+        cascade.encode_video(video, replace(REFINE, **size))
+
+
+# ---------------------------------------------------------------- every option reaches
+
+
+@pytest.mark.parametrize("option", ["prompt", "image", "negative", "fps", "detail_gain"])
+def test_a_condition_of_the_base_reaches(cascade, bundles, image, base_latent, option):
+    options, used, seen, prompt = BASE, cascade, image, PROMPT
+    if option == "prompt":
+        prompt = "a boat"
+    elif option == "image":
+        seen = 1 - image
+    elif option == "detail_gain":
+        used = Cascade(bundles(), detail_gain="once")
+    else:
+        options = replace(BASE, **{option: {"negative": "calm", "fps": 8}[option]})
+    latent = used.sample_base(used.condition(seen, prompt, options), options)
+    assert toy.error(latent, base_latent) > DIFFERENT
+
+
+@pytest.mark.parametrize(
+    "option, value", [("guidance", 1.0), ("guidance", 4.0), ("steps", 3), ("eta", 1.0), ("seed", 1)]
+)
+def test_a_sampling_option_of_the_base_reaches(cascade, conditions, base_latent, option, value):
+    latent = cascade.sample_base(conditions, replace(BASE, **{option: value}))
+    assert toy.error(latent, base_latent) > DIFFERENT
+
+
+def test_noise_given_is_the_noise_used(cascade, conditions, base_latent):
+    same = cascade.sample_base(conditions, replace(BASE, seed=7), noise=initial_noise(conditions.shape, 0))
+    assert torch.equal(same, base_latent)
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("steps", 3),
+        ("guidance", 1.0),
+        ("guidance", 3.0),
+        ("rescale", 0.0),
+        ("rescale", 1.0),
+        ("noise_level", 500),
+        ("solver", "heun"),
+        ("entry", "inversion"),
+        ("eta", 0.0),
+        ("seed", 1),
+        ("negative", "calm"),
+        ("prompt", "a boat"),
+    ],
+)
+def test_an_option_of_the_refiner_reaches(cascade, encoded, option, value):
+    def run(options, prompt=PROMPT):
+        return cascade.sample_refiner(encoded, prompt, options)
+
+    changed = run(REFINE, value) if option == "prompt" else run(replace(REFINE, **{option: value}))
+    assert toy.error(changed, run(REFINE)) > DIFFERENT
+
+
+def test_noise_given_to_the_refiner_is_the_noise_used(cascade, encoded):
+    options = replace(REFINE, eta=0.0)
+    seeded = cascade.sample_refiner(encoded, PROMPT, options)
+    noise = initial_noise(tuple(encoded.shape), 0)
+    assert torch.equal(cascade.sample_refiner(encoded, PROMPT, replace(options, seed=9), noise=noise), seeded)
+    assert toy.error(cascade.sample_refiner(encoded, PROMPT, options, noise=1 - noise), seeded) > DIFFERENT
+
+
+def test_less_noise_keeps_more_of_the_video(cascade, encoded):
+    """Guided by nothing and noised little, the video stays; from high up it does not."""
+    kept = [
+        toy.error(
+            cascade.sample_refiner(encoded, PROMPT, replace(REFINE, noise_level=level, steps=1, guidance=1)), encoded
+        )
+        for level in (2, 900)
+    ]
+    assert kept[0] < 0.5 * kept[1]
+
+
+# ---------------------------------------------------------------- None is the release's own
+
+
+class Enough(Exception):
+    """Raised by a callback after the first steps."""
+
+
+def first_steps(sample, evaluations):
+    """What a run's callback sees at its first evaluations: (steps, x, denoised) of each."""
+    seen = []
+
+    def callback(step, steps, x, denoised):
+        seen.append((steps, x, denoised))
+        if len(seen) == evaluations:
+            raise Enough
+
+    with pytest.raises(Enough):
+        sample(callback)
+    return seen
+
+
+def same_steps(left, right):
+    return all(
+        a[0] == b[0] and torch.equal(a[1], b[1]) and torch.equal(a[2], b[2]) for a, b in zip(left, right, strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", ["i2vgen_xl", "image2video"])
+def test_none_is_the_releases_own_in_the_base(bundles, image, kind):
+    cascade, release = Cascade(bundles(base=kind)), RELEASES[kind]
+
+    def steps_of(options):
+        conditions = cascade.condition(image, PROMPT, options)
+        return first_steps(lambda callback: cascade.sample_base(conditions, options, callback=callback), 3)
+
+    unsaid = replace(BASE, steps=None)
+    guidance = {"i2vgen_xl": 9.0, "image2video": 3.0}[kind]
+    said = replace(BASE, steps=50, guidance=guidance, negative=release.negative_prompt)
+    first = steps_of(unsaid)
+    assert [steps for steps, *_ in first] == [50] * 3
+    assert same_steps(first, steps_of(said))
+    assert not same_steps(first, steps_of(replace(said, guidance=guidance + 1)))
+
+
+@pytest.mark.parametrize(
+    "kind, solver, own",
+    [
+        (
+            "vid2vid_xl",
+            "dpmpp_2m_sde",
+            RefineOptions(steps=30, guidance=7.5, rescale=0.2, noise_level=600, entry="noise"),
+        ),
+        ("vid2vid_xl", "heun", RefineOptions(steps=50, guidance=7.5, rescale=0.2, noise_level=600, entry="noise")),
+        ("sr600", "dpmpp_2m_sde", RefineOptions(steps=30, guidance=9, rescale=0.3, noise_level=700, entry="inversion")),
+    ],
+)
+def test_none_is_the_releases_own_in_the_refiner(bundles, kind, solver, own):
+    cascade = Cascade(bundles(refiner=kind))
+    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    inverted = [31] * 31 * (own.entry == "inversion")
+
+    def steps_of(options):
+        options = replace(options, solver=solver)
+        return first_steps(
+            lambda callback: cascade.sample_refiner(latent, PROMPT, options, callback=callback), len(inverted) + 3
+        )
+
+    unsaid = steps_of(RefineOptions())
+    assert [steps for steps, *_ in unsaid] == inverted + [own.steps] * 3
+    said = replace(own, negative=RELEASES[kind].negative_prompt)
+    assert same_steps(unsaid, steps_of(said))
+    assert not same_steps(unsaid, steps_of(replace(said, guidance=own.guidance + 1)))
+
+
+def test_the_refiners_suffix_is_appended(cascade, encoded, monkeypatch):
+    texts = []
+    encode = type(cascade.text_encoder).encode
+    monkeypatch.setattr(
+        type(cascade.text_encoder), "encode", lambda self, prompts: texts.append(prompts) or encode(self, prompts)
+    )
+    cascade.sample_refiner(encoded, PROMPT, REFINE)
+    release = RELEASES["vid2vid_xl"]
+    assert texts == [[PROMPT + release.prompt_suffix, release.negative_prompt]]
+
+
+# ---------------------------------------------------------------- the other releases
+
+
+def test_image2video_reads_neither_text_nor_image_latent(bundles, image, tmp_path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundles(base="image2video"), folder)
+    shutil.rmtree(folder / "text_encoder")
+    shutil.rmtree(folder / "tokenizer")
+    cascade = Cascade(folder)
+    conditions = cascade.condition(image, PROMPT, BASE)
+    assert conditions.positive.shape == (1, 4, 64) and conditions.details is None
+    assert toy.error(conditions.negative, conditions.positive) > 1e-2
+    latent = cascade.sample_base(conditions, BASE)
+    assert torch.equal(cascade.sample_base(cascade.condition(image, "a boat", BASE), BASE), latent)
+    assert torch.equal(cascade.sample_base(conditions, BASE, noise=initial_noise(conditions.shape, 0, 0.1)), latent)
+    plain = cascade.sample_base(conditions, BASE, noise=initial_noise(conditions.shape, 0))
+    assert toy.error(plain, latent) > DIFFERENT, "its first noise has an offset"
+    assert cascade.decode(latent).shape == (2, 64, 72, 3)
+
+
+def test_sr600_is_what_config_json_says_or_the_caller(bundles, encoded, tmp_path):
+    said = Cascade(bundles(refiner="sr600"))
+    assert said.refiner.config.kind == "sr600"
+    refined = said.sample_refiner(encoded, PROMPT, REFINE)
+    assert torch.isfinite(refined).all()
+
+    other = Cascade(bundles(refiner="sr600"), refiner_kind="vid2vid_xl")
+    assert other.refiner.config.kind == "vid2vid_xl"
+    assert toy.error(other.sample_refiner(encoded, PROMPT, REFINE), refined) > DIFFERENT
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.fixture
+def copy(bundles, tmp_path):
+    """A bundle that may be changed."""
+    return shutil.copytree(bundles(), tmp_path / "bundle")
+
+
+def test_a_missing_refiner_is_refused(copy, encoded):
+    shutil.rmtree(copy / "refiner")
+    cascade = Cascade(copy)
+    with pytest.raises(InputError, match=r"expected one with refiner/ in it, found .*bundle.* base stage alone"):
+        cascade.sample_refiner(encoded, PROMPT, REFINE)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="model folder: expected one with unet/ in it"):
+            Cascade(folder)
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "image_encoder"])
+def test_a_missing_part_is_refused(copy, image, part):
+    shutil.rmtree(copy / part)
+    with pytest.raises(InputError, match=part):
+        Cascade(copy).condition(image, PROMPT, BASE)
+
+
+def swap(folder):
+    (folder / "unet").rename(folder / "other")
+    (folder / "refiner").rename(folder / "unet")
+    (folder / "other").rename(folder / "refiner")
+
+
+def test_a_refiner_in_the_bases_place_is_refused(copy, image):
+    swap(copy)
+    with pytest.raises(InputError, match="vid2vid_xl"):
+        Cascade(copy).condition(image, PROMPT, BASE)
+
+
+def test_a_base_in_the_refiners_place_is_refused(copy, encoded):
+    swap(copy)
+    with pytest.raises(InputError, match="i2vgen_xl"):
+        Cascade(copy).sample_refiner(encoded, PROMPT, REFINE)
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": -1}, {"steps": 1000}, {"frames": 0}, {"frames": -1}, {"eta": 2.0}], ids=str
+)
+@pytest.mark.parametrize("kind", ["i2vgen_xl", "image2video"])
+def test_settings_of_the_base_that_cannot_be(bundles, image, kind, options):
+    cascade, options = Cascade(bundles(base=kind)), replace(BASE, **options)
+    with pytest.raises(InputError, match=r"steps|frames|eta"):
+        cascade.sample_base(cascade.condition(image, PROMPT, options), options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"steps": -1}, {"noise_level": 1}, {"noise_level": 1000}, {"solver": "euler"}, {"entry": "photo"}, {"eta": -1.0}],
+    ids=str,
+)
+def test_settings_of_the_refiner_that_cannot_be(cascade, encoded, options):
+    with pytest.raises(InputError):
+        cascade.sample_refiner(encoded, PROMPT, replace(REFINE, **options))

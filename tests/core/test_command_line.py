@@ -1,0 +1,271 @@
+"""`python -m i2vgen_core`: a photo in, an MP4 out, and exit codes."""
+
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from i2vgen_core.__main__ import main
+from i2vgen_core.cascade import BaseOptions, RefineOptions
+from i2vgen_core.checkpoints.load import open_unet
+from i2vgen_core.scaffold import SIZES
+from i2vgen_core.video import read_video
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    pixels = torch.rand(90, 120, 3, generator=torch.Generator().manual_seed(1)).mul(255).byte().numpy()
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def generate(bundles, photo, tmp_path, caplog):
+    """generate(*more): runs the command with small settings; the exit code, the file and what was said."""
+    caplog.set_level(logging.INFO, logger="i2vgen_xl")
+
+    def run(*more, model=None, image=photo, out=tmp_path / "out.mp4"):
+        arguments = ["--model", model or bundles(), "--image", image, "--prompt", "a fox", "--out", out]
+        small = ["--width", 64, "--height", 64, "--frames", 3, "--steps", 1]
+        refined = ["--refine-width", 72, "--refine-height", 64, "--refine-steps", 1]
+        code = main(["generate", *map(str, [*arguments, *small, *refined, *more])])
+        return code, out, caplog.text
+
+    return run
+
+
+def test_the_cascade_makes_the_video_that_was_asked_for(generate):
+    code, out, said = generate("--file-fps", 12)
+    assert code == 0
+    frames, fps = read_video(out)
+    assert frames.shape == (3, 64, 72, 3) and fps == 12
+    assert f"{out}: 3 frames of 72x64" in said
+    for stage in ("encode", "base", "decode", "refine", "decode refined"):
+        assert re.search(rf"seconds: .*\b{stage} \d+\.\d", said), stage
+    assert re.search(r"peak memory: \d+\.\d\d GiB", said)
+
+
+def test_the_base_alone(generate):
+    code, out, said = generate("--stage", "base")
+    assert code == 0
+    frames, fps = read_video(out)
+    assert frames.shape == (3, 64, 64, 3) and fps == 8
+    assert "refine" not in said
+
+
+def test_a_folder_without_a_refiner_runs_the_base(generate, bundles, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(bundles(), model, ignore=shutil.ignore_patterns("refiner"))
+    code, out, _ = generate(model=model)
+    assert code == 0
+    assert read_video(out)[0].shape == (3, 64, 64, 3)
+    code, _, said = generate("--stage", "cascade", model=model)
+    assert code == 2
+    assert "error: model folder: expected one with refiner/ in it" in said
+
+
+# ---------------------------------------------------------------- every option reaches the cascade
+
+
+class Recorder:
+    """Stands for the cascade: keeps what it is given and returns frames of zeros."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, folder, **options):
+        self.seen = Recorder.last = {"model": folder, **options}
+
+    def condition(self, image, prompt, options):
+        self.seen |= {"prompt": prompt, "condition": options}
+
+    def sample_base(self, conditions, options, callback):
+        self.seen["base"] = options
+
+    def encode_video(self, frames, options):
+        self.seen["encode"] = options
+
+    def sample_refiner(self, latent, prompt, options, callback):
+        self.seen |= {"refine_prompt": prompt, "refine": options}
+
+    def decode(self, latent):
+        return torch.zeros(2, 64, 64, 3)
+
+    def release(self, *parts):
+        pass
+
+
+def given(generate, monkeypatch, *more):
+    monkeypatch.setattr("i2vgen_core.__main__.Cascade", Recorder)
+    assert generate(*more)[0] == 0
+    return Recorder.last
+
+
+BASE_OPTIONS = {
+    "--width": ("width", 128),
+    "--height": ("height", 136),
+    "--frames": ("frames", 9),
+    "--fps": ("fps", 8),
+    "--steps": ("steps", 7),
+    "--guidance": ("guidance", 2.5),
+    "--eta": ("eta", 0.5),
+    "--seed": ("seed", 3),
+    "--negative": ("negative", "calm"),
+}
+REFINE_OPTIONS = {
+    "--refine-width": ("width", 128),
+    "--refine-height": ("height", 136),
+    "--refine-steps": ("steps", 7),
+    "--refine-guidance": ("guidance", 2.5),
+    "--refine-rescale": ("rescale", 0.7),
+    "--refine-noise-level": ("noise_level", 300),
+    "--refine-solver": ("solver", "heun"),
+    "--refine-entry": ("entry", "inversion"),
+    "--refine-eta": ("eta", 0.5),
+    "--seed": ("seed", 3),
+    "--refine-negative": ("negative", "calm"),
+}
+
+
+@pytest.mark.parametrize("option", BASE_OPTIONS)
+def test_an_option_reaches_the_base_alone(generate, monkeypatch, option):
+    field, value = BASE_OPTIONS[option]
+    before, after = given(generate, monkeypatch), given(generate, monkeypatch, option, value)
+    assert after["base"] == after["condition"] == replace(before["base"], **{field: value}) != before["base"]
+    assert (after["refine"] == before["refine"]) == (option != "--seed")
+
+
+@pytest.mark.parametrize("option", REFINE_OPTIONS)
+def test_an_option_reaches_the_refiner_alone(generate, monkeypatch, option):
+    field, value = REFINE_OPTIONS[option]
+    before, after = given(generate, monkeypatch), given(generate, monkeypatch, option, value)
+    assert after["refine"] == after["encode"] == replace(before["refine"], **{field: value}) != before["refine"]
+    assert (after["base"] == before["base"]) == (option != "--seed")
+
+
+def test_what_is_not_said_is_the_releases(generate, monkeypatch, bundles, photo, tmp_path):
+    monkeypatch.setattr("i2vgen_core.__main__.Cascade", Recorder)
+    arguments = ["--model", bundles(), "--image", photo, "--prompt", "a fox", "--out", tmp_path / "out.mp4"]
+    assert main(["generate", *map(str, arguments), "--device", "cpu"]) == 0
+    seen = Recorder.last
+    assert seen["base"] == BaseOptions() and seen["refine"] == RefineOptions()
+    assert seen["prompt"] == seen["refine_prompt"] == "a fox"
+    kept = {name: seen[name] for name in ("dtype", "device", "refiner_kind", "detail_gain")}
+    assert kept == {"dtype": None, "device": "cpu", "refiner_kind": None, "detail_gain": "official"}
+
+
+@pytest.mark.parametrize(
+    "option, name, value",
+    [
+        (("--prompt", "a boat"), "prompt", "a boat"),
+        (("--refine-prompt", "a boat"), "refine_prompt", "a boat"),
+        (("--refine-prompt", ""), "refine_prompt", ""),
+        (("--dtype", "bf16"), "dtype", torch.bfloat16),
+        (("--refiner", "sr600"), "refiner_kind", "sr600"),
+        (("--detail-gain", "once"), "detail_gain", "once"),
+    ],
+)
+def test_the_other_options_reach(generate, monkeypatch, option, name, value):
+    assert given(generate, monkeypatch, *option)[name] == value
+
+
+# ---------------------------------------------------------------- what cannot be used
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (("--image", "nowhere.png"), "the image file: expected a file, found nothing at 'nowhere.png'"),
+        (("--image", __file__), "the image file: expected a whole PNG"),
+        (("--model", "nowhere"), "model folder: expected one with unet/ in it, found nowhere"),
+        (("--width", "63"), "width: expected at least 64 pixels and a multiple of 8, found 63"),
+        (("--refine-height", "100"), "height: expected at least 64 pixels and a multiple of 8, found 100"),
+        (("--steps", "1000"), "steps: expected 1 to 999, found 1000"),
+        (("--frames", "0"), "frames: expected at least 1, found 0"),
+        (("--eta", "2"), "eta: expected"),
+        (("--refine-noise-level", "1000"), "refinement: expected"),
+        (("--file-fps", "0"), "fps: expected"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else None,
+)
+def test_what_cannot_be_used_ends_with_2_and_says_why(generate, more, message):
+    code, out, said = generate(*more)
+    assert code == 2
+    assert f"error: {message}" in said
+    assert not out.exists()
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(generate, monkeypatch, tmp_path):
+    def worked(*_, **__):
+        raise AssertionError("an hour of sampling for nothing")
+
+    monkeypatch.setattr("i2vgen_core.cascade.Cascade.sample_base", worked)
+    code, _, said = generate(out=tmp_path / "nowhere" / "out.mp4")
+    assert code == 2
+    assert "error: the video file: expected a path in a folder that exists" in said
+
+
+def test_a_damaged_checkpoint_ends_with_2(generate, bundles, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(bundles(), model)
+    file = model / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    code, _, said = generate(model=model)
+    assert code == 2
+    assert "error: file diffusion_pytorch_model.safetensors: expected a safetensors file" in said
+
+
+@pytest.mark.parametrize("arguments", [[], ["generate"], ["scaffold"], ["paint"], ["scaffold", "x", "--size", "huge"]])
+def test_a_command_that_is_none_ends_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: python -m i2vgen_core" in capsys.readouterr().err
+
+
+def test_help_lists_the_releases_settings(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["generate", "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for part in ("--model DIR", "--image FILE", "--out FILE.mp4", "--refine-steps", "release's 50", "0.2 or 0.3"):
+        assert part in text, part
+
+
+# ---------------------------------------------------------------- scaffold, and the command as a process
+
+
+def test_scaffold_writes_what_diffusers_layout_has(tmp_path, caplog):
+    folder = tmp_path / "bundle"
+    assert main(["scaffold", str(folder), "--size", "tiny", "--refiner", "sr600"]) == 0
+    parts = {path.name for path in folder.iterdir()}
+    assert parts == {"unet", "vae", "text_encoder", "image_encoder", "tokenizer", "refiner", "model_index.json"}
+    for part in parts - {"tokenizer", "model_index.json"}:
+        assert (folder / part / "config.json").is_file() and list((folder / part).glob("*.safetensors"))
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    assert index["unet"] == ["diffusers", "I2VGenXLUNet"]
+    base, refiner = open_unet(folder / "unet").config, open_unet(folder / "refiner").config
+    assert base == SIZES["tiny"].unet
+    assert refiner.kind == "sr600"
+
+    assert main(["scaffold", str(folder)]) == 2
+    assert "error: folder: expected a new or empty one" in caplog.text
+
+
+def test_a_process_that_fails_ends_with_2(tmp_path):
+    command = [sys.executable, "-m", "i2vgen_core", "generate", "--model", "nowhere", "--image", "nothing.png"]
+    command += ["--prompt", "a fox", "--out", str(tmp_path / "out.mp4")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    assert "error: model folder: expected one with unet/ in it, found nowhere" in done.stderr
