@@ -42,7 +42,7 @@ def test(arguments: list[str]) -> int:
             return 1
         environment["COMFYUI_PATH"] = str(host)
     else:
-        say("ComfyUI not found at COMFYUI_PATH or ~/ComfyUI: the tests that need it will be skipped")
+        say("no ComfyUI at COMFYUI_PATH or ~/ComfyUI: the tests that need it will be skipped")
     checks = [
         ("ruff", "check", "."),
         ("ruff", "format", "--check", "."),
@@ -63,7 +63,7 @@ def comfyui(arguments: list[str]) -> int:
     prepare("test")
     if step(PYTHON, ROOT / "tests" / "host" / "install_host.py", host):
         return 1
-    for folder in (HOST_BASE / "custom_nodes", HOST_BASE / "input", BUNDLE.parent):
+    for folder in (HOST_BASE / "custom_nodes", HOST_BASE / "input", HOST_BASE / "user", BUNDLE.parent):
         folder.mkdir(parents=True, exist_ok=True)
     link(HOST_BASE / "custom_nodes" / "i2vgen_xl", ROOT)
     for image in (ROOT / "demo" / "photo.jpg", host / "input" / "example.png"):  # the templates' first image
@@ -77,8 +77,10 @@ def comfyui(arguments: list[str]) -> int:
         unfinished.rename(BUNDLE)
         say(f"{BUNDLE} has MADE-UP weights of toy size: put the released ones in its place")
     gpu = subprocess.run([PYTHON, "-c", "import torch; raise SystemExit(not torch.accelerator.is_available())"])
-    device = ["--cpu"] if gpu.returncode else []
-    return step(PYTHON, "main.py", *device, "--base-directory", HOST_BASE, *arguments, folder=host)
+    options = ["--cpu"] if gpu.returncode else []
+    options += ["--base-directory", str(HOST_BASE)]
+    options += ["--database-url", f"sqlite:///{(HOST_BASE / 'user' / 'comfyui.db').as_posix()}"]
+    return step(PYTHON, "main.py", *options, *arguments, folder=host)
 
 
 def prepare(extra: str = "") -> None:
@@ -100,8 +102,13 @@ def prepare(extra: str = "") -> None:
 
 def find_host() -> Path | None:
     """ComfyUI's folder, if there is one."""
-    host = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI").expanduser().resolve()
-    return host if (host / "main.py").is_file() else None
+    given = os.environ.get("COMFYUI_PATH")
+    host = Path(given or Path.home() / "ComfyUI").expanduser().resolve()
+    if (host / "main.py").is_file():
+        return host
+    if given:
+        raise SystemExit(f"COMFYUI_PATH: expected ComfyUI's folder, the one with main.py, found {host}. Correct it.")
+    return None
 
 
 def link(place: Path, target: Path) -> None:

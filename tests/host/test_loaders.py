@@ -1,0 +1,199 @@
+"""The loader blocks: every layout and file type, weights in other types, and what their lists show."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from i2vgen_core.checkpoints.load import open_unet
+from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official
+
+from . import graphs
+from .compare import relative_error
+from .graphs import changed, node
+from .in_process import Host
+
+SMALL = {"clip_encode__width": 64, "global_encode__width": 64, "global_encode__frames": 2}
+
+
+def _run(host: Host, graph: graphs.Graph, at: str = "base") -> Tensor:
+    result = host.run(graph, {"latent": (at, 0)}, reuse_cache=True)
+    assert result.error is None, f"{result.error_node}: {result.error}"
+    return result.kept["latent"]["samples"]
+
+
+@pytest.fixture(scope="module")
+def folder(host: Host) -> Path:
+    return host.base_directory / "models" / "diffusion_models"
+
+
+@pytest.fixture(scope="module")
+def official(bundles: Path) -> dict[str, Tensor]:
+    """The short bundle's base in the released layout."""
+    checkpoint = open_unet(bundles / "short" / "unet")
+    encoder = {f"local_image_embedding.{key}": value for key, value in checkpoint.global_encoder.items()}
+    return to_official(checkpoint.network | encoder)
+
+
+def _bundle_graph() -> graphs.Graph:
+    return changed(graphs.base_latent("short"), **SMALL)
+
+
+def _file_graph(name: str, detail_gain: str = "official", weight_dtype: str = "default") -> graphs.Graph:
+    base = node("I2VGenXLBaseLoader", model_name=name, weight_dtype=weight_dtype, detail_gain=detail_gain)
+    graph = _bundle_graph() | {"file": base}
+    return changed(graph, base__model=["file", 0], global_encode__global_encoder=["file", 1])
+
+
+# ---- layouts and files
+
+
+@pytest.mark.parametrize("name", ["released.pth", "prefixed.safetensors", "module.ckpt", "sub/diffusers.safetensors"])
+def test_base_file(host, folder, bundles, official, name):
+    """All of them are the bundle's network, so they make its video."""
+    (folder / "sub").mkdir(exist_ok=True)
+    if name == "released.pth":
+        torch.save({"state_dict": official, "step": 854500}, folder / name)
+    elif name == "prefixed.safetensors":
+        save_file({f"model.diffusion_model.{key}": value for key, value in official.items()}, folder / name)
+    elif name == "module.ckpt":
+        torch.save({f"module.{key}": value for key, value in official.items()}, folder / name)
+    else:
+        shutil.copy(bundles / "short" / "unet" / "diffusion_pytorch_model.safetensors", folder / name)
+        assert "transformer_in.proj_in.weight" in load_file(folder / name)
+    assert relative_error(_run(host, _file_graph(name)), _run(host, _bundle_graph())) < 1e-6
+
+
+def test_detail_gain(host, folder, official):
+    save_file(official, folder / "gain.safetensors")
+    twice, once = (_run(host, _file_graph("gain.safetensors", gain)) for gain in ("official", "once"))
+    assert relative_error(once, twice) > 1e-2
+    doubled = dict(official)
+    weight = doubled["input_blocks.0.0.weight"].clone()
+    weight[:, 4:] *= 2  # the concat half
+    save_file(doubled | {"input_blocks.0.0.weight": weight}, folder / "doubled.safetensors")
+    assert relative_error(_run(host, _file_graph("doubled.safetensors", "once")), twice) < 1e-4
+
+
+@pytest.mark.parametrize("layout", ["official", "diffusers"])
+def test_image2video_file(host, folder, bundles, layout):
+    """Known by its tensors; its global encoder socket is empty."""
+    wide = open_unet(bundles / "short" / "unet")
+    own = ("local_image_concat.", "local_temporal_encoder.")
+    state = {key: value for key, value in wide.network.items() if not key.startswith(own)}
+    state["input_blocks.0.0.weight"] = state["input_blocks.0.0.weight"][:, :4].contiguous()
+    name = f"image2video {layout}.safetensors"
+    save_file(to_official(state) if layout == "official" else to_diffusers(state), folder / name)
+    result = host.run(_file_graph(name), {"latent": ("base", 0), "encoder": ("file", 1)}, reuse_cache=True)
+    assert result.error is None, result.error
+    assert not result.kept["encoder"].reads_image
+    assert result.kept["latent"]["samples"].isfinite().all()
+
+
+@pytest.mark.parametrize("variant", ["auto", "vid2vid_xl", "sr600"])
+def test_refiner_file(host, folder, bundles, variant):
+    state = to_official(open_unet(bundles / "short" / "refiner").network)
+    torch.save({"state_dict": state}, folder / "refiner.pth")
+    graph = changed(graphs.refined_latent("short"), refiner__variant=variant)
+    file = changed(graph, refiner__model_name="refiner.pth")
+    keep = {"model": ("refiner", 0), "latent": ("refine", 0)}
+    result = host.run(file, keep, reuse_cache=True)
+    assert result.error is None, result.error
+    assert result.kept["model"].model.network.kind == ("vid2vid_xl" if variant == "auto" else variant)
+    assert relative_error(result.kept["latent"]["samples"], _run(host, graph, "refine")) < 1e-6
+
+
+def test_metadata_says_which_refiner(host, folder, bundles):
+    state = to_official(open_unet(bundles / "tiny" / "refiner").network)
+    save_file(state, folder / "sr600.safetensors", {"kind": "sr600", "head_dim": "8"})
+    graph = {
+        "refiner": node("I2VGenXLRefinerLoader", model_name="sr600.safetensors", variant="auto", weight_dtype="default")
+    }
+    network = host.run(graph, {"model": ("refiner", 0)}).kept["model"].model.network
+    assert (network.kind, network.head_dim) == ("sr600", 8)
+
+
+# ---- types of weights
+
+
+FEW_STEPS = {
+    "loader": changed(_bundle_graph(), base__steps=2, base__cfg=1.0),
+    "refiner": changed(graphs.refined_latent("short"), refine__steps=1, refine__cfg=1.0, refine__rescale=0.0),
+}
+"""By loader. Guidance and more steps enlarge what rounding does to a made-up network."""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored", "limit"),
+    [
+        ("default", torch.float32, 0.0),
+        ("fp16", torch.float16, 0.0),
+        ("bf16", torch.bfloat16, 0.05),
+        ("fp8_e4m3fn", torch.float8_e4m3fn, 0.5),
+    ],
+)
+@pytest.mark.parametrize(("loader", "sampler"), [("loader", "base"), ("refiner", "refine")])
+def test_weight_dtype(host, loader, sampler, dtype, stored, limit):
+    """The test's weights are fp16, and on the CPU the host computes in float32, so that fp16 is exact."""
+    exact = _run(host, changed(FEW_STEPS[loader], **{f"{loader}__weight_dtype": "fp32"}), sampler)
+    graph = changed(FEW_STEPS[loader], **{f"{loader}__weight_dtype": dtype})
+    result = host.run(graph, {"latent": (sampler, 0), "model": (loader, 0)}, reuse_cache=True)
+    assert result.error is None, result.error
+    network = result.kept["model"].model.diffusion_model
+    assert network.get_parameter("input_blocks.1.0.in_layers.2.weight").dtype == stored
+    error = relative_error(result.kept["latent"]["samples"], exact)
+    assert limit / 20 <= error <= limit
+
+
+# ---- the lists
+
+
+def _options(host: Host, class_type: str, name: str) -> list[str]:
+    kind, settings = host.nodes[class_type].INPUT_TYPES()["required"][name]
+    return list(settings["options"] if kind == "COMBO" else kind)
+
+
+def test_lists(host, folder, bundles, official):
+    """A new file or folder is there at the next look, as a press of R is."""
+    assert set(_options(host, "I2VGenXLCascadeLoader", "bundle")) >= {"tiny", "others", "short"}
+    assert {"tiny/refiner", "others/refiner"} <= set(_options(host, "I2VGenXLRefinerLoader", "model_name"))
+    assert not {"tiny/refiner"} & set(_options(host, "I2VGenXLBaseLoader", "model_name"))
+
+    assert "new.safetensors" not in _options(host, "I2VGenXLBaseLoader", "model_name")
+    save_file(official, folder / "new.safetensors")
+    for loader in ("I2VGenXLBaseLoader", "I2VGenXLRefinerLoader"):
+        assert "new.safetensors" in _options(host, loader, "model_name")
+    assert _run(host, _file_graph("new.safetensors")).isfinite().all()
+
+    copies = bundles / "group" / "copied"
+    assert "group/copied" not in _options(host, "I2VGenXLCascadeLoader", "bundle")
+    shutil.copytree(bundles / "short", copies)
+    shutil.rmtree(copies / "refiner")
+    try:
+        assert "group/copied" in _options(host, "I2VGenXLCascadeLoader", "bundle")
+        assert "group/copied/refiner" not in _options(host, "I2VGenXLRefinerLoader", "model_name")
+        graph = changed(_bundle_graph(), loader__bundle="group/copied")
+        assert relative_error(_run(host, graph), _run(host, _bundle_graph())) == 0
+    finally:
+        shutil.rmtree(bundles / "group")
+    result = host.run(changed(_bundle_graph(), loader__bundle="group/copied"), {"latent": ("base", 0)})
+    assert result.error is not None and result.error_node == "loader"
+
+
+@pytest.mark.parametrize("name", ["loader", "refiner"])
+def test_the_host_can_load_it_again(host, name):
+    """For another device, or when weights are not to be streamed."""
+    graph = changed(graphs.refined_latent("short"), refiner__variant="sr600")
+    patcher: Any = host.run(graph, {"model": (name, 0)}).kept["model"]
+    load, arguments = patcher.cached_patcher_init
+    again = load(*arguments, disable_dynamic=True)
+    assert again.model is not patcher.model
+    assert again.model.network == patcher.model.network
+    first, second = patcher.model.state_dict(), again.model.state_dict()
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
