@@ -19,7 +19,7 @@ from .errors import InputError
 from .images import read_image
 from .sampling import Callback
 from .scaffold import SIZES, scaffold
-from .video import write_video
+from .video import check_video_file, write_video
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -147,6 +147,9 @@ def _generate(options: argparse.Namespace) -> None:
         negative=options.refine_negative,
     )
     stage = options.stage or ("cascade" if (options.model / "refiner").is_dir() else "base")
+    base.check()
+    refine.check()
+    check_video_file(options.out, options.file_fps)
     image = read_image(options.image)
     seconds: dict[str, float] = {}
     with _timed(seconds, "encode"):

@@ -10,17 +10,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .checkpoints.load import open_unet
+from .checkpoints.load import open_base, open_refiner
 from .conditioning import GlobalEncoder
-from .config import RELEASES, VAE_SCALE, DetailGain, Kind, Release
+from .config import RELEASES, TIMESTEPS, VAE_SCALE, DetailGain, Kind, Release
 from .encoders import VAE, ImageEncoder, TextEncoder, load_image_encoder, load_text_encoder, load_vae
-from .errors import InputError
+from .errors import InputError, check_range
 from .images import check_images, check_size, clip_pixels, resize_video, video_frame
 from .sampling import Callback, Denoise, ddim, ddim_inversion, guide, initial_noise, refine, step_noise
-from .schedules import Schedule, cosine, refine_steps, schedule_for
+from .schedules import SOLVERS, Schedule, cosine, refine_steps, schedule_for
 from .unet import UNet
 
 Part = TypeVar("Part")
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,15 @@ class BaseOptions:
     eta: float = 0.0
     seed: int = 0
     negative: str | None = None
+
+    def check(self) -> None:
+        """Raises InputError for a setting that cannot be."""
+        check_size(self.width, self.height)
+        check_range("frames", self.frames, 1, _MOST)
+        check_range("fps", self.fps, 1, _MOST)
+        check_range("eta", self.eta, 0, 1)
+        if self.steps is not None:
+            check_range("steps", self.steps, 1, TIMESTEPS - 1)
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,21 @@ class RefineOptions:
     eta: float = 1.0
     seed: int = 0
     negative: str | None = None
+
+    def check(self) -> None:
+        """Raises InputError for a setting that cannot be."""
+        check_size(self.width, self.height)
+        check_range("eta", self.eta, 0, 1)
+        if self.steps is not None:
+            check_range("steps", self.steps, 1, _MOST)
+        if self.rescale is not None:
+            check_range("rescale", self.rescale, 0, 1)
+        if self.noise_level is not None:
+            check_range("noise level", self.noise_level, 2, TIMESTEPS - 1)
+        if self.solver not in SOLVERS:
+            raise InputError("solver", " or ".join(SOLVERS), repr(self.solver), "Choose one of them.")
+        if self.entry not in (None, "noise", "inversion"):
+            raise InputError("entry", "noise or inversion", repr(self.entry), "Choose one of them.")
 
 
 @dataclass(frozen=True)
@@ -162,7 +187,7 @@ class Cascade:
         """The base network, and the learnt global encoder that MS-Image2Video has none of."""
 
         def load() -> tuple[UNet, GlobalEncoder | None]:
-            checkpoint = open_unet(self.folder / "unet", detail_gain=self._detail_gain)
+            checkpoint = open_base(self.folder / "unet", self._detail_gain)
             place = self.dtype, self.device
             return checkpoint.build_network(*place), checkpoint.build_global_encoder(*place)
 
@@ -177,7 +202,7 @@ class Cascade:
             if not path.is_dir():
                 remedy = "Put the refiner there, or run the base stage alone."
                 raise InputError("model folder", "one with refiner/ in it", str(self.folder), remedy)
-            return open_unet(path, kind=self._refiner_kind).build_network(self.dtype, self.device)
+            return open_refiner(path, self._refiner_kind).build_network(self.dtype, self.device)
 
         return self._part("refiner", load)
 
@@ -195,7 +220,7 @@ class Cascade:
             options: size, frames, fps and negative prompt are read.
         """
         check_images(image)
-        check_size(options.width, options.height)
+        options.check()
         image = image[:1].to(self.device)
         base, encoder = self.base
         pixels = clip_pixels(image, options.width, self.image_encoder.config.image_size)
@@ -236,6 +261,7 @@ class Cascade:
         Returns:
             Unscaled latent [frames, 4, h, w], float32.
         """
+        options.check()
         base, _ = self.base
         release, schedule = RELEASES[base.config.kind], schedule_for(base.config.kind)
         if noise is None:
@@ -267,7 +293,7 @@ class Cascade:
     def encode_video(self, images: Tensor, options: RefineOptions) -> Tensor:
         """Images [F, H, W, 3] in 0..1, scaled to the refined size, to an unscaled latent [F, 4, height/8, width/8]."""
         check_images(images, "the video")
-        check_size(options.width, options.height)
+        options.check()
         return self.vae.encode(resize_video(images, options.width, options.height).to(self.device), frames_per_batch=1)
 
     @torch.no_grad()
@@ -292,6 +318,7 @@ class Cascade:
         Returns:
             Unscaled latent [frames, 4, h, w], float32.
         """
+        options.check()
         refiner = self.refiner
         kind = refiner.config.kind
         release, schedule = RELEASES[kind], schedule_for(kind)

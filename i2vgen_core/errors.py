@@ -18,3 +18,9 @@ class InputError(ValueError):
 
 class CheckpointError(InputError):
     """A file or a state dict that is not the network it should be."""
+
+
+def check_range(what: str, value: float, low: float, high: float) -> None:
+    """Raises InputError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise InputError(what, f"{low} to {high}", f"{value}", "Choose a value in this range.")

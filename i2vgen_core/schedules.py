@@ -16,6 +16,8 @@ from torch import Tensor
 from .config import TIMESTEPS, Kind
 from .errors import InputError
 
+SOLVERS = ("dpmpp_2m_sde", "heun")
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:

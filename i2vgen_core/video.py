@@ -34,13 +34,8 @@ def write_video(path: str | os.PathLike[str], frames: Tensor, fps: Fraction | fl
         InputError: frames is not such a tensor, its folder does not exist, or fps or crf is out of range.
     """
     check_images(frames, "the video")
+    check_video_file(path, fps)
     path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError("the video file", "a path in a folder that exists", f"'{path}'", "Create the folder first.")
-    if path.is_dir():
-        raise InputError("the video file", "the path of a file", f"the folder '{path}'", "Add a file name.")
-    if not 0.1 <= fps <= 1000:
-        raise InputError("fps", "0.1 to 1000 frames per second", str(fps), "Use 8 or 16.")
     if not 1 <= crf <= 51:
         raise InputError("crf", "1 (best) to 51", str(crf), "Use 17.")
 
@@ -50,6 +45,17 @@ def write_video(path: str | os.PathLike[str], frames: Tensor, fps: Fraction | fl
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_video_file(path: str | os.PathLike[str], fps: Fraction | float) -> None:
+    """Raises InputError unless a video of this rate can be written there. For saying so before the work."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError("the video file", "a path in a folder that exists", f"'{path}'", "Create the folder first.")
+    if path.is_dir():
+        raise InputError("the video file", "the path of a file", f"the folder '{path}'", "Add a file name.")
+    if not 0.1 <= fps <= 1000:
+        raise InputError("fps", "0.1 to 1000 frames per second", str(fps), "Use 8 or 16.")
 
 
 def read_video(path: str | os.PathLike[str], frames: int | None = None) -> tuple[Tensor, Fraction]:

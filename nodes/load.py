@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from comfy_api.latest import io
 
-from ..i2vgen_core.checkpoints.load import open_unet
-from ..i2vgen_core.config import BASES, REFINERS
-from ..i2vgen_core.errors import CheckpointError
+from ..i2vgen_core.checkpoints.load import open_base, open_refiner
+from ..i2vgen_core.config import REFINERS
 from .host import compat, encoders, folders
 from .host.models import WEIGHT_DTYPES, GlobalEncoderSocket, build_model
 
@@ -24,14 +20,6 @@ _WEIGHT_DTYPE = io.Combo.Input(
     tooltip="Type that the network's weights are kept in. default: what the graphics card is best at. "
     "fp8 halves the memory of fp16 at some loss of quality.",
 )
-
-
-def _open_base(path: Path, detail_gain: str = "official") -> Any:
-    checkpoint = open_unet(path, detail_gain="once" if detail_gain == "once" else "official")
-    if checkpoint.config.kind not in BASES:
-        remedy = "Load it with the I2VGen-XL Refiner Loader block."
-        raise CheckpointError(path.name, "a base network", f"a refiner ({checkpoint.config.kind})", remedy)
-    return checkpoint
 
 
 class CascadeLoader(io.ComfyNode):
@@ -64,7 +52,7 @@ class CascadeLoader(io.ComfyNode):
     @classmethod
     def execute(cls, bundle: str, weight_dtype: str) -> io.NodeOutput:
         folder = folders.bundle(bundle)
-        checkpoint = _open_base(folder / "unet")
+        checkpoint = open_base(folder / "unet")
         return io.NodeOutput(
             build_model(checkpoint, folder / "unet", weight_dtype),
             GlobalEncoderSocket(checkpoint),
@@ -105,7 +93,7 @@ class BaseLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str, detail_gain: str) -> io.NodeOutput:
         path = folders.network_file(model_name)
-        checkpoint = _open_base(path, detail_gain)
+        checkpoint = open_base(path, "once" if detail_gain == "once" else "official")
         return io.NodeOutput(build_model(checkpoint, path, weight_dtype), GlobalEncoderSocket(checkpoint))
 
 
@@ -140,8 +128,5 @@ class RefinerLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model_name: str, variant: str, weight_dtype: str) -> io.NodeOutput:
         path = folders.refiner(model_name)
-        checkpoint = open_unet(path, kind=next((kind for kind in REFINERS if kind == variant), None))
-        if checkpoint.config.kind not in REFINERS:
-            remedy = "Load it with the I2VGen-XL Base Loader block."
-            raise CheckpointError(path.name, "a refiner", f"a base ({checkpoint.config.kind})", remedy)
+        checkpoint = open_refiner(path, next((kind for kind in REFINERS if kind == variant), None))
         return io.NodeOutput(build_model(checkpoint, path, weight_dtype))

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..i2vgen_core.errors import InputError
+from ..i2vgen_core.schedules import SOLVERS
 from .host import compat
 from .host.models import network_of
 from .host.sampling import RefineSettings, sample_refiner
@@ -67,7 +68,7 @@ class RefineSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "solver",
-                    options=["dpmpp_2m_sde", "heun"],
+                    options=list(SOLVERS),
                     default="dpmpp_2m_sde",
                     tooltip="dpmpp_2m_sde is the releases' fast one. heun draws no noise and costs twice as much a step.",
                 ),

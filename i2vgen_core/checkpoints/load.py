@@ -66,6 +66,24 @@ def open_unet(path: Path, *, kind: Kind | None = None, detail_gain: DetailGain =
     return parse_unet(state, settings, kind=kind, detail_gain=detail_gain)
 
 
+def open_base(path: Path, detail_gain: DetailGain = "official") -> UNetCheckpoint:
+    """open_unet for a first stage. Raises CheckpointError for a refiner too."""
+    checkpoint = open_unet(path, detail_gain=detail_gain)
+    if checkpoint.config.is_refiner:
+        remedy = "Load it with the I2VGen-XL Refiner Loader block, or put it into a model folder's refiner/."
+        raise CheckpointError(path.name, "a base network", f"a refiner ({checkpoint.config.kind})", remedy)
+    return checkpoint
+
+
+def open_refiner(path: Path, kind: Kind | None = None) -> UNetCheckpoint:
+    """open_unet for a second stage. Raises CheckpointError for a base too."""
+    checkpoint = open_unet(path, kind=kind)
+    if not checkpoint.config.is_refiner:
+        remedy = "Load it with the I2VGen-XL Base Loader block, or put it into a model folder's unet/."
+        raise CheckpointError(path.name, "a refiner", f"a base ({checkpoint.config.kind})", remedy)
+    return checkpoint
+
+
 def parse_unet(
     state: StateDict,
     settings: Mapping[str, Any] | None = None,

@@ -48,7 +48,7 @@ def _short() -> graphs.Graph:
         graphs.refined_latent("short"),
         clip_encode__width=64,
         global_encode__width=64,
-        global_encode__frames=2,
+        global_encode__frames=1,
         scale__width=64,
         scale__height=80,
         base__steps=2,

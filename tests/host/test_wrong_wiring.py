@@ -363,11 +363,11 @@ def test_a_tensor_too_few_or_too_many(host, files, file, found):
 def test_the_loaders_of_the_other_stage(host, files):
     assert _message(host, _loader("I2VGenXLBaseLoader", "a refiner.safetensors"), "loader") == (
         "a refiner.safetensors: expected a base network, found a refiner (vid2vid_xl). "
-        "Load it with the I2VGen-XL Refiner Loader block."
+        "Load it with the I2VGen-XL Refiner Loader block, or put it into a model folder's refiner/."
     )
     assert _message(host, _loader("I2VGenXLRefinerLoader", "a base.safetensors"), "loader") == (
         "a base.safetensors: expected a refiner, found a base (i2vgen_xl). "
-        "Load it with the I2VGen-XL Base Loader block."
+        "Load it with the I2VGen-XL Base Loader block, or put it into a model folder's unet/."
     )
     told = changed(_loader("I2VGenXLRefinerLoader", "a base.safetensors"), loader__variant="sr600")
     assert _message(host, told, "loader") == (
