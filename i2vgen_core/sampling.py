@@ -23,7 +23,7 @@ Denoise = Callable[[Tensor, int], Tensor]
 """denoise(x_t, t): the estimate of x_0, of x_t's shape."""
 
 Callback = Callable[[int, int, Tensor, Tensor], None]
-"""callback(step, steps, x, denoised), after each evaluation; it may raise to stop."""
+"""callback(step, steps, x, denoised), once a step, after its first evaluation; it may raise to stop."""
 
 StepNoise = Callable[[Tensor, Tensor], Tensor]
 """noise(sigma, next sigma): unit-variance noise of the step between two levels."""
@@ -92,7 +92,7 @@ def ddim_inversion(
         denoise: see Denoise; without guidance.
         x: clean scaled latent.
         schedule: the inversion's.
-        steps: steps over the levels; where they do not divide, one evaluation more.
+        steps: steps over the levels, see inversion_timesteps.
         levels: 1 to 1000.
         callback: see Callback.
     """
@@ -220,9 +220,10 @@ def step_noise(like: Tensor, seed: int) -> Callable[[], Tensor]:
 
 
 class BrownianNoise:
-    """Noise of a stochastic solver from one Brownian path, so that the number of steps changes only its resolution.
+    """Noise of a stochastic solver from one Brownian path (k-diffusion's way, as the releases have it).
 
-    The path is torchsde's tree over [1, channels, frames, h, w], the references' layout, on the CPU.
+    The path is torchsde's tree over [1, channels, frames, h, w], the references' layout, on the CPU, between the
+    smallest and the largest sigma of the run.
 
     Args:
         x: the latent [frames, channels, h, w].

@@ -114,7 +114,7 @@ def ddim_timesteps(steps: int) -> list[int]:
 
 def inversion_timesteps(steps: int, levels: int) -> list[int]:
     """Timesteps of DDIM inversion over `levels` levels: 0, levels // steps, ... below `levels`, as the official loop has
-    them; one more than asked where `steps` does not divide `levels`.
+    them. Where `steps` does not divide `levels` they are more than asked: 31 for 30 of 700, the release's.
 
     Raises:
         InputError: fewer levels than steps, or none.

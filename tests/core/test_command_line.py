@@ -3,14 +3,14 @@
 import json
 import logging
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+import toy
 from PIL import Image
 
 from i2vgen_core.__main__ import main
@@ -18,8 +18,6 @@ from i2vgen_core.cascade import BaseOptions, RefineOptions
 from i2vgen_core.checkpoints.load import open_unet
 from i2vgen_core.scaffold import SIZES
 from i2vgen_core.video import read_video
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +105,7 @@ class Recorder:
 
 def given(generate, monkeypatch, *more):
     monkeypatch.setattr("i2vgen_core.__main__.Cascade", Recorder)
+    monkeypatch.setattr("i2vgen_core.__main__.write_video", lambda *_: None)
     assert generate(*more)[0] == 0
     return Recorder.last
 
@@ -198,18 +197,24 @@ def test_the_other_options_reach(generate, monkeypatch, option, name, value):
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
-def test_what_cannot_be_used_ends_with_2_and_says_why(generate, more, message):
+def test_what_cannot_be_used_ends_with_2_and_says_why(generate, no_work, more, message):
     code, out, said = generate(*more)
     assert code == 2
     assert f"error: {message}" in said
     assert not out.exists()
 
 
-def test_a_place_that_cannot_be_written_is_said_before_the_work(generate, monkeypatch, tmp_path):
+@pytest.fixture
+def no_work(monkeypatch):
+    """Fails a run that samples."""
+
     def worked(*_, **__):
-        raise AssertionError("an hour of sampling for nothing")
+        raise AssertionError("sampling, for a setting that was known to be wrong")
 
     monkeypatch.setattr("i2vgen_core.cascade.Cascade.sample_base", worked)
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(generate, no_work, tmp_path):
     code, _, said = generate(out=tmp_path / "nowhere" / "out.mp4")
     assert code == 2
     assert "error: the video file: expected a path in a folder that exists" in said
@@ -242,11 +247,12 @@ def test_help_lists_the_releases_settings(capsys):
         assert part in text, part
 
 
-# ---------------------------------------------------------------- scaffold, and the command as a process
+# ---------------------------------------------------------------- scaffold, and the module as a command
 
 
-def test_scaffold_writes_what_diffusers_layout_has(tmp_path, caplog):
+def test_scaffold_writes_what_diffusers_layout_has(tmp_path, caplog, monkeypatch):
     folder = tmp_path / "bundle"
+    monkeypatch.setitem(SIZES, "tiny", toy.SIZE)  # whose files are a tenth of the real one's
     assert main(["scaffold", str(folder), "--size", "tiny", "--refiner", "sr600"]) == 0
     parts = {path.name for path in folder.iterdir()}
     assert parts == {"unet", "vae", "text_encoder", "image_encoder", "tokenizer", "refiner", "model_index.json"}
@@ -255,17 +261,19 @@ def test_scaffold_writes_what_diffusers_layout_has(tmp_path, caplog):
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     assert index["unet"] == ["diffusers", "I2VGenXLUNet"]
     base, refiner = open_unet(folder / "unet").config, open_unet(folder / "refiner").config
-    assert base == SIZES["tiny"].unet
+    assert base == toy.SIZE.unet
     assert refiner.kind == "sr600"
 
     assert main(["scaffold", str(folder)]) == 2
     assert "error: folder: expected a new or empty one" in caplog.text
 
 
-def test_a_process_that_fails_ends_with_2(tmp_path):
-    command = [sys.executable, "-m", "i2vgen_core", "generate", "--model", "nowhere", "--image", "nothing.png"]
-    command += ["--prompt", "a fox", "--out", str(tmp_path / "out.mp4")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 2
-    assert done.stdout == "" and "Traceback" not in done.stderr
-    assert "error: model folder: expected one with unet/ in it, found nowhere" in done.stderr
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules after import")  # runpy, since this file imports it too
+def test_the_module_as_a_command_exits_with_the_code(tmp_path, monkeypatch, caplog):
+    """As `python -m i2vgen_core` does it."""
+    arguments = ["generate", "--model", "nowhere", "--image", "nothing.png", "--prompt", "a fox"]
+    monkeypatch.setattr(sys, "argv", ["i2vgen_core", *arguments, "--out", str(tmp_path / "out.mp4")])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("i2vgen_core", run_name="__main__")
+    assert stopped.value.code == 2
+    assert "error: model folder: expected one with unet/ in it, found nowhere" in caplog.text
