@@ -1,4 +1,4 @@
-"""What differs between the host's versions, 0.8 to 0.33."""
+"""What differs between the host's versions, 0.3.64 to 0.33."""
 
 from __future__ import annotations
 
