@@ -34,6 +34,9 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
 }
 
+_TEXT_TOKENS = 77
+"""Text tokens that a network reads. The official code cuts a longer prompt there; the host goes on in chunks of 77."""
+
 CONDITION = "i2vgen_xl"
 """Key of a conditioning's VideoCondition."""
 
@@ -231,7 +234,7 @@ def _checked_text(text: Tensor | None, network: UNetConfig) -> Tensor:
         title = RELEASES[network.kind].title
         remedy = "Encode the prompt with OpenCLIP ViT-H/14, the text encoder of Stable Diffusion 2.1."
         raise InputError("text conditioning", f"width {network.context_dim} for {title}", f"{found}", remedy)
-    return text
+    return text[:, :_TEXT_TOKENS]
 
 
 def _check_frames(condition: VideoCondition, frames: int) -> None:

@@ -140,11 +140,14 @@ def test_refiner(host, bundles, no_suffix, bundle, variant, settings):
     assert relative_error(refined, ours) < REFINE_SAME
 
 
-def test_refine_prompt_with_the_suffix(host, bundles):
-    """What the graph's prompt has to hold where the command line appends it."""
-    text = graphs.REFINE_PROMPT + RELEASES["vid2vid_xl"].prompt_suffix
+@pytest.mark.parametrize(
+    "prompt", [graphs.REFINE_PROMPT, "a cat on a red sofa looks around, " * 4], ids=["short", "long"]
+)
+def test_refine_prompt_with_the_suffix(host, bundles, prompt):
+    """What the graph's prompt has to hold where the command line appends it. Both are cut after 75 tokens."""
+    text = prompt + RELEASES["vid2vid_xl"].prompt_suffix
     encoded, refined = _run(host, graphs.changed(graphs.refined_latent(), positive__text=text), "encode", "refine")
-    ours = Cascade(bundles / "tiny").sample_refiner(encoded, graphs.REFINE_PROMPT, REFINE)
+    ours = Cascade(bundles / "tiny").sample_refiner(encoded, prompt, REFINE)
     assert relative_error(refined, ours) < REFINE_SAME
 
 
