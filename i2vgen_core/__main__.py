@@ -1,8 +1,9 @@
-"""The command line: `python -m i2vgen_core generate` and `scaffold`."""
+"""The command line: `python -m i2vgen_core generate`, `train`, `evaluate` and `scaffold`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import time
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from .cascade import BaseOptions, Cascade, RefineOptions
 from .config import BASES, REFINERS, RELEASES
 from .errors import InputError
-from .images import read_image
+from .images import read_image, write_image
 from .sampling import Callback
 from .scaffold import SIZES, scaffold
 from .video import check_video_file, write_video
@@ -31,24 +32,29 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.command(options) or 0
     except InputError as error:
         logger.error("error: %s", error)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m i2vgen_core", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands.add_parser("generate", help="a video from a photo"))
+    _add_train(commands.add_parser("train", help="a part of a model, on a synthetic world or your own videos"))
+    _add_evaluate(commands.add_parser("evaluate", help="figures of a cascade that was trained on the synthetic world"))
     _add_scaffold(commands.add_parser("scaffold", help="a model folder with made-up weights"))
     return parser
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     base, refine = BaseOptions(), RefineOptions()
-    vid2vid = RELEASES["vid2vid_xl"]
+    i2vgen, vid2vid = RELEASES["i2vgen_xl"], RELEASES["vid2vid_xl"]
+    parser.epilog = (
+        "Where a setting says (the release's), the default is what the model in the folder comes with; the values "
+        "named are those of the full-size releases."
+    )
     add = parser.add_argument
     add(
         "--model",
@@ -61,19 +67,19 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--prompt", required=True, metavar="TEXT", help="what happens in the video")
     add("--out", type=Path, required=True, metavar="FILE.mp4", help="where the video goes")
     add("--stage", choices=["base", "cascade"], help="default: cascade where the folder has a refiner")
-    add("--frames", type=int, default=base.frames, help="frames of the video (%(default)s)")
-    add("--fps", type=int, default=int(base.fps), help="condition on motion, 8 or 16 (%(default)s)")
+    add("--frames", type=int, help=f"frames of the video (the release's, {i2vgen.frames})")
+    add("--fps", type=int, help=f"condition on motion, 8 or 16 (the release's, {i2vgen.fps:g})")
     add("--file-fps", type=float, default=8, help="frame rate of the file (%(default)s)")
-    add("--width", type=int, default=base.width, help="of the base video (%(default)s)")
-    add("--height", type=int, default=base.height, help="of the base video (%(default)s)")
+    add("--width", type=int, help=f"of the base video (the release's, {i2vgen.width})")
+    add("--height", type=int, help=f"of the base video (the release's, {i2vgen.height})")
     add("--steps", type=int, help="of the base (the release's 50)")
     add("--guidance", type=float, help="of the base (the release's, 9 for I2VGen-XL)")
     add("--eta", type=float, default=base.eta, help="noise of DDIM, 0..1 (%(default)s)")
     add("--seed", type=int, default=0, help="of both stages (%(default)s)")
     add("--negative", metavar="TEXT", help=f"negative prompt of the base (the release's: {_short('i2vgen_xl')})")
     add("--detail-gain", choices=["official", "once"], default="official", help="once: weights of the diffusers port")
-    add("--refine-width", type=int, default=refine.width, help="of the refined video (%(default)s)")
-    add("--refine-height", type=int, default=refine.height, help="of the refined video (%(default)s)")
+    add("--refine-width", type=int, help=f"of the refined video (the release's, {vid2vid.width})")
+    add("--refine-height", type=int, help=f"of the refined video (the release's, {vid2vid.height})")
     add("--refine-prompt", metavar="TEXT", help="the refiner's, its release's suffix is appended (the base's prompt)")
     add(
         "--refine-negative",
@@ -96,7 +102,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--refiner", choices=REFINERS, help="which refiner the folder holds, where its config.json does not say")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     add("--dtype", choices=list(_DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
-    parser.set_defaults(run=_generate)
+    parser.set_defaults(command=_generate)
 
 
 def _short(kind: str) -> str:
@@ -110,8 +116,98 @@ def _add_scaffold(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", choices=BASES, default=BASES[0], help="kind of the base (%(default)s)")
     parser.add_argument("--refiner", choices=REFINERS, default=REFINERS[0], help="kind of the refiner (%(default)s)")
     parser.set_defaults(
-        run=lambda options: scaffold(options.folder, SIZES[options.size], base=options.base, refiner=options.refiner)
+        command=lambda options: scaffold(
+            options.folder, SIZES[options.size], base=options.base, refiner=options.refiner
+        )
     )
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("stage", choices=["vae", "clip", "base", "refiner"], help="what to train; the video networks need vae and clip")
+    add("--config", required=True, metavar="RECIPE", help="a JSON file, or the name of one in training/recipes")
+    add(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="model folder: what is there is read, or trained further",
+    )
+    add(
+        "--run",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="for checkpoint and log; a stopped run goes on from there",
+    )
+    add("--data", type=Path, metavar="DIR", help="captioned videos and images (a synthetic world of moving shapes)")
+    add("--until", type=int, metavar="STEP", help="stop there, with a checkpoint (the recipe's last)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    add("--dtype", choices=list(_DTYPES), default="fp16", help="of the weights that are written (%(default)s)")
+    parser.set_defaults(command=_train)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from .training.stages import STAGES, Job
+
+    job = Job(
+        options.model,
+        options.config,
+        options.run,
+        options.data,
+        device=options.device,
+        dtype=options.dtype,
+        until=options.until,
+    )
+    STAGES[options.stage](job)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="DIR", help="model folder")
+    add("--seeds", type=_seeds, default=range(64), metavar="A:B", help="held-out scenes A to B - 1 (0:64)")
+    add("--refined", type=int, default=16, metavar="N", help="how many of them are refined too (%(default)s)")
+    add("--ablations", action="store_true", help="the paper's ablations instead, at inference")
+    add("--json", type=Path, metavar="FILE", help="the figures in a file too")
+    add("--sheet", type=Path, metavar="FILE.png", help="frames of some scenes, to look at")
+    add("--plot", type=Path, metavar="FILE.png", help="spatial and temporal spectra")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    add("--dtype", choices=list(_DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
+    parser.set_defaults(command=_evaluate)
+
+
+def _seeds(text: str) -> range:
+    first, colon, last = text.partition(":")
+    if not colon or not first.isdecimal() or not last.isdecimal() or int(first) >= int(last):
+        raise argparse.ArgumentTypeError(f"expected A:B with A below B, found {text!r}")
+    return range(int(first), int(last))
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from .training import evaluate
+
+    cascade = Cascade(options.model, dtype=_DTYPES.get(options.dtype), device=options.device)
+    if options.ablations:
+        tables = evaluate.ablations(cascade, options.seeds, refined=options.refined)
+        for rows in tables.values():
+            sys.stdout.write(evaluate.plain_table(rows) + "\n\n")
+        _write_json(options.json, tables)
+        return 0
+    result = evaluate.evaluate(cascade, options.seeds, refined=options.refined)
+    sys.stdout.write(evaluate.table(result.figures) + "\n")
+    if result.spectra:
+        sys.stdout.write("\n" + evaluate.plain_table(evaluate.band_levels(result.spectra)) + "\n")
+    _write_json(options.json, result.json())
+    if options.sheet:
+        write_image(options.sheet, result.sheet)
+    if options.plot and result.spectra:
+        write_image(options.plot, evaluate.spectra_plot(result.spectra))
+    return int(bool(result.missed))
+
+
+def _write_json(file: Path | None, content: object) -> None:
+    if file is not None:
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _generate(options: argparse.Namespace) -> None:

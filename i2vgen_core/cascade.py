@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from .checkpoints.load import open_base, open_refiner
 from .conditioning import GlobalEncoder
-from .config import RELEASES, TIMESTEPS, VAE_SCALE, DetailGain, Kind, Release
+from .config import TIMESTEPS, VAE_SCALE, DetailGain, Kind, Release
 from .encoders import VAE, ImageEncoder, TextEncoder, load_image_encoder, load_text_encoder, load_vae
 from .errors import InputError, check_range
 from .images import check_images, check_size, clip_pixels, resize_video, video_frame
@@ -26,23 +26,23 @@ _MOST = 2**31 - 1
 
 @dataclass(frozen=True)
 class BaseOptions:
-    """Settings of the base stage.
+    """Settings of the base stage; None takes the release's.
 
     Args:
         width, height: of the base video in pixels, multiples of 8 from 64 up.
         frames: 1 or more.
         fps: motion's frame rate; 8 and 16 were trained.
-        steps: 1..999; None takes the release's.
-        guidance: None takes the release's.
+        steps: 1..999.
+        guidance: guidance scale.
         eta: 0..1, see sampling.ddim.
         seed: of the noise.
-        negative: negative prompt; None takes the release's.
+        negative: negative prompt.
     """
 
-    width: int = 1280
-    height: int = 704
-    frames: int = 16
-    fps: float = 16
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    fps: float | None = None
     steps: int | None = None
     guidance: float | None = None
     eta: float = 0.0
@@ -51,9 +51,11 @@ class BaseOptions:
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
-        check_size(self.width, self.height)
-        check_range("frames", self.frames, 1, _MOST)
-        check_range("fps", self.fps, 1, _MOST)
+        _check_size(self.width, self.height)
+        if self.frames is not None:
+            check_range("frames", self.frames, 1, _MOST)
+        if self.fps is not None:
+            check_range("fps", self.fps, 1, _MOST)
         check_range("eta", self.eta, 0, 1)
         if self.steps is not None:
             check_range("steps", self.steps, 1, TIMESTEPS - 1)
@@ -76,8 +78,8 @@ class RefineOptions:
         negative: negative prompt.
     """
 
-    width: int = 1280
-    height: int = 720
+    width: int | None = None
+    height: int | None = None
     steps: int | None = None
     guidance: float | None = None
     rescale: float | None = None
@@ -90,7 +92,7 @@ class RefineOptions:
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
-        check_size(self.width, self.height)
+        _check_size(self.width, self.height)
         check_range("eta", self.eta, 0, 1)
         if self.steps is not None:
             check_range("steps", self.steps, 1, _MOST)
@@ -185,24 +187,42 @@ class Cascade:
     @property
     def base(self) -> tuple[UNet, GlobalEncoder | None]:
         """The base network, and the learnt global encoder that MS-Image2Video has none of."""
+        return self._base[0]
 
-        def load() -> tuple[UNet, GlobalEncoder | None]:
+    @property
+    def base_release(self) -> Release:
+        """The settings that the base comes with."""
+        return self._base[1]
+
+    @property
+    def _base(self) -> tuple[tuple[UNet, GlobalEncoder | None], Release]:
+        def load() -> tuple[tuple[UNet, GlobalEncoder | None], Release]:
             checkpoint = open_base(self.folder / "unet", self._detail_gain)
             place = self.dtype, self.device
-            return checkpoint.build_network(*place), checkpoint.build_global_encoder(*place)
+            networks = checkpoint.build_network(*place), checkpoint.build_global_encoder(*place)
+            return networks, checkpoint.release
 
         return self._part("base", load)
 
     @property
     def refiner(self) -> UNet:
         """The refiner's network."""
+        return self._refiner[0]
 
-        def load() -> UNet:
+    @property
+    def refiner_release(self) -> Release:
+        """The settings that the refiner comes with."""
+        return self._refiner[1]
+
+    @property
+    def _refiner(self) -> tuple[UNet, Release]:
+        def load() -> tuple[UNet, Release]:
             path = self.folder / "refiner"
             if not path.is_dir():
                 remedy = "Put the refiner there, or run the base stage alone."
                 raise InputError("model folder", "one with refiner/ in it", str(self.folder), remedy)
-            return open_refiner(path, self._refiner_kind).build_network(self.dtype, self.device)
+            checkpoint = open_refiner(path, self._refiner_kind)
+            return checkpoint.build_network(self.dtype, self.device), checkpoint.release
 
         return self._part("refiner", load)
 
@@ -222,24 +242,25 @@ class Cascade:
         check_images(image)
         options.check()
         image = image[:1].to(self.device)
-        base, encoder = self.base
-        pixels = clip_pixels(image, options.width, self.image_encoder.config.image_size)
+        (base, encoder), release = self._base
+        settings = _base_settings(options, release)
+        width, height, frames = settings.width, settings.height, settings.frames
+        pixels = clip_pixels(image, width, self.image_encoder.config.image_size)
         embedding = self.image_encoder.encode(pixels).to(self.dtype)[:, None]
         seen, unseen = base.context_embedding(embedding), base.context_embedding(torch.zeros_like(embedding))
-        fps = torch.tensor([float(options.fps)], device=self.device)
-        shape = (options.frames, base.config.in_channels, options.height // 8, options.width // 8)
+        fps = torch.tensor([float(settings.fps)], device=self.device)
+        shape = (frames, base.config.in_channels, height // 8, width // 8)
         if encoder is None:
             return BaseConditions(seen, unseen, fps, None, shape)
 
-        latent = self.vae.encode(video_frame(image, options.width, options.height)).to(self.dtype) * VAE_SCALE
-        negative = RELEASES[base.config.kind].negative_prompt if options.negative is None else options.negative
-        text = self.text_encoder.encode([prompt, negative]).to(self.dtype)
+        latent = self.vae.encode(video_frame(image, width, height)).to(self.dtype) * VAE_SCALE
+        text = self.text_encoder.encode([prompt, settings.negative_prompt]).to(self.dtype)
         global_tokens = encoder(latent)
         positive, negated = (
             torch.cat([tokens[None], global_tokens, projected], dim=1)
             for tokens, projected in zip(text, (seen, unseen), strict=True)
         )
-        return BaseConditions(positive, negated, fps, base.detail_encoder(latent, options.frames), shape)
+        return BaseConditions(positive, negated, fps, base.detail_encoder(latent, frames), shape)
 
     @torch.no_grad()
     def sample_base(
@@ -262,23 +283,22 @@ class Cascade:
             Unscaled latent [frames, 4, h, w], float32.
         """
         options.check()
-        base, _ = self.base
-        release, schedule = RELEASES[base.config.kind], schedule_for(base.config.kind)
+        (base, _), release = self._base
+        settings, schedule = _base_settings(options, release), schedule_for(base.config.kind)
         if noise is None:
-            noise = initial_noise(conditions.shape, options.seed, release.offset_noise)
+            noise = initial_noise(conditions.shape, options.seed, settings.offset_noise)
         noise = noise.to(self.device, torch.float32)
         frames = conditions.shape[0]
 
         def predict(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
             return base(x, t, context, frames, conditions.fps, conditions.details)
 
-        guidance = release.guidance if options.guidance is None else options.guidance
-        denoise = self._guided(predict, schedule, conditions.positive, conditions.negative, guidance, 0.0)
+        denoise = self._guided(predict, schedule, conditions.positive, conditions.negative, settings.guidance, 0.0)
         x = ddim(
             denoise,
             noise,
             schedule,
-            options.steps or release.steps,
+            settings.steps,
             eta=options.eta,
             noise=step_noise(noise, options.seed),
             callback=callback,
@@ -294,7 +314,10 @@ class Cascade:
         """Images [F, H, W, 3] in 0..1, scaled to the refined size, to an unscaled latent [F, 4, height/8, width/8]."""
         check_images(images, "the video")
         options.check()
-        return self.vae.encode(resize_video(images, options.width, options.height).to(self.device), frames_per_batch=1)
+        width = options.width or self.refiner_release.width
+        height = options.height or self.refiner_release.height
+        check_size(width, height)
+        return self.vae.encode(resize_video(images, width, height).to(self.device), frames_per_batch=1)
 
     @torch.no_grad()
     def sample_refiner(
@@ -319,29 +342,26 @@ class Cascade:
             Unscaled latent [frames, 4, h, w], float32.
         """
         options.check()
-        refiner = self.refiner
-        kind = refiner.config.kind
-        release, schedule = RELEASES[kind], schedule_for(kind)
-        options = _filled(options, release)
-        prompts = [prompt + release.prompt_suffix, options.negative or ""]
+        refiner, release = self._refiner
+        settings, schedule = _refiner_settings(options, release), schedule_for(refiner.config.kind)
+        prompts = [prompt + settings.prompt_suffix, settings.negative_prompt]
         positive, negative = self.text_encoder.encode(prompts).to(self.dtype).split(1)
         frames = len(latent)
 
         def predict(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
             return refiner(x, t, context, frames)
 
-        assert options.steps and options.noise_level and options.guidance is not None and options.rescale is not None
-        plan = refine_steps(schedule, options.steps, options.noise_level, options.solver)
+        level = settings.noise_level
+        plan = refine_steps(schedule, settings.steps, level, options.solver)
         x = latent.to(self.device, torch.float32) * VAE_SCALE
-        if options.entry == "inversion":
+        if settings.entry == "inversion":
             inversion = cosine()
             unguided = self._guided(predict, inversion, negative, negative, 1.0, 0.0)
-            steps = min(options.steps, options.noise_level)
-            x = ddim_inversion(unguided, x, inversion, steps, options.noise_level, callback=callback)
+            x = ddim_inversion(unguided, x, inversion, min(settings.steps, level), level, callback=callback)
         else:
             noise = initial_noise(tuple(x.shape), options.seed) if noise is None else noise
-            x = schedule.add_noise(x, noise.to(x), options.noise_level - 1)
-        denoise = self._guided(predict, schedule, positive, negative, options.guidance, options.rescale)
+            x = schedule.add_noise(x, noise.to(x), level - 1)
+        denoise = self._guided(predict, schedule, positive, negative, settings.guidance, settings.rescale)
         solver, eta, seed = options.solver, options.eta, options.seed
         return refine(denoise, x, plan, solver=solver, eta=eta, seed=seed, callback=callback) / VAE_SCALE
 
@@ -365,14 +385,39 @@ class Cascade:
         return denoise
 
 
-def _filled(options: RefineOptions, release: Release) -> RefineOptions:
-    """The options with the release's settings where they have none."""
-    return replace(
-        options,
-        steps=options.steps or release.steps_for(options.solver),
-        guidance=release.guidance if options.guidance is None else options.guidance,
-        rescale=release.rescale if options.rescale is None else options.rescale,
-        noise_level=options.noise_level or release.noise_level,
-        entry=options.entry or release.entry,
-        negative=release.negative_prompt if options.negative is None else options.negative,
-    )
+def _check_size(width: int | None, height: int | None) -> None:
+    """check_size of the sides that are given."""
+    check_size(64 if width is None else width, 64 if height is None else height)
+
+
+def _base_settings(options: BaseOptions, release: Release) -> Release:
+    """The release's settings with the options in their place."""
+    given = {
+        "width": options.width,
+        "height": options.height,
+        "frames": options.frames,
+        "fps": options.fps,
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "negative_prompt": options.negative,
+    }
+    settings = _replaced(release, given)
+    check_size(settings.width, settings.height)
+    return settings
+
+
+def _refiner_settings(options: RefineOptions, release: Release) -> Release:
+    """The release's settings with the options in their place; `steps` are those of the options' solver."""
+    given = {
+        "steps": options.steps or release.steps_for(options.solver),
+        "guidance": options.guidance,
+        "rescale": options.rescale,
+        "noise_level": options.noise_level,
+        "entry": options.entry,
+        "negative_prompt": options.negative,
+    }
+    return _replaced(release, given)
+
+
+def _replaced(release: Release, given: dict[str, Any]) -> Release:
+    return replace(release, **{name: value for name, value in given.items() if value is not None})

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from .errors import CheckpointError
 
 Kind = Literal["i2vgen_xl", "image2video", "vid2vid_xl", "sr600"]
 DetailGain = Literal["official", "once"]
+Entry = Literal["noise", "inversion"]
 
 BASES: tuple[Kind, ...] = ("i2vgen_xl", "image2video")
 REFINERS: tuple[Kind, ...] = ("vid2vid_xl", "sr600")
@@ -71,28 +76,34 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class Release:
-    """The settings a network was released with (the official configuration files).
+    """The settings a network was released with (the official configuration files), or comes with.
 
     Args:
         title: its name for people.
+        width, height: of its videos in pixels.
         steps: sampling steps; `heun_steps` for the Heun solver, where the release has one.
         guidance: classifier-free guidance scale.
         rescale: guidance rescale in 0..1 (arXiv 2305.08891).
         noise_level: noise levels of 1000 that a refiner starts from; 0 for a base.
         entry: how a refiner enters: `noise` adds noise, `inversion` inverts the video with DDIM.
         offset_noise: strength of the per-frame offset in the first noise.
+        frames, fps: length of a base's videos, and motion's frame rate; 0 for a refiner, which takes any.
         negative_prompt: the release's negative prompt.
         prompt_suffix: what the release appends to every prompt.
     """
 
     title: str
+    width: int
+    height: int
     steps: int
     guidance: float
     rescale: float = 0.0
     heun_steps: int = 0
     noise_level: int = 0
-    entry: Literal["noise", "inversion"] = "noise"
+    entry: Entry = "noise"
     offset_noise: float = 0.0
+    frames: int = 0
+    fps: float = 0.0
     negative_prompt: str = ""
     prompt_suffix: str = ""
 
@@ -110,6 +121,10 @@ _REFINER_NEGATIVE = (
 RELEASES: dict[Kind, Release] = {
     "i2vgen_xl": Release(
         title="I2VGen-XL base",
+        width=1280,
+        height=704,
+        frames=16,
+        fps=16,
         steps=50,
         guidance=9.0,
         negative_prompt=(
@@ -117,9 +132,20 @@ RELEASES: dict[Kind, Release] = {
             "disconnected limbs, Ugly faces, incomplete arms"
         ),
     ),
-    "image2video": Release(title="MS-Image2Video base", steps=50, guidance=3.0, offset_noise=0.1),
+    "image2video": Release(
+        title="MS-Image2Video base",
+        width=448,
+        height=256,
+        frames=32,
+        fps=8,
+        steps=50,
+        guidance=3.0,
+        offset_noise=0.1,
+    ),
     "vid2vid_xl": Release(
         title="MS-Vid2Vid-XL refiner",
+        width=1280,
+        height=720,
         steps=30,
         heun_steps=50,
         guidance=7.5,
@@ -134,6 +160,8 @@ RELEASES: dict[Kind, Release] = {
     ),
     "sr600": Release(
         title="VGen SR600 refiner",
+        width=1280,
+        height=720,
         steps=30,
         guidance=9.0,
         rescale=0.3,
@@ -150,3 +178,51 @@ RELEASES: dict[Kind, Release] = {
 }
 """By kind: VGen configs/i2vgen_xl_infer.yaml, tools/modules/config.py and configs/sr600_infer.yaml; ModelScope
 image_to_video and video_to_video, utils/config.py and the models' files."""
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "width": (64, 8192),
+    "height": (64, 8192),
+    "steps": (1, TIMESTEPS - 1),
+    "guidance": (0, 100),
+    "rescale": (0, 1),
+    "heun_steps": (1, TIMESTEPS - 1),
+    "noise_level": (2, TIMESTEPS - 1),
+    "offset_noise": (0, 1),
+    "frames": (1, 4096),
+    "fps": (1, 120),
+}
+
+
+def release_of(kind: Kind, own: Mapping[str, Any] | None = None) -> Release:
+    """The settings of a network: those of its kind, and its own in their place.
+
+    Args:
+        kind: of the network.
+        own: what its config.json or metadata says under `release`, by the names of Release's fields.
+
+    Raises:
+        CheckpointError: an unknown name, or a value of another type or out of range.
+    """
+    types = typing.get_type_hints(Release)
+    values: dict[str, Any] = {}
+    for name, value in (own or {}).items():
+        if name not in types:
+            raise _wrong_setting(name, f"one of {', '.join(types)}", "an unknown name")
+        choices = typing.get_args(types[name])
+        if choices and value not in choices:
+            raise _wrong_setting(name, " or ".join(choices), repr(value))
+        if name in _RANGES:
+            low, high = _RANGES[name]
+            number = isinstance(value, (int, float) if types[name] is float else int) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
+                whole = "a whole number" if types[name] is int else "a number"
+                raise _wrong_setting(name, f"{whole} from {low} to {high}", repr(value))
+        elif not isinstance(value, str):
+            raise _wrong_setting(name, "text", repr(value))
+        values[name] = value
+    return replace(RELEASES[kind], **values)
+
+
+def _wrong_setting(name: str, expected: str, found: str) -> CheckpointError:
+    remedy = "Correct it in the model's config.json or metadata."
+    return CheckpointError(f"release setting {name}"[:80], expected, found[:80], remedy)

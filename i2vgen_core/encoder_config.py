@@ -141,7 +141,7 @@ class VAEConfig:
 
     Args:
         channels: of each resolution, the full one first.
-        blocks: residual blocks of one resolution in the encoder; the decoder has one more.
+        blocks: residual blocks of one resolution in the encoder, 0 or more; the decoder has one more.
     """
 
     in_channels: int
@@ -167,8 +167,9 @@ class VAEConfig:
             CheckpointError: no VAE, or a tensor that the sizes are read from is missing.
         """
         weights = vae_keys.vae_to_diffusers(state_dict)
-        levels = clip_keys.count(weights, r"encoder\.down_blocks\.(\d+)\.")
-        level_keys = [f"encoder.down_blocks.{i}.resnets.0.conv1.weight" for i in range(levels)]
+        # From the decoder, which has a block in every level; an encoder without any has nothing in its last level.
+        levels = clip_keys.count(weights, r"decoder\.up_blocks\.(\d+)\.")
+        level_keys = [f"decoder.up_blocks.{i}.resnets.0.conv1.weight" for i in reversed(range(levels))]
         return cls(
             in_channels=_shape("VAE", weights, "encoder.conv_in.weight", 4)[1],
             out_channels=_shape("VAE", weights, "decoder.conv_out.weight", 4)[0],

@@ -133,6 +133,12 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     return torch.from_numpy(pixels)[None]
 
 
+def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
+    """Writes a picture [H, W, 3] in 0..1; the file's ending says in which format."""
+    pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte()
+    Image.fromarray(pixels.numpy()).save(path)
+
+
 def check_images(images: Tensor, what: str = "the image") -> None:
     """Raises InputError unless images is a float tensor [N, H, W, 3] with at least one image in it."""
     expected = "a float tensor [N, H, W, 3] in 0..1"

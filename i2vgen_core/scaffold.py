@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from .checkpoints.unet_keys import GLOBAL_ENCODER, to_diffusers, to_official
+from .bundle import write_index, write_json, write_tower, write_unet, write_vae
+from .checkpoints.unet_keys import GLOBAL_ENCODER
 from .conditioning import GlobalEncoder
 from .config import VAE_SCALE, Kind, UNetConfig
 from .errors import InputError
@@ -95,22 +93,12 @@ def scaffold(
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError("folder", "a new or empty one", str(folder), "Choose another, or remove it first.")
     weights = _Weights(seed, size.dtype)
-    _write_unet(folder / "unet", _of_kind(size.unet, base), weights)
-    _write_unet(folder / "refiner", _of_kind(size.unet, refiner), weights)
+    _write_network(folder / "unet", _of_kind(size.unet, base), weights)
+    _write_network(folder / "refiner", _of_kind(size.unet, refiner), weights)
     _write_encoders(folder, size, weights)
-    _write_vae(folder / "vae", size, weights)
+    _write_autoencoder(folder / "vae", size, weights)
     _write_tokenizer(folder / "tokenizer")
-    index = {
-        "_class_name": "I2VGenXLPipeline",
-        "feature_extractor": ["transformers", "CLIPImageProcessor"],
-        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "I2VGenXLUNet"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    _write_json(folder / "model_index.json", index)
+    write_index(folder)
 
 
 class _Weights:
@@ -127,7 +115,7 @@ class _Weights:
         if like.ndim < 2:
             mean, deviation = (0.0 if key.endswith("bias") else 1.0), 0.05
         else:
-            mean, deviation = 0.0, 0.02 if "embedding" in key else 1.4 / math.sqrt(like[0].numel())
+            mean, deviation = 0.0, 0.02 if "embeddings." in key else 1.4 / math.sqrt(like[0].numel())
         values = torch.empty(like.shape).uniform_(-1, 1, generator=self._generator)
         return values.mul_(deviation * math.sqrt(3)).add_(mean).to(self._dtype)
 
@@ -136,30 +124,12 @@ def _of_kind(config: UNetConfig, kind: Kind) -> UNetConfig:
     return UNetConfig(**{**vars(config), "kind": kind})
 
 
-def _write_unet(folder: Path, config: UNetConfig, weights: _Weights) -> None:
+def _write_network(folder: Path, config: UNetConfig, weights: _Weights) -> None:
     state = dict(UNet(config, device="meta").state_dict())
     if config.reads_details:
         encoder = GlobalEncoder(config.in_channels, config.context_dim, Layers(device="meta"))
         state |= {GLOBAL_ENCODER + key: value for key, value in encoder.state_dict().items()}
-    settings: dict[str, Any] = {"kind": config.kind, "attention_head_dim": config.head_dim}
-    filled = weights.fill(state)
-    if config.kind == "i2vgen_xl":
-        levels = list(config.attention_levels)
-        settings |= {
-            "_class_name": "I2VGenXLUNet",
-            "in_channels": config.in_channels,
-            "out_channels": config.out_channels,
-            "block_out_channels": [config.model_channels * multiplier for multiplier in config.channel_mult],
-            "down_block_types": ["CrossAttnDownBlock3D" if attention else "DownBlock3D" for attention in levels],
-            "up_block_types": ["CrossAttnUpBlock3D" if attention else "UpBlock3D" for attention in reversed(levels)],
-            "layers_per_block": config.num_res_blocks,
-            "cross_attention_dim": config.context_dim,
-            "norm_num_groups": 32,
-        }
-        filled = to_diffusers(filled)
-    else:
-        filled = to_official(filled)
-    _write_part(folder, filled, settings, metadata={"kind": config.kind, "head_dim": str(config.head_dim)})
+    write_unet(folder, config, weights.fill(state))
 
 
 def _write_encoders(folder: Path, size: Size, weights: _Weights) -> None:
@@ -185,55 +155,26 @@ def _write_encoders(folder: Path, size: Size, weights: _Weights) -> None:
     with torch.device("meta"):
         towers = {"text_encoder": CLIPTextModel(text), "image_encoder": CLIPVisionModelWithProjection(vision)}
     for name, tower in towers.items():
-        filled = weights.fill(_with_text_prefix(tower))
-        _write_part(folder / name, filled, tower.config.to_diff_dict(), "model.safetensors")
+        write_tower(folder / name, tower, weights.fill(tower.state_dict()))
 
 
-def _with_text_prefix(tower: nn.Module) -> dict[str, Tensor]:
-    """Names as released: transformers 5 has dropped the text tower's prefix."""
-    state = dict(tower.state_dict())
-    if isinstance(tower, CLIPTextModel):
-        return {"text_model." + key.removeprefix("text_model."): value for key, value in state.items()}
-    return state
-
-
-def _write_vae(folder: Path, size: Size, weights: _Weights) -> None:
+def _write_autoencoder(folder: Path, size: Size, weights: _Weights) -> None:
     levels = len(size.vae_channels)
-    settings: dict[str, Any] = {
-        "in_channels": 3,
-        "out_channels": 3,
-        "latent_channels": size.unet.in_channels,
-        "block_out_channels": list(size.vae_channels),
-        "layers_per_block": 2,
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "norm_num_groups": 32,
-        "scaling_factor": VAE_SCALE,
-    }
     with torch.device("meta"):
-        vae: Any = AutoencoderKL(**settings)
-    _write_part(folder, weights.fill(vae.state_dict()), {"_class_name": "AutoencoderKL", **settings})
+        vae = AutoencoderKL(
+            latent_channels=size.unet.in_channels,
+            block_out_channels=size.vae_channels,
+            layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            norm_num_groups=32,
+            scaling_factor=VAE_SCALE,
+        )
+    write_vae(folder, vae, weights.fill(vae.state_dict()))
 
 
 def _write_tokenizer(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(VOCABULARY / name, folder / name)
-    _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77})
-
-
-def _write_part(
-    folder: Path,
-    state: dict[str, Tensor],
-    settings: dict[str, Any],
-    name: str = "diffusion_pytorch_model.safetensors",
-    metadata: dict[str, str] | None = None,
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.contiguous() for key, value in state.items()}
-    save_file(tensors, folder / name, {"format": "pt", **(metadata or {})})
-    _write_json(folder / "config.json", settings)
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77})

@@ -7,11 +7,13 @@ ModelScope, unet_i2v.py and unet_v2v.py).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .attention import Attention, scaled_dot_product_attention
 from .conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection
@@ -39,7 +41,12 @@ class UNet(nn.Module):
         operations: namespace of layer classes, `torch.nn` or the host's.
         dtype: type of the weights.
         device: where the weights are made; `meta` makes none.
+
+    Attributes:
+        checkpointing: for training in less memory: the blocks keep their inputs alone, and run again for gradients.
     """
+
+    checkpointing = False
 
     def __init__(
         self,
@@ -147,14 +154,16 @@ class UNet(nn.Module):
         if self.config.is_refiner:
             x = self._pad_to_fit(x)
 
+        call = partial(checkpoint, use_reentrant=False) if self.checkpointing else nn.Module.__call__
+
         def run(module: nn.Module, x: Tensor) -> Tensor:
             match module:
                 case ResBlock():
-                    return module(x, embedding, frames)
+                    return call(module, x, embedding, frames)
                 case SpatialTransformer():
-                    return module(x, context, attention)
+                    return call(module, x, context, attention)
                 case TemporalTransformer():
-                    return module(x, frames, attention)
+                    return call(module, x, frames, attention)
                 case Upsample():
                     return module(x, skips[-1].shape[-2:])
                 case nn.ModuleList():

@@ -2,19 +2,25 @@
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import torch
+from av.container import InputContainer
+from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import InputError
+from .errors import InputError, check_range
 from .images import check_images
 
+_TIE = 1e-6  # seconds; halfway between two frames it is the earlier one, whatever the rounding of their times
 _BT709 = 1  # the code of BT.709 in ISO/IEC 23091-2, for primaries and transfer alike
 
 
@@ -66,32 +72,83 @@ def read_video(path: str | os.PathLike[str], frames: int | None = None) -> tuple
         frames: how many frames to read from the start; None reads all, a shorter video gives what it has.
 
     Returns:
-        Frames [F, H, W, 3] float32 in 0..1, and the average frame rate.
+        Frames [F, H, W, 3] float32 in 0..1, turned upright, and the average frame rate.
 
     Raises:
         InputError: there is no such file, or it has no video that can be decoded.
     """
-    path = Path(path)
     if frames is not None and frames < 1:
         raise InputError("frames", "at least 1, or None for all", str(frames), "Ask for one frame or more.")
-    if not path.is_file():
-        raise InputError("the video file", "a file", f"nothing at '{path}'", "Check the path.")
     pictures: list[Tensor] = []
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            fps = stream.average_rate
-            for frame in container.decode(stream):
-                # Older PyAV (16.0 among them) converts by the frame's own matrix only when a range is asked for.
-                rgb = frame.to_ndarray(format="rgb24", dst_color_range=ColorRange.JPEG)
-                pictures.append(torch.from_numpy(rgb))
-                if len(pictures) == frames:
-                    break
-    except (av.FFmpegError, IndexError) as error:
-        raise _unreadable(path, str(error)) from error
+    with _open(path) as (container, stream):
+        fps = stream.average_rate
+        for frame in container.decode(stream):
+            pictures.append(_picture(frame))
+            if len(pictures) == frames:
+                break
     if not pictures or not fps:
         raise _unreadable(path, "it has no frames")
     return torch.stack(pictures).float() / 255, fps
+
+
+def read_video_at(path: str | os.PathLike[str], frames: int, fps: float, start: float = 0.0) -> Tensor:
+    """Reads a clip out of a video file: for each of its moments the frame that is nearest in time. The file is decoded
+    from the keyframe before the clip to the clip's end.
+
+    Args:
+        path: any file FFmpeg decodes.
+        frames: of the clip, which lasts frames / fps seconds.
+        fps: the clip's rate, whatever the file's.
+        start: where in the video, in 0..1 of the room there is: 0 at its beginning, 1 so that both end together.
+
+    Returns:
+        [frames, H, W, 3] float32 in 0..1, turned upright. Where the clip ends after the video, its last frame is held.
+
+    Raises:
+        InputError: there is no such file, it has no video that can be decoded, an argument is out of range, or the
+            clip ends more than one of its frames after the video.
+    """
+    check_range("frames", frames, 1, 10**6)
+    check_range("fps", fps, 0.1, 1000)
+    check_range("start", start, 0, 1)
+    pictures: list[Tensor] = []
+    with _open(path) as (container, stream):
+        first, end = _span(path, container, stream)
+        if end - first < (frames - 1) / fps:
+            what, found = f"the video '{path}'", f"{end - first:.2f} s"
+            raise InputError(
+                what, f"at least {(frames - 1) / fps:.2f} s", found, "Ask for fewer frames, or a higher fps."
+            )
+        begin = first + start * max(0.0, end - first - frames / fps)
+        moments = [begin + index / fps for index in range(frames)]
+        # A file's index may lead past the moment asked for, by some frames: open groups of pictures do.
+        container.seek(int(max(first, begin - 1) * av.time_base))
+        before = None
+        for frame in container.decode(stream):
+            if frame.time is None:
+                continue
+            while len(pictures) < frames and frame.time >= (moment := moments[len(pictures)]):
+                nearer = frame if before is None or frame.time - moment < moment - before.time - _TIE else before
+                pictures.append(_picture(nearer))
+            if len(pictures) == frames:
+                break
+            before = frame
+        if before:
+            pictures += [_picture(before)] * (frames - len(pictures))
+    if not pictures:
+        raise _unreadable(path, "it has no frames")
+    return torch.stack(pictures).float() / 255
+
+
+def video_seconds(path: str | os.PathLike[str]) -> float:
+    """How long a file's first video stream lasts, from the beginning of its first frame to the end of its last.
+
+    Raises:
+        InputError: there is no such file, or it has no video.
+    """
+    with _open(path) as (container, stream):
+        first, end = _span(path, container, stream)
+        return end - first
 
 
 def contact_sheet(frames: Tensor, columns: int) -> Tensor:
@@ -100,6 +157,35 @@ def contact_sheet(frames: Tensor, columns: int) -> Tensor:
     empty = -len(frames) % columns
     frames = functional.pad(frames, (0, 0, 0, 0, 0, 0, 0, empty), value=1.0)
     return rearrange(frames, "(rows columns) h w c -> (rows h) (columns w) c", columns=columns)
+
+
+@contextmanager
+def _open(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, VideoStream]]:
+    if not Path(path).is_file():
+        raise InputError("the video file", "a file", f"nothing at '{path}'", "Check the path.")
+    try:
+        with av.open(os.fspath(path)) as container:
+            yield container, container.streams.video[0]
+    except (av.FFmpegError, IndexError) as error:
+        raise _unreadable(path, str(error)) from error
+
+
+def _span(path: str | os.PathLike[str], container: InputContainer, stream: VideoStream) -> tuple[float, float]:
+    """When the first frame begins and the last one ends, in seconds. A file may state no length, or that of its sound:
+    so the end is read from the stream's last packets."""
+    if container.duration:
+        container.seek(container.duration)
+    ends = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
+    if not ends or not stream.time_base:
+        raise _unreadable(path, "it has no frames")
+    return float((stream.start_time or 0) * stream.time_base), float(max(ends) * stream.time_base)
+
+
+def _picture(frame: VideoFrame) -> Tensor:
+    """[H, W, 3] uint8, turned as the file says it is to be shown."""
+    # Older PyAV (16.0 among them) converts by the frame's own matrix only when a range is asked for.
+    rgb = frame.to_ndarray(format="rgb24", dst_color_range=ColorRange.JPEG)
+    return torch.from_numpy(rgb).rot90(round(frame.rotation / 90))
 
 
 def _encode(path: Path, frames: Tensor, fps: Fraction, crf: int) -> None:
@@ -123,7 +209,7 @@ def _encode(path: Path, frames: Tensor, fps: Fraction, crf: int) -> None:
         container.mux(stream.encode())
 
 
-def _unreadable(path: Path, reason: str) -> InputError:
+def _unreadable(path: str | os.PathLike[str], reason: str) -> InputError:
     return InputError(
         "the video file", "a video FFmpeg can decode", f"'{path}' ({reason})", "Save it as an H.264 MP4 and try again."
     )

@@ -34,7 +34,7 @@ class BaseSampler(io.ComfyNode):
                     default=0,
                     min=0,
                     max=999,
-                    tooltip="0: the release's 50. Numbers that divide 1000 are the official steps exactly.",
+                    tooltip="0: the model's own, 50 for the releases. Numbers that divide 1000 are the official steps exactly.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -42,7 +42,7 @@ class BaseSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance scale. 0: the release's, 9 for I2VGen-XL and 3 for MS-Image2Video.",
+                    tooltip="Guidance scale. 0: the model's own, 9 for I2VGen-XL and 3 for MS-Image2Video.",
                 ),
                 io.Float.Input(
                     "eta",

@@ -13,7 +13,7 @@ from ..i2vgen_core.config import UNetConfig
 from ..i2vgen_core.errors import InputError
 from ..i2vgen_core.images import check_images, check_size, video_frame
 from .host import compat
-from .host.encoders import vae_family
+from .host.encoders import ScaledVAE, vae_family
 from .host.models import CONDITION, GlobalEncoderSocket, VideoCondition
 from .load import CATEGORY, GlobalEncoderType
 
@@ -101,6 +101,6 @@ def _encode(vae: Any, image: torch.Tensor, width: int, height: int, network: UNe
     remedy = "Use the VAE of Stable Diffusion 2.1 (or 1.5)."
     if tuple(latent.shape) != expected:
         raise InputError("VAE", f"latents {list(expected)}", f"{list(latent.shape)}", remedy)
-    if vae_family(latent, frame) == "sdxl":
+    if not isinstance(vae, ScaledVAE) and vae_family(latent, frame) == "sdxl":  # a small VAE's latents may look like it
         raise InputError("VAE", "one of Stable Diffusion 1 or 2", "one whose latents are SDXL's", remedy)
     return latent

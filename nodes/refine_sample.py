@@ -38,7 +38,7 @@ class RefineSampler(io.ComfyNode):
                     default=0,
                     min=0,
                     max=999,
-                    tooltip="0: the release's, 30 (50 with Heun, which evaluates twice a step). "
+                    tooltip="0: the model's own, 30 for the releases (50 with Heun, which evaluates twice a step). "
                     "Inversion takes as many again.",
                 ),
                 io.Float.Input(
@@ -47,7 +47,7 @@ class RefineSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance scale. 0: the release's, 7.5 for vid2vid_xl and 9 for sr600.",
+                    tooltip="Guidance scale. 0: the model's own, 7.5 for vid2vid_xl and 9 for sr600.",
                 ),
                 io.Float.Input(
                     "rescale",
@@ -55,7 +55,7 @@ class RefineSampler(io.ComfyNode):
                     min=-1.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Guidance rescale against oversaturation. -1: the release's, 0.2 for vid2vid_xl and 0.3 for "
+                    tooltip="Guidance rescale against oversaturation. -1: the model's own, 0.2 for vid2vid_xl and 0.3 for "
                     "sr600. 0: none.",
                 ),
                 io.Int.Input(
@@ -63,7 +63,7 @@ class RefineSampler(io.ComfyNode):
                     default=0,
                     min=0,
                     max=999,
-                    tooltip="Noise levels of 1000 to start from: more changes more. 0: the release's, 600 for vid2vid_xl "
+                    tooltip="Noise levels of 1000 to start from: more changes more. 0: the model's own, 600 for vid2vid_xl "
                     "and 700 for sr600.",
                 ),
                 io.Combo.Input(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..conditioning import GlobalEncoder
-from ..config import DetailGain, Kind, UNetConfig
+from ..config import DetailGain, Kind, Release, UNetConfig, release_of
 from ..errors import CheckpointError
 from ..layers import Layers
 from ..unet import UNet
@@ -31,11 +33,13 @@ class UNetCheckpoint:
         config: read from the shapes.
         network: tensors of `UNet(config)`, all of them.
         global_encoder: tensors of `GlobalEncoder`, all of them; empty where the kind has none.
+        release: the settings it is to be run with.
     """
 
     config: UNetConfig
     network: StateDict
     global_encoder: StateDict
+    release: Release
 
     def build_network(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> UNet:
         """The network with these weights, in evaluation mode."""
@@ -95,7 +99,8 @@ def parse_unet(
 
     Args:
         state: tensors in the official layout, with or without a prefix, or in diffusers'.
-        settings: config.json or metadata: `attention_head_dim` or `head_dim`, and `kind`, are read from it.
+        settings: config.json or metadata: `attention_head_dim` or `head_dim`, `kind`, and `release` are read from it.
+            `release` holds settings of config.Release that are the network's own; in metadata, as JSON.
         kind, detail_gain: see open_unet.
     """
     settings = settings or {}
@@ -111,7 +116,7 @@ def parse_unet(
     elif encoder:
         remedy = "Use the released file."
         raise CheckpointError(f"the {config.kind} network", "no global encoder", next(iter(encoder)), remedy)
-    return UNetCheckpoint(config, network, encoder)
+    return UNetCheckpoint(config, network, encoder, release_of(config.kind, _own_release(settings)))
 
 
 def _head_dim(settings: Mapping[str, Any]) -> int | None:
@@ -120,6 +125,17 @@ def _head_dim(settings: Mapping[str, Any]) -> int | None:
     if value is None or (str(value).isdecimal() and int(value) > 0):
         return value if value is None else int(value)
     raise CheckpointError("head_dim", "a whole number above 0", repr(value)[:60], "Correct config.json, or remove it.")
+
+
+def _own_release(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """As metadata (JSON in text) or config.json (an object) has it."""
+    value = settings.get("release", {})
+    with suppress(ValueError, RecursionError):  # text that is no JSON is no object either
+        value = json.loads(value) if isinstance(value, str) else value
+    if isinstance(value, Mapping):
+        return value
+    remedy = "Correct the model's config.json or metadata."
+    raise CheckpointError("release", "an object of settings by name", repr(value)[:60], remedy)
 
 
 def strip_prefixes(state: StateDict, prefixes: tuple[str, ...]) -> StateDict:

@@ -113,6 +113,10 @@ def load_clip_vision(bundle: Path) -> comfy.clip_vision.ClipVisionModel:
     return vision
 
 
+class ScaledVAE(comfy.sd.VAE):
+    """A VAE whose config.json states its scale, and with it that it is not SDXL's."""
+
+
 def load_vae(bundle: Path) -> comfy.sd.VAE:
     """A VAE from `vae/`: latents unscaled [N, 4, H/8, W/8], the posterior's mode, of images [N, H, W, 3] in 0..1.
 
@@ -149,7 +153,7 @@ def load_vae(bundle: Path) -> comfy.sd.VAE:
         expected = AutoencoderKL(**parameters).state_dict()
     tensors = vae_keys.vae_tensors(state)
     check_tensors(tensors, expected if vae_keys.is_ldm(tensors) else vae_keys.vae_to_diffusers(expected), _VAE)
-    vae = comfy.sd.VAE(sd=vae_keys.vae_to_ldm(state), config={"params": parameters})
+    vae = (ScaledVAE if scale else comfy.sd.VAE)(sd=vae_keys.vae_to_ldm(state), config={"params": parameters})
     vae.patcher.cached_patcher_init = (_vae_patcher, (bundle,))
     return vae
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
 from ...i2vgen_core.conditioning import GlobalEncoder
-from ...i2vgen_core.config import RELEASES, DetailGain, Kind, UNetConfig
+from ...i2vgen_core.config import DetailGain, Kind, Release, UNetConfig
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.layers import Layers
 from ...i2vgen_core.schedules import Schedule, schedule_for
@@ -96,10 +96,10 @@ class _PerVideoNumber(comfy.conds.CONDRegular):
 
 
 class VideoModel(comfy.model_base.BaseModel):
-    """A network of the cascade with its schedule, and how a conditioning becomes its inputs."""
+    """A network of the cascade with its schedule and settings, and how a conditioning becomes its inputs."""
 
     def __init__(self, model_config: _ModelConfig, device: Any = None):
-        self.network = model_config.network
+        self.network, self.release = model_config.network, model_config.release
         self.schedule = schedule_for(self.network.kind)
         unet = partial(HostUNet, self.network)
         super().__init__(model_config, comfy.model_base.ModelType.V_PREDICTION, device=device, unet_model=unet)
@@ -111,7 +111,7 @@ class VideoModel(comfy.model_base.BaseModel):
         to = {"device": device, "dtype": self.manual_cast_dtype or self.get_dtype()}
         text: Tensor | None = kwargs.get("cross_attn")
         if self.network.is_refiner:
-            context = _checked_text(text, self.network).to(**to)
+            context = self._checked(text).to(**to)
             return {"c_crossattn": _PerVideo(context)}
 
         condition: VideoCondition | None = kwargs.get(CONDITION)
@@ -128,11 +128,18 @@ class VideoModel(comfy.model_base.BaseModel):
         if condition.image_latent is None or condition.global_tokens is None:
             remedy = "Wire the global encoder of this model's loader into the Global Encode block."
             raise InputError("conditioning", "the image's details and global tokens", "none of them", remedy)
-        text = _checked_text(text, self.network).to(**to)
+        text = self._checked(text).to(**to)
         context = torch.cat([text, condition.global_tokens.to(**to), image_tokens], dim=1)
         latent = _fit(condition.image_latent.to(**to), noise.shape[-2:])
         details = self.diffusion_model.detail_encoder(self.process_latent_in(latent), len(noise))
         return conds | {"c_crossattn": _PerVideo(context), "details": comfy.conds.CONDNoiseShape(details)}
+
+    def _checked(self, text: Tensor | None) -> Tensor:
+        found, width = None if text is None else text.shape[-1], self.network.context_dim
+        if text is None or found != width:
+            remedy = "Encode the prompt with this model's CLIP: the loader's, or OpenCLIP ViT-H/14 for a release."
+            raise InputError("text conditioning", f"width {width} for {self.release.title}", f"{found}", remedy)
+        return text[:, :_TEXT_TOKENS]
 
 
 class _ModelConfig(comfy.supported_models_base.BASE):
@@ -140,9 +147,9 @@ class _ModelConfig(comfy.supported_models_base.BASE):
     latent_format = comfy.latent_formats.SD15
     memory_usage_factor = 1.1  # counted: 9.15 GiB for two guided halves of 16 frames at 1280x704 in 16 bit are 1.04
 
-    def __init__(self, network: UNetConfig):
+    def __init__(self, network: UNetConfig, release: Release):
         super().__init__({"model_channels": network.model_channels})
-        self.network = network
+        self.network, self.release = network, release
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> VideoModel:
         return VideoModel(self, device)
@@ -165,7 +172,7 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
         weight_dtype: one of WEIGHT_DTYPES.
         disable_dynamic: the host's, when it asks for a copy whose weights are not streamed.
     """
-    state, config = dict(checkpoint.network), _ModelConfig(checkpoint.config)
+    state, config = dict(checkpoint.network), _ModelConfig(checkpoint.config, checkpoint.release)
     management = comfy.model_management
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
     dtype = WEIGHT_DTYPES[weight_dtype] or management.unet_dtype(
@@ -228,15 +235,6 @@ def _host_sigmas(schedule: Schedule) -> Tensor:
     return ((1 - alphas) / alphas).sqrt()
 
 
-def _checked_text(text: Tensor | None, network: UNetConfig) -> Tensor:
-    found = None if text is None else text.shape[-1]
-    if text is None or found != network.context_dim:
-        title = RELEASES[network.kind].title
-        remedy = "Encode the prompt with OpenCLIP ViT-H/14, the text encoder of Stable Diffusion 2.1."
-        raise InputError("text conditioning", f"width {network.context_dim} for {title}", f"{found}", remedy)
-    return text[:, :_TEXT_TOKENS]
-
-
 def _check_frames(condition: VideoCondition, frames: int) -> None:
     if condition.frames != frames:
         remedy = "Wire the latent of the Global Encode block that made the conditioning into the sampler."
@@ -249,7 +247,7 @@ def _image_embedding(unclip: list[dict[str, Any]] | None, network: UNetConfig) -
         return torch.zeros(1, 1, network.image_dim)
     embedding = sum(cond["clip_vision_output"].image_embeds[:1] * cond["strength"] for cond in unclip)
     if embedding.shape[-1] != network.image_dim:
-        remedy = "Use the CLIP vision model of OpenCLIP ViT-H/14."
+        remedy = "Use this model's CLIP vision model: the loader's, or OpenCLIP ViT-H/14 for a release."
         raise InputError("CLIP image embedding", f"width {network.image_dim}", f"{embedding.shape[-1]}", remedy)
     return embedding[:, None]
 

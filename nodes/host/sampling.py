@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ...i2vgen_core import sampling
-from ...i2vgen_core.config import RELEASES
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.sampling import Denoise, guide, step_noise
 from ...i2vgen_core.schedules import (
@@ -170,8 +169,7 @@ def sample_base(model: Any, positive: Any, negative: Any, latent: dict[str, Any]
     Returns:
         Unscaled latent [frames, 4, h, w].
     """
-    network, schedule = model.model.network, model.model.schedule
-    release = RELEASES[network.kind]
+    release, schedule = model.model.release, model.model.schedule
     steps = settings.steps or release.steps
     samples = video_latent(latent)
     noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
@@ -199,8 +197,7 @@ def sample_refiner(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], settings: RefineSettings
 ) -> Tensor:
     """Runs a refiner on an unscaled latent [frames, 4, h, w] of the size to come out; returns one of its shape."""
-    network, schedule = model.model.network, model.model.schedule
-    release = RELEASES[network.kind]
+    release, schedule = model.model.release, model.model.schedule
     steps = settings.steps or release.steps_for(settings.solver)
     level = settings.noise_level or release.noise_level
     rescale = release.rescale if settings.rescale < 0 else settings.rescale

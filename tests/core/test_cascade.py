@@ -1,5 +1,6 @@
 """The whole cascade without a host, on a bundle of toy size with made-up weights."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -9,7 +10,7 @@ import torch
 import toy
 
 from i2vgen_core.cascade import BaseOptions, Cascade, RefineOptions
-from i2vgen_core.config import RELEASES, VAE_SCALE
+from i2vgen_core.config import RELEASES, VAE_SCALE, release_of
 from i2vgen_core.errors import InputError
 from i2vgen_core.images import video_frame
 from i2vgen_core.sampling import initial_noise
@@ -311,6 +312,45 @@ def test_none_is_the_releases_own_in_the_refiner(cascade_of, kind, solver, own):
     assert same_steps(unsaid, steps_of(said))
     if not inverted:  # which takes a while; guidance comes after it in the same way
         assert not same_steps(unsaid, steps_of(replace(said, guidance=own.guidance + 1)))
+
+
+def with_release(source, folder, part, own):
+    """A copy of a bundle whose part has settings of its own."""
+    shutil.copytree(source, folder, copy_function=os.link)
+    file = folder / part / "config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) | {"release": own}
+    file.unlink()  # a link: writing it would write the original
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    return Cascade(folder)
+
+
+def test_a_bases_own_settings_are_followed(bundles, image, tmp_path, cascade):
+    own = {"width": 72, "height": 64, "frames": 2, "fps": 8, "steps": 2, "guidance": 3, "negative_prompt": "calm"}
+    used = with_release(bundles(), tmp_path / "own", "unet", own | {"offset_noise": 0.5})
+    conditions = used.condition(image, PROMPT, BaseOptions())
+    said = BaseOptions(width=72, height=64, frames=2, fps=8, steps=2, guidance=3, negative="calm")
+    theirs = cascade.condition(image, PROMPT, said)
+    assert conditions.shape == theirs.shape and torch.equal(conditions.fps, theirs.fps)
+    assert torch.equal(conditions.positive, theirs.positive) and torch.equal(conditions.negative, theirs.negative)
+    noise = initial_noise(theirs.shape, 0, 0.5)
+    latent = used.sample_base(conditions, BaseOptions())
+    assert torch.equal(latent, cascade.sample_base(theirs, said, noise=noise))
+    assert used.base_release == release_of("i2vgen_xl", own | {"offset_noise": 0.5})
+    assert used.condition(image, PROMPT, BaseOptions(width=64, frames=1)).shape == (1, 4, 8, 8), "options go first"
+
+
+def test_a_refiners_own_settings_are_followed(bundles, video, encoded, tmp_path, cascade):
+    own = {"width": 88, "height": 64, "steps": 2, "guidance": 2, "rescale": 0.7, "noise_level": 300}
+    used = with_release(bundles(), tmp_path / "own", "refiner", own | {"prompt_suffix": "", "negative_prompt": "calm"})
+    assert torch.equal(used.encode_video(video, RefineOptions()), encoded)
+    refined = used.sample_refiner(encoded, PROMPT + RELEASES["vid2vid_xl"].prompt_suffix, RefineOptions())
+    said = RefineOptions(steps=2, guidance=2, rescale=0.7, noise_level=300, negative="calm")
+    assert torch.equal(refined, cascade.sample_refiner(encoded, PROMPT, said))
+
+
+def test_a_size_of_its_own_that_cannot_be_is_refused(bundles, image, tmp_path):
+    with pytest.raises(InputError, match="height: expected at least 64 pixels and a multiple of 8, found 100"):
+        with_release(bundles(), tmp_path / "own", "unet", {"height": 100}).condition(image, PROMPT, BaseOptions())
 
 
 def test_the_refiners_suffix_is_appended(cascade, encoded, monkeypatch):

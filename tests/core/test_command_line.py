@@ -238,12 +238,21 @@ def test_a_command_that_is_none_ends_with_2(arguments, capsys):
     assert "usage: python -m i2vgen_core" in capsys.readouterr().err
 
 
-def test_help_lists_the_releases_settings(capsys):
+def test_help_lists_the_releases_settings(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # wide enough not to break at hyphens
     with pytest.raises(SystemExit) as stopped:
         main(["generate", "--help"])
     assert stopped.value.code == 0
-    text = capsys.readouterr().out
-    for part in ("--model DIR", "--image FILE", "--out FILE.mp4", "--refine-steps", "release's 50", "0.2 or 0.3"):
+    text = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "--model DIR",
+        "(the release's, 1280)",
+        "--image FILE",
+        "--out FILE.mp4",
+        "--refine-steps",
+        "release's 50",
+        "0.2 or 0.3",
+    ):
         assert part in text, part
 
 

@@ -115,7 +115,7 @@ def test_clip_keys_both_ways(clip, tower, there, back):
     _assert_same(there(theirs), theirs)
 
 
-@pytest.mark.parametrize(("mult", "blocks"), [([1, 2, 4, 4], 2), ([1, 2], 1), ([1, 1, 2], 3)])
+@pytest.mark.parametrize(("mult", "blocks"), [([1, 2, 4, 4], 2), ([1, 2], 1), ([1, 1, 2], 3), ([1, 1, 1], 0)])
 def test_vae_keys_both_ways(mult, blocks):
     ldm = _filled(golden.ldm_vae_shapes(DDCONFIG | {"ch_mult": mult, "num_res_blocks": blocks}))
     theirs = vae_keys.vae_to_diffusers(ldm)
@@ -307,14 +307,16 @@ def test_both_towers_of_a_whole_clip_folder(tmp_path):
     assert (text.width, text.head_dim, vision.width, vision.head_dim, vision.projection) == (16, 4, 32, 4, 24)
 
 
-@pytest.mark.parametrize("variant", [None, "fp16"])
-def test_vae_folder(tmp_path, variant):
+@pytest.mark.parametrize(
+    ("variant", "channels", "blocks"), [(None, (8, 16, 16), 1), ("fp16", (8, 16, 16), 1), (None, (8, 8, 8), 0)]
+)
+def test_vae_folder(tmp_path, variant, channels, blocks):
     torch.manual_seed(0)
     model = AutoencoderKL(
-        block_out_channels=(8, 16, 16),
+        block_out_channels=channels,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
+        layers_per_block=blocks,
         norm_num_groups=4,
     ).eval()
     model.save_pretrained(tmp_path, variant=variant)
@@ -323,7 +325,7 @@ def test_vae_folder(tmp_path, variant):
         mode = model.encode(images.permute(0, 3, 1, 2) * 2 - 1).latent_dist.mode()
         expected = ((model.decode(mode).sample + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
     ours = encoders.load_vae(tmp_path)
-    assert ours.config.scale_factor == 4
+    assert (ours.config.channels, ours.config.blocks, ours.config.scale_factor) == (channels, blocks, 4)
     torch.testing.assert_close(ours.encode(images), mode, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.decode(mode), expected, rtol=1e-5, atol=1e-5)
 

@@ -91,7 +91,7 @@ def whole_state(config):
 def network(config, seed=0):
     """A network with made-up weights."""
     weights = fill(UNet(config, device="meta").state_dict(), seed)
-    return UNetCheckpoint(config, weights, {}).build_network()
+    return UNetCheckpoint(config, weights, {}, RELEASES[config.kind]).build_network()
 
 
 def inputs(config, frames=3, height=8, width=8, batch=1, seed=0):

@@ -162,8 +162,10 @@ def test_vision_in_shards(host, encoders, tmp_path):
     assert vision.encode_image(torch.rand(1, 60, 90, 3)).image_embeds.shape == (1, 20)
 
 
-def test_vae_of_another_width(encoders, tmp_path):
-    _vae_folder(tmp_path, (32, 64, 64, 96), layers_per_block=1)
+@pytest.mark.parametrize(("channels", "blocks"), [((32, 64, 64, 96), 1), ((64, 64, 64, 64), 0)])
+def test_vae_of_other_sizes(encoders, tmp_path, channels, blocks):
+    """Without a block in the encoder's levels there is one in the decoder's."""
+    _vae_folder(tmp_path, channels, layers_per_block=blocks)
     vae, theirs = encoders.load_vae(tmp_path), core.load_vae(tmp_path / "vae")
     images = torch.rand(1, 32, 48, 3)
     latent = vae.encode(images)

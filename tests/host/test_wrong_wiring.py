@@ -142,7 +142,7 @@ def test_text_of_another_clip(host, values, network, title):
         graph = changed(graph, refine__positive=["text", 0])
     assert _message(host, graph, network) == (
         f"text conditioning: expected width 64 for {title}, found 768. "
-        "Encode the prompt with OpenCLIP ViT-H/14, the text encoder of Stable Diffusion 2.1."
+        "Encode the prompt with this model's CLIP: the loader's, or OpenCLIP ViT-H/14 for a release."
     )
 
 
@@ -152,7 +152,8 @@ def test_image_embedding_of_another_clip(host, values):
     values["vision"] = [[torch.zeros(1, 77, 64), {"unclip_conditioning": [seen]}]]
     graph = graphs.base_latent() | {"other": node("GiveForTest", name="vision")}
     assert _message(host, changed(graph, global_encode__positive=["other", 0]), "base") == (
-        "CLIP image embedding: expected width 64, found 768. Use the CLIP vision model of OpenCLIP ViT-H/14."
+        "CLIP image embedding: expected width 64, found 768. "
+        "Use this model's CLIP vision model: the loader's, or OpenCLIP ViT-H/14 for a release."
     )
 
 
@@ -179,6 +180,17 @@ def test_vae_of_sdxl(host, values):
         "VAE: expected one of Stable Diffusion 1 or 2, found one whose latents are SDXL's. "
         "Use the VAE of Stable Diffusion 2.1 (or 1.5)."
     )
+
+
+def test_a_bundles_vae_is_known_by_its_config(host, values, bundles, monkeypatch):
+    """Its latents are not looked at, which a small VAE's might make SDXL's of."""
+    encoders = host.module("nodes.host.encoders")
+    vae = encoders.load_vae(bundles / "tiny")
+    monkeypatch.setattr(vae, "encode", _sdxl_latent)
+    values["vae"] = vae
+    graph = graphs.conditions() | {"other": node("GiveForTest", name="vae")}
+    result = host.run(changed(graph, global_encode__vae=["other", 0]), {"latent": ("global_encode", 2)})
+    assert result.error is None, result.error
 
 
 def test_vae_of_sixteen_channels(host, values, tmp_path):

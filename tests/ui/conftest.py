@@ -7,25 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from PIL import Image
 
 from i2vgen_core.scaffold import SIZES, scaffold
 
-from ..host.install_host import requirements, unmet
+from ..host.available import HOST, PACK, skip, why_no_host
 from ..host.server import Server
 from .front_end import FrontEnd
 
-PACK = Path(__file__).resolve().parents[2]
-HOST = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI").expanduser()
 CHROMIUM = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-def _why_not() -> str | None:
-    if not (HOST / "main.py").is_file():
-        return "ComfyUI not found: set COMFYUI_PATH"
-    if absent := unmet([Requirement(needed.name) for needed in requirements(HOST)]):
-        return f"ComfyUI needs {', '.join(absent)}: run tests/host/install_host.py"
+def _why_no_browser() -> str | None:
     if importlib.util.find_spec("playwright") is None:
         return "Playwright not installed: pip install playwright"
     if CHROMIUM is None:
@@ -34,10 +27,7 @@ def _why_not() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = [item for item in items if Path(__file__).parent in item.path.parents]
-    if here and (reason := _why_not()):
-        for item in here:
-            item.add_marker(pytest.mark.skip(reason=reason))
+    skip(items, Path(__file__).parent, why_no_host() or _why_no_browser())
 
 
 @pytest.fixture(scope="session")

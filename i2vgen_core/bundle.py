@@ -1,0 +1,105 @@
+"""Writes the parts of a model folder in diffusers' layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .checkpoints.unet_keys import to_diffusers, to_official
+from .config import UNetConfig
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def write_unet(
+    folder: Path, config: UNetConfig, state: Mapping[str, Tensor], release: Mapping[str, Any] | None = None
+) -> None:
+    """A base with its global encoder, or a refiner.
+
+    Args:
+        folder: `unet/` or `refiner/`.
+        config: sizes.
+        state: tensors by our names, the global encoder's under checkpoints.unet_keys.GLOBAL_ENCODER.
+        release: settings to be shipped with it, by the names of config.Release.
+    """
+    settings: dict[str, Any] = {"kind": config.kind, "attention_head_dim": config.head_dim}
+    if config.kind == "i2vgen_xl":
+        levels = list(config.attention_levels)
+        settings |= {
+            "_class_name": "I2VGenXLUNet",
+            "in_channels": config.in_channels,
+            "out_channels": config.out_channels,
+            "block_out_channels": [config.model_channels * multiplier for multiplier in config.channel_mult],
+            "down_block_types": ["CrossAttnDownBlock3D" if attention else "DownBlock3D" for attention in levels],
+            "up_block_types": ["CrossAttnUpBlock3D" if attention else "UpBlock3D" for attention in reversed(levels)],
+            "layers_per_block": config.num_res_blocks,
+            "cross_attention_dim": config.context_dim,
+            "norm_num_groups": 32,
+        }
+        state = to_diffusers(dict(state))
+    else:
+        state = to_official(dict(state))
+    if release:
+        settings["release"] = dict(release)
+    write_part(folder, state, settings, metadata={"kind": config.kind, "head_dim": str(config.head_dim)})
+
+
+def write_tower(folder: Path, tower: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """One of CLIP's towers, of transformers' classes, with these weights. Names are as released: transformers 5 has
+    dropped the text tower's prefix."""
+    if folder.name == "text_encoder":
+        state = {"text_model." + key.removeprefix("text_model."): value for key, value in state.items()}
+    settings = tower.config.to_diff_dict()  # type: ignore[union-attr,operator]
+    write_part(folder, state, settings, "model.safetensors")
+
+
+def write_vae(folder: Path, vae: Any, state: Mapping[str, Tensor]) -> None:
+    """A diffusers.AutoencoderKL with these weights."""
+    settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}
+    write_part(folder, state, {"_class_name": "AutoencoderKL", **settings})
+
+
+def write_part(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    name: str = WEIGHTS,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Weights and config.json of a part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {key: value.contiguous() for key, value in state.items()}, folder / name, {"format": "pt", **(metadata or {})}
+    )
+    write_json(folder / "config.json", settings)
+
+
+def write_index(folder: Path) -> None:
+    """model_index.json, as diffusers' pipelines have it."""
+    index = {
+        "_class_name": "I2VGenXLPipeline",
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "I2VGenXLUNet"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    write_json(folder / "model_index.json", index)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Indented, with an end of line."""
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The floating-point tensors in the type they are stored in."""
+    return {key: value.detach().to("cpu", dtype) for key, value in state.items() if value.is_floating_point()}

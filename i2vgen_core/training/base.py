@@ -1,0 +1,183 @@
+"""Trains the base stage: the video network with its learnt global encoder and detail path (paper, sections 3.2 and 4.1)."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..conditioning import GlobalEncoder
+from ..config import RELEASES, TIMESTEPS, UNetConfig
+from ..layers import Layers
+from ..schedules import schedule_for
+from ..unet import UNet
+from .data import Sample, Source, World
+from .diffusion import (
+    Encoders,
+    Shape,
+    add_noise,
+    attention_for,
+    choose,
+    draw_timesteps,
+    initialise,
+    noise_like,
+    temporal_parts,
+    velocity_loss,
+)
+from .loop import Loop, LoopConfig
+
+
+@dataclass(frozen=True)
+class BaseTraining:
+    """The base's sizes and recipe.
+
+    Args:
+        unet: the network's sizes, of kind i2vgen_xl.
+        width, height: of the clips in pixels.
+        shapes: lengths and frame rates; batches are drawn from them.
+        image_only: train single frames and leave what mixes frames alone: the first of the runs.
+        spatial_rate: learning rate of what an image-only run has trained, relative to that of the temporal layers.
+        repeats: noise levels that each clip is shown at.
+        bias: see diffusion.draw_timesteps.
+        offset_noise: strength of the noise that is the same all over a frame.
+        drop_both, drop_text, drop_image: how often the prompt becomes the release's negative one and the CLIP image
+            embedding zero, together or alone; guidance needs it.
+        lora_rank: train low-rank matrices beside the attention layers (see lora.add_lora) and nothing else; 0 trains
+            all weights.
+        checkpointing: run blocks again for their gradients, to save memory.
+        data: the world's scenes, where no folder is given.
+        loop: how long and how.
+    """
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    width: int = 128
+    height: int = 64
+    shapes: tuple[Shape, ...] = (Shape(16),)
+    image_only: bool = False
+    spatial_rate: float = 1.0
+    repeats: int = 1
+    bias: float = 1.0
+    offset_noise: float = 0.1
+    drop_both: float = 0.1
+    drop_text: float = 0.05
+    drop_image: float = 0.05
+    lora_rank: int = 0
+    checkpointing: bool = False
+    data: World = field(default_factory=World)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+class Base(nn.Module):
+    """The video network and its global encoder, which are trained together.
+
+    Args:
+        network: a UNet of kind i2vgen_xl.
+        encoder: its global encoder.
+    """
+
+    def __init__(self, network: UNet, encoder: GlobalEncoder):
+        super().__init__()
+        self.network, self.encoder = network, encoder
+
+    def forward(
+        self, x: Tensor, timesteps: Tensor, text: Tensor, image: Tensor, latent: Tensor, fps: Tensor, frames: int
+    ) -> Tensor:
+        """The velocity [(b f), 4, h, w].
+
+        Args:
+            x: noisy latents [(b f), 4, h, w].
+            timesteps: [b].
+            text: tokens [b, 77, context_dim].
+            image: CLIP image embeddings [b, 1, image_dim], zeros where there is none.
+            latent: scaled image latents [b, 4, h, w].
+            fps: [b].
+            frames: f.
+        """
+        context = torch.cat([text, self.encoder(latent), self.network.context_embedding(image)], dim=1)
+        details = self.network.detail_encoder(latent, frames)
+        return self.network(x, timesteps, context, frames, fps, details, attention_for(x.device))
+
+
+def build_base(config: BaseTraining) -> Base:
+    """A new base with the seed's weights."""
+    network = UNet(config.unet)
+    initialise(network, config.loop.seed)
+    return Base(network, GlobalEncoder(config.unet.in_channels, config.unet.context_dim, Layers()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    latents: Tensor
+    text: Tensor
+    image: Tensor
+    fps: Tensor
+
+
+def train_base(
+    base: Base,
+    encoders: Encoders,
+    source: Source,
+    folder: Path,
+    config: BaseTraining,
+    device: torch.device | str = "cpu",
+) -> Loop[_Batch]:
+    """The loop that trains it.
+
+    Args:
+        base: a new one, or one from an earlier run.
+        encoders: frozen, on the same device.
+        source: of the clips.
+        folder: for checkpoint and log.
+        config: the recipe.
+        device: where to train.
+    """
+    base.to(device)
+    schedule = schedule_for(config.unet.kind)
+    negative = RELEASES[config.unet.kind].negative_prompt
+    temporal = tuple("network." + name for name in temporal_parts(base.network))
+    for name, parameter in base.named_parameters():
+        if config.image_only and name.startswith(temporal):
+            parameter.requires_grad_(False)
+    base.network.checkpointing = config.checkpointing
+
+    def batch(number: int) -> _Batch:
+        shape, rates = choose(config.shapes, number, config.loop.seed)
+        samples = [
+            source.clip(number * 1000 + i, config.width, config.height, shape.frames, fps)
+            for i, fps in enumerate(rates)
+        ]
+        frames = torch.stack([sample.frames for sample in samples]).to(device)
+        image = encoders.images(frames[:, 0])
+        texts, keep = _drop(samples, number)
+        image = image * torch.tensor(keep, device=image.device)[:, None, None]
+        fps = torch.tensor(rates, device=image.device, dtype=torch.float32)
+        return _Batch(encoders.latents(frames), encoders.prompts(texts), image, fps)
+
+    def _drop(samples: list[Sample], number: int) -> tuple[list[str], list[float]]:
+        rng = random.Random(f"drop {config.loop.seed} {number}")
+        texts, keep = [], []
+        for sample in samples:
+            u = rng.random()
+            both = u < config.drop_both
+            text = both or u < config.drop_both + config.drop_text
+            image = both or (not text and u < config.drop_both + config.drop_text + config.drop_image)
+            texts.append(negative if text else sample.prompt)
+            keep.append(0.0 if image else 1.0)
+        return texts, keep
+
+    def loss(b: _Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        latents, text, image, fps = (
+            t.repeat_interleave(config.repeats, 0) for t in (b.latents, b.text, b.image, b.fps)
+        )
+        timesteps = draw_timesteps(len(latents), TIMESTEPS, config.bias, generator)
+        noise = noise_like(latents, config.offset_noise, generator)
+        noised = add_noise(latents, schedule, timesteps, noise)
+        frames = latents.shape[1]
+        predicted = base(noised.x, timesteps, text, image, latents[:, 0], fps, frames)
+        return velocity_loss(predicted, noised, TIMESTEPS)
+
+    rates = {name: config.spatial_rate for name, _ in base.named_parameters() if not name.startswith(temporal)}
+    return Loop(base, loss, batch, folder, config.loop, rates=rates, device=device)

@@ -1,0 +1,243 @@
+"""The training loop that all stages share: optimiser, averaged weights, checkpoints, resume, progress and log.
+
+A step is a function of its number and the seed alone: batches come from `batch(step)` and noise from a generator that
+is seeded by the step. So a run that was stopped goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, check_range
+
+logger = logging.getLogger("i2vgen_xl")
+
+Batch = TypeVar("Batch")
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.csv"
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How a stage is trained.
+
+    Args:
+        steps: of the optimiser.
+        learning_rate: the highest; reached after `warmup` steps, then falling as a cosine to `final` times it.
+        warmup: steps.
+        final: share of the learning rate that is left at the end.
+        weight_decay: of AdamW, on tensors of two and more axes.
+        beta2: of AdamW.
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights a step; it starts lower and reaches this with time.
+        accumulate: batches a step.
+        precision: of the arithmetic: fp32, or bf16 or fp16 by autocast; weights and their averages are float32.
+        seed: of the weights, the batches and the noise.
+        save_every, log_every: steps between checkpoints, and between lines of the log.
+    """
+
+    steps: int = 1000
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    final: float = 0.05
+    weight_decay: float = 0.01
+    beta2: float = 0.99
+    clip: float = 1.0
+    ema: float = 0.999
+    accumulate: int = 1
+    precision: str = "fp32"
+    seed: int = 0
+    save_every: int = 500
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        check_range("steps", self.steps, 1, 10**9)
+        check_range("accumulate", self.accumulate, 1, 10**6)
+        check_range("ema", self.ema, 0, 1)
+        if self.precision not in PRECISIONS:
+            raise InputError("precision", " or ".join(PRECISIONS), repr(self.precision), "Choose one of them.")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (self.final + (1 - self.final) * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+
+class Loop(Generic[Batch]):
+    """Trains a module.
+
+    Args:
+        module: what is trained; parameters that need no gradient are left alone.
+        loss: the mean loss, and figures for the log, of a batch; noise is to be drawn from the generator.
+        batch: the batch of a number; numbers are never asked for twice.
+        folder: for the checkpoint and the log; a checkpoint in it is resumed.
+        config: how.
+        rates: factors on the learning rate, by the first words of parameters' names.
+        device: where the module is.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Callable[[Batch, torch.Generator], tuple[Tensor, dict[str, float]]],
+        batch: Callable[[int], Batch],
+        folder: Path,
+        config: LoopConfig,
+        *,
+        rates: dict[str, float] | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.module, self.loss, self.batch = module, loss, batch
+        self.folder, self.config = folder, config
+        self.device = torch.device(device)
+        self.step = 0
+        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.optimiser = torch.optim.AdamW(
+            self._groups(rates or {}), lr=config.learning_rate, betas=(0.9, config.beta2)
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        if (folder / CHECKPOINT).is_file():
+            self._resume()
+
+    def run(self, until: int | None = None) -> None:
+        """Trains to the last step, or to step `until`, and leaves a checkpoint."""
+        config, last = self.config, min(until or self.config.steps, self.config.steps)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        figures: list[dict[str, float]] = []
+        start, first = time.monotonic(), self.step
+        self.module.train()
+        while self.step < last:
+            rate = config.rate(self.step)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate * group["factor"]
+            figures.append(self._step())
+            self.step += 1
+            if self.step % config.log_every == 0 or self.step == last:
+                seconds = (time.monotonic() - start) / (self.step - first)
+                self._log(figures, rate, seconds, (last - self.step) * seconds)
+                figures = []
+            if self.step % config.save_every == 0 or self.step == last:
+                self._save()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """While it lasts, the module has the averaged weights."""
+        return _swapped(self.parameters, self.average)
+
+    def _groups(self, rates: dict[str, float]) -> list[dict]:
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, parameter in self.parameters.items():
+            factor = next((rate for start, rate in rates.items() if name.startswith(start)), 1.0)
+            decay = self.config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((factor, decay), []).append(parameter)
+        return [{"params": ps, "factor": factor, "weight_decay": decay} for (factor, decay), ps in groups.items()]
+
+    def _step(self) -> dict[str, float]:
+        config = self.config
+        totals: dict[str, float] = {}
+        for part in range(config.accumulate):
+            number = self.step * config.accumulate + part
+            generator = torch.Generator(self.device).manual_seed(config.seed * 1_000_003 + number)
+            with autocast(self.device, config.precision):
+                loss, figures = self.loss(self.batch(number), generator)
+            self.scaler.scale(loss / config.accumulate).backward()
+            for name, value in {"loss": loss.item(), **figures}.items():
+                totals[name] = totals.get(name, 0.0) + value / config.accumulate
+        self.scaler.unscale_(self.optimiser)
+        totals["gradient"] = nn.utils.clip_grad_norm_(self.parameters.values(), config.clip).item()
+        if not math.isfinite(totals["loss"]):
+            remedy = "Lower the learning rate, or train in bf16 or fp32."
+            raise InputError(f"the loss of step {self.step}", "a finite number", str(totals["loss"]), remedy)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        decay = min(config.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+        return totals
+
+    def _log(self, figures: list[dict[str, float]], rate: float, seconds: float, left: float) -> None:
+        names = sorted({name for line in figures for name in line}, key=lambda name: (name != "loss", name))
+        means = {name: _mean([line[name] for line in figures if name in line]) for name in names}
+        text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        logger.info(
+            "step %d of %d: %s; %.2f s a step, %d min left", self.step, self.config.steps, text, seconds, left / 60
+        )
+        file = self.folder / LOG
+        new = not file.exists()
+        with file.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            if new:
+                writer.writerow(["step", "figure", "value"])
+            rows = {**means, "learning_rate": rate, "seconds": seconds}
+            writer.writerows([self.step, name, f"{value:.6g}"] for name, value in rows.items())
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "config": asdict(self.config),
+            "module": {name: p.detach() for name, p in self.parameters.items()},
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        unfinished = self.folder / (CHECKPOINT + ".part")
+        torch.save(state, unfinished)
+        unfinished.replace(self.folder / CHECKPOINT)
+
+    def _resume(self) -> None:
+        state = torch.load(self.folder / CHECKPOINT, map_location=self.device, weights_only=True)
+        if set(state["module"]) != set(self.parameters):
+            remedy = "Use the same configuration, or another folder."
+            raise InputError(str(self.folder), "a checkpoint of this network", "other tensors", remedy)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state["module"][name])
+                self.average[name].copy_(state["average"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        logger.info("resumed at step %d", self.step)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """Mixed precision, or nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+class _swapped(AbstractContextManager):
+    def __init__(self, parameters: dict[str, nn.Parameter], values: dict[str, Tensor]):
+        self._parameters, self._values = parameters, values
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                held = parameter.clone()
+                parameter.copy_(self._values[name])
+                self._values[name].copy_(held)
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,121 @@
+"""Low-rank adaptation of the attention layers (LoRA, arXiv 2106.09685), in files that ComfyUI's own LoRA loader takes.
+
+Training needs peft; files are read without it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..checkpoints.check import check_tensors
+from ..checkpoints.read import read_state_dict
+from ..errors import CheckpointError, InputError, check_range
+from ..unet import UNet
+
+_LAYERS = r".*\.transformer_blocks\.\d+\.attn\d\.(to_q|to_k|to_v|to_out\.0)"
+_ADAPTER = "default"
+
+
+def add_lora(network: UNet, rank: int = 16, alpha: float = 16.0) -> None:
+    """Puts trainable pairs of low-rank matrices, float32, beside the attention layers, and freezes everything else.
+
+    Until they are trained, the network gives what it gave. Their first values come from torch's global generator.
+
+    Args:
+        network: of any kind; changed in place.
+        rank: of the update to each weight.
+        alpha: the update is scaled by alpha / rank.
+
+    Raises:
+        InputError: rank or alpha is out of range, the network has such matrices already, or peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ModuleNotFoundError as error:
+        raise InputError("LoRA", "the package peft", "none", "Install it: pip install peft") from error
+    check_range("rank", rank, 1, 10**4)
+    check_range("alpha", alpha, 1e-6, 1e6)
+    if _adapted(network):
+        raise InputError("the network", "one without LoRA", "one with it", "Load the network again.")
+    network.requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_LAYERS), network)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # peft takes the type of the weight beside it
+
+
+def lora_state(network: UNet) -> dict[str, Tensor]:
+    """The low-rank matrices by the names of ComfyUI's LoRA files.
+
+    For a layer such as `input_blocks.1.1.transformer_blocks.0.attn1.to_q`, after `diffusion_model.` and its name:
+    `.lora_up.weight` [outputs, rank], `.lora_down.weight` [rank, inputs] and `.alpha` [], all float32 on the CPU.
+
+    Raises:
+        InputError: the network has none.
+    """
+    state: dict[str, Tensor] = {}
+    for name, layer in _adapted(network).items():
+        values = (layer.lora_B[_ADAPTER].weight, layer.lora_A[_ADAPTER].weight, float(layer.lora_alpha[_ADAPTER]))
+        state.update(zip(_names(name), (torch.as_tensor(v).detach().cpu().clone() for v in values), strict=True))
+    if not state:
+        raise InputError("the network", "one with LoRA", "one without", "Call add_lora before training.")
+    return state
+
+
+def save_lora(network: UNet, path: Path) -> None:
+    """Writes lora_state as a safetensors file, with the network's `kind`, `rank` and `alpha` as metadata.
+
+    Raises:
+        InputError: the network has no LoRA.
+    """
+    state = lora_state(network)
+    layer = next(iter(_adapted(network).values()))
+    metadata = {"kind": network.config.kind, "rank": layer.r[_ADAPTER], "alpha": layer.lora_alpha[_ADAPTER]}
+    unfinished = path.with_name(path.name + ".part")
+    save_file(state, unfinished, {key: str(value) for key, value in metadata.items()})
+    unfinished.replace(path)
+
+
+def merge_lora(network: UNet, path: Path, strength: float = 1.0) -> None:
+    """Adds a file of save_lora to the weights: each becomes weight + strength * alpha / rank * up @ down.
+
+    Args:
+        network: one without LoRA, of the kind and size that the file was trained for; changed in place.
+        path: the file.
+        strength: 0 changes nothing.
+
+    Raises:
+        CheckpointError: unreadable, not such a file, or one for another network.
+    """
+    state, metadata = read_state_dict(path)
+    what, kind, rank = f"LoRA file {path.name}", metadata.get("kind"), metadata.get("rank", "")
+    if kind != network.config.kind or not rank.isdecimal():
+        found = f"one for {kind}" if kind else "another file"
+        remedy = "Use a file that was trained on this network."
+        raise CheckpointError(what, f"a LoRA for {network.config.kind}", found, remedy)
+    named = {key.removesuffix(".weight"): weight for key, weight in network.state_dict().items()}
+    weights = {name: weight for name, weight in named.items() if re.fullmatch(_LAYERS, name)}
+    expected: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        shapes = ((len(weight), int(rank)), (int(rank), weight.shape[1]), ())
+        expected.update(zip(_names(name), (torch.empty(shape, device="meta") for shape in shapes), strict=True))
+    check_tensors(state, expected, what)
+    for name, weight in weights.items():
+        up, down, alpha = (state[key].to(weight.device, torch.float32) for key in _names(name))
+        weight.copy_(weight + strength * alpha / int(rank) * up @ down)
+
+
+def _names(layer: str) -> tuple[str, str, str]:
+    start = f"diffusion_model.{layer}."
+    return start + "lora_up.weight", start + "lora_down.weight", start + "alpha"
+
+
+def _adapted(network: nn.Module) -> dict[str, Any]:
+    """peft's layers, by the names of those that they took the place of."""
+    return {name: module for name, module in network.named_modules() if hasattr(module, "lora_A")}

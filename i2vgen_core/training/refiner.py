@@ -1,0 +1,119 @@
+"""Trains the refinement stage: a second video network, at the refined size, on the lower noise levels, with text alone
+(paper, section 3.3)."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import RELEASES, UNetConfig
+from ..schedules import schedule_for
+from ..unet import UNet
+from .data import Source, World
+from .diffusion import (
+    Encoders,
+    Shape,
+    add_noise,
+    attention_for,
+    choose,
+    draw_timesteps,
+    initialise,
+    noise_like,
+    velocity_loss,
+)
+from .loop import Loop, LoopConfig
+
+
+@dataclass(frozen=True)
+class RefinerTraining:
+    """The refiner's sizes and recipe.
+
+    Args:
+        unet: the network's sizes, of kind vid2vid_xl.
+        width, height: of the clips in pixels.
+        shapes: lengths and frame rates; batches are drawn from them. The network is not told the frame rate.
+        levels: it is trained on noise levels 0..levels - 1.
+        repeats: noise levels that each clip is shown at.
+        bias: see diffusion.draw_timesteps.
+        suffix: how often the release's suffix follows the prompt, as it does when the refiner is used.
+        drop_text: how often the prompt becomes the release's negative one; guidance needs it.
+        lora_rank: train low-rank matrices beside the attention layers (see lora.add_lora) and nothing else; 0 trains
+            all weights.
+        checkpointing: run blocks again for their gradients, to save memory.
+        data: the world's scenes, where no folder is given.
+        loop: how long and how.
+    """
+
+    unet: UNetConfig = field(default_factory=lambda: UNetConfig(kind="vid2vid_xl"))
+    width: int = 288
+    height: int = 144
+    shapes: tuple[Shape, ...] = (Shape(16),)
+    levels: int = 600
+    repeats: int = 1
+    bias: float = 1.0
+    suffix: float = 0.8
+    drop_text: float = 0.15
+    lora_rank: int = 0
+    checkpointing: bool = False
+    data: World = field(default_factory=World)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def build_refiner(config: RefinerTraining) -> UNet:
+    """A new refiner with the seed's weights."""
+    network = UNet(config.unet)
+    initialise(network, config.loop.seed)
+    return network
+
+
+def train_refiner(
+    network: UNet,
+    encoders: Encoders,
+    source: Source,
+    folder: Path,
+    config: RefinerTraining,
+    device: torch.device | str = "cpu",
+) -> Loop[tuple[Tensor, Tensor]]:
+    """The loop that trains it.
+
+    Args:
+        network: a new one, or one from an earlier run.
+        encoders: frozen, on the same device.
+        source: of the clips.
+        folder: for checkpoint and log.
+        config: the recipe.
+        device: where to train.
+    """
+    network.to(device)
+    network.checkpointing = config.checkpointing
+    release, schedule = RELEASES[config.unet.kind], schedule_for(config.unet.kind)
+
+    def batch(number: int) -> tuple[Tensor, Tensor]:
+        shape, rates = choose(config.shapes, number, config.loop.seed)
+        samples = [
+            source.clip(number * 1000 + i, config.width, config.height, shape.frames, fps)
+            for i, fps in enumerate(rates)
+        ]
+        rng = random.Random(f"drop {config.loop.seed} {number}")
+        texts = [
+            release.negative_prompt
+            if rng.random() < config.drop_text
+            else sample.subject + (release.prompt_suffix if rng.random() < config.suffix else "")
+            for sample in samples
+        ]
+        frames = torch.stack([sample.frames for sample in samples]).to(device)
+        return encoders.latents(frames), encoders.prompts(texts)
+
+    def loss(b: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        latents, text = (t.repeat_interleave(config.repeats, 0) for t in b)
+        timesteps = draw_timesteps(len(latents), config.levels, config.bias, generator)
+        noised = add_noise(latents, schedule, timesteps, noise_like(latents, 0.0, generator))
+        attention = attention_for(latents.device)
+        predicted = network(noised.x, timesteps, text, latents.shape[1], attention=attention)
+        return velocity_loss(predicted, noised, config.levels)
+
+    return Loop(network, loss, batch, folder, config.loop, device=device)

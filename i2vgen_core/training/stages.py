@@ -1,0 +1,164 @@
+"""The stages of training as commands run them: a recipe, a model folder to read from and write to, a source of clips."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..bundle import stored, write_index, write_tower, write_unet, write_vae
+from ..checkpoints.load import open_base, open_refiner
+from ..checkpoints.read import read_config
+from ..checkpoints.unet_keys import GLOBAL_ENCODER
+from ..errors import InputError
+from ..unet import UNet
+from .base import Base, BaseTraining, build_base, train_base
+from .clip import CLIPTraining, build_clip, train_clip
+from .data import Folder, Source
+from .diffusion import Encoders
+from .loop import Loop
+from .lora import add_lora, save_lora
+from .recipe import read_recipe
+from .refiner import RefinerTraining, build_refiner, train_refiner
+from .vae import VAETraining, build_vae, normalise_latents, pictures, train_vae
+
+logger = logging.getLogger("i2vgen_xl")
+
+LORA = "lora.safetensors"
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage is run on.
+
+    Args:
+        model: the model folder. Its encoders are read, and what is trained goes into it: vae/, text_encoder/ and
+            image_encoder/, unet/ or refiner/. A network that is there already is trained further.
+        recipe: a JSON file, or the name of one in training/recipes.
+        run: folder for the checkpoint and the log; a run that was stopped goes on from there.
+        data: a folder of captioned videos and images; the synthetic world if None.
+        device: where to train.
+        dtype: type of the weights that are written.
+        until: the step to stop at; the recipe's last if None.
+    """
+
+    model: Path
+    recipe: str
+    run: Path
+    data: Path | None = None
+    device: str = "cpu"
+    dtype: str = "fp16"
+    until: int | None = None
+
+    def source(self, world: Source, seed: int) -> Source:
+        """The clips."""
+        return world if self.data is None else Folder(self.data, seed)
+
+
+def run_vae(job: Job) -> None:
+    """Trains the VAE, and normalises its latent space at the end where its encoder was trained."""
+    config = read_recipe(VAETraining, job.recipe)
+    vae = build_vae(config)
+    if (job.model / "vae").is_dir():
+        from ..encoders import load_vae
+
+        vae.load_state_dict(load_vae(job.model / "vae").model.state_dict())
+    source = job.source(config.data, config.loop.seed)
+    loop = train_vae(vae, source, job.run, config, job.device)
+
+    def write() -> None:
+        if not config.freeze_encoder:
+            normalise_latents(vae, [pictures(source, -1 - i, config).to(job.device) for i in range(32)])
+        write_vae(job.model / "vae", vae, stored(vae.state_dict(), DTYPES[job.dtype]))
+
+    _finish(loop, job, write)
+
+
+def run_clip(job: Job) -> None:
+    """Trains both of CLIP's towers."""
+    config = read_recipe(CLIPTraining, job.recipe)
+    model = build_clip(config)
+    loop = train_clip(model, job.source(config.data, config.loop.seed), job.run, config, job.device)
+
+    def write() -> None:
+        for name, tower in (("text_encoder", model.text), ("image_encoder", model.vision)):
+            write_tower(job.model / name, tower, stored(tower.state_dict(), DTYPES[job.dtype]))
+
+    _finish(loop, job, write)
+
+
+def run_base(job: Job) -> None:
+    """Trains the base network with its global encoder."""
+    config = read_recipe(BaseTraining, job.recipe)
+    folder, base, release = job.model / "unet", build_base(config), {}
+    if folder.is_dir():
+        checkpoint, release = open_base(folder), read_config(folder).get("release", {})
+        encoder = checkpoint.build_global_encoder(torch.float32)
+        if encoder is None:
+            remedy = "Train an I2VGen-XL base."
+            raise InputError(str(folder), "a base with a global encoder", checkpoint.config.kind, remedy)
+        base = Base(_trainable(checkpoint.build_network(torch.float32)), _trainable(encoder))
+    if config.lora_rank:
+        base.requires_grad_(False)
+        torch.manual_seed(config.loop.seed)
+        add_lora(base.network, config.lora_rank, config.lora_rank)
+    encoders = Encoders(job.model, job.device)
+    loop = train_base(base, encoders, job.source(config.data, config.loop.seed), job.run, config, job.device)
+
+    def write() -> None:
+        if config.lora_rank:
+            return write_lora(job, base.network)
+        state = {**base.network.state_dict()}
+        state |= {GLOBAL_ENCODER + key: value for key, value in base.encoder.state_dict().items()}
+        return write_unet(folder, base.network.config, stored(state, DTYPES[job.dtype]), release)
+
+    _finish(loop, job, write)
+
+
+def run_refiner(job: Job) -> None:
+    """Trains the refinement network."""
+    config = read_recipe(RefinerTraining, job.recipe)
+    folder, network, release = job.model / "refiner", build_refiner(config), {}
+    if folder.is_dir():
+        network = _trainable(open_refiner(folder).build_network(torch.float32))
+        release = read_config(folder).get("release", {})
+    if config.lora_rank:
+        torch.manual_seed(config.loop.seed)
+        add_lora(network, config.lora_rank, config.lora_rank)
+    encoders = Encoders(job.model, job.device)
+    loop = train_refiner(network, encoders, job.source(config.data, config.loop.seed), job.run, config, job.device)
+
+    def write() -> None:
+        if config.lora_rank:
+            return write_lora(job, network)
+        return write_unet(folder, network.config, stored(network.state_dict(), DTYPES[job.dtype]), release)
+
+    _finish(loop, job, write)
+
+
+def write_lora(job: Job, network: UNet) -> None:
+    """Writes the low-rank matrices into the run's folder; the model's folder stays as it is."""
+    save_lora(network, job.run / LORA)
+
+
+STAGES: dict[str, Callable[[Job], None]] = {"vae": run_vae, "clip": run_clip, "base": run_base, "refiner": run_refiner}
+
+
+def _finish(loop: Loop[Any], job: Job, write: Callable[[], None]) -> None:
+    loop.run(job.until)
+    loop.module.eval()
+    with loop.averaged():
+        write()
+    if not (job.model / "model_index.json").exists():
+        write_index(job.model)
+    logger.info("wrote the averaged weights of step %d", loop.step)
+
+
+def _trainable(module: nn.Module) -> Any:
+    return module.train().requires_grad_(True)

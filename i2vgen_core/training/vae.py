@@ -1,0 +1,147 @@
+"""Trains the image VAE: Stable Diffusion's network, by reconstruction, on single frames."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import VAE_SCALE
+from .data import Source, World
+from .loop import Loop, LoopConfig
+
+
+@dataclass(frozen=True)
+class VAETraining:
+    """The VAE's sizes and recipe.
+
+    Args:
+        channels: of each resolution, the full one first, multiples of 32.
+        blocks: residual blocks of a resolution in the encoder; the decoder has one more.
+        kl: weight of the posterior's distance to a unit Gaussian (mean over the latent's numbers).
+        edges: weight of the error of differences between neighbouring pixels: it is the edges that a VAE blurs.
+        widths: of the pictures, each twice as wide as high, from which a batch's crops are cut.
+        crop: width and height of the crops, multiples of 8.
+        candidates: crops tried for each one that is taken, which is the one with the most contrast: most of a picture is
+            background, and learnt soon.
+        batch: crops in a batch.
+        freeze_encoder: train the decoder alone, for networks that are used to this latent space.
+        data: the world's scenes, where no folder is given.
+        loop: how long and how.
+    """
+
+    channels: tuple[int, ...] = (64, 64, 64, 64)
+    blocks: int = 0
+    kl: float = 1e-6
+    edges: float = 0.25
+    widths: tuple[int, ...] = (128, 192, 288)
+    crop: tuple[int, ...] = (64, 64)
+    candidates: int = 3
+    batch: int = 8
+    freeze_encoder: bool = False
+    data: World = field(default_factory=World)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def build_vae(config: VAETraining) -> Any:
+    """A new diffusers.AutoencoderKL with the seed's weights."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    torch.manual_seed(config.loop.seed)
+    levels = len(config.channels)
+    vae = AutoencoderKL(
+        block_out_channels=config.channels,
+        layers_per_block=config.blocks,
+        latent_channels=4,
+        norm_num_groups=32,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        scaling_factor=VAE_SCALE,
+    )
+    with torch.no_grad():  # a posterior as wide as the prior at first would drown the picture, and training stops there
+        vae.quant_conv.bias[vae.config.latent_channels :] = -6
+    return vae
+
+
+def train_vae(
+    vae: Any, source: Source, folder: Path, config: VAETraining, device: torch.device | str = "cpu"
+) -> Loop[Tensor]:
+    """The loop that trains it.
+
+    Args:
+        vae: a diffusers.AutoencoderKL.
+        source: of the pictures.
+        folder: for checkpoint and log.
+        config: the recipe.
+        device: where to train.
+    """
+    vae.to(device)
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(not config.freeze_encoder)
+
+    def loss(images: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        pixels = (images.to(device) * 2 - 1).permute(0, 3, 1, 2)
+        mean, log_variance = vae.quant_conv(vae.encoder(pixels)).float().chunk(2, dim=1)
+        log_variance = log_variance.clamp(-30, 20)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        decoded = vae.decoder(vae.post_quant_conv(mean + (log_variance / 2).exp() * noise)).float()
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        squared = F.mse_loss(decoded, pixels)
+        edges = sum(F.l1_loss(decoded.diff(dim=axis), pixels.diff(dim=axis)) for axis in (2, 3))
+        total = F.l1_loss(decoded, pixels) + 5 * squared + config.edges * edges + config.kl * kl
+        psnr = -10 * math.log10(squared.item() / 4 + 1e-12)  # of pictures in 0..1
+        return total, {"psnr": psnr, "kl": kl.item()}
+
+    return Loop(vae, loss, lambda number: pictures(source, number, config), folder, config.loop, device=device)
+
+
+def pictures(source: Source, number: int, config: VAETraining) -> Tensor:
+    """A batch of crops [batch, crop height, crop width, 3] in 0..1, each from some moment of a clip."""
+    crops, (width, height) = [], config.crop
+    for index in range(number * config.batch, (number + 1) * config.batch):
+        rng = random.Random(f"{config.loop.seed} {index}")
+        whole = rng.choice(config.widths)
+        picture = source.picture(index, whole, whole // 2)
+        places = [
+            (rng.randint(0, whole // 2 - height), rng.randint(0, whole - width)) for _ in range(config.candidates)
+        ]
+        found = [picture[y : y + height, x : x + width] for y, x in places]
+        crops.append(max(found, key=lambda crop: crop.std(dim=(0, 1)).sum().item()))
+    return torch.stack(crops)
+
+
+@torch.no_grad()
+def normalise_latents(vae: Any, batches: list[Tensor]) -> None:
+    """Turns and scales the latent space so that `VAE_SCALE` times a latent has mean 0, deviation 1 and no correlation
+    between channels on these images; the change is linear and goes into the 1x1 convolutions between the parts.
+
+    Args:
+        vae: a diffusers.AutoencoderKL.
+        batches: images [N, H, W, 3] in 0..1.
+    """
+    latents = []
+    for images in batches:
+        pixels = (images * 2 - 1).permute(0, 3, 1, 2).to(next(vae.parameters()))
+        latents.append(vae.quant_conv(vae.encoder(pixels))[:, : vae.config.latent_channels].transpose(0, 1).flatten(1))
+    values = torch.cat(latents, dim=1).double()
+    mean = values.mean(1)
+    variances, axes = torch.linalg.eigh(torch.cov(values))
+    # To unit variance and back to the old axes: of all whitenings the one that changes channels the least.
+    whiten = axes @ torch.diag(variances.rsqrt()) @ axes.T / VAE_SCALE
+    colour = torch.linalg.inv(whiten)
+
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    channels = len(mean)
+    matrix, bias = quant.weight[:channels, :, 0, 0].double(), quant.bias[:channels].double()
+    quant.weight[:channels] = (whiten @ matrix)[..., None, None].to(quant.weight)
+    quant.bias[:channels] = (whiten @ (bias - mean)).to(quant.bias)
+    quant.bias[channels:] += 2 * torch.log(whiten.diagonal().abs()).to(quant.bias)  # the deviation, along each channel
+    matrix, bias = post.weight[:, :, 0, 0].double(), post.bias.double()
+    post.weight.copy_((matrix @ colour)[..., None, None])
+    post.bias.copy_(bias + matrix @ mean)

@@ -1,0 +1,151 @@
+"""A person's own folder as a source of clips: captions, which files serve which clip, sizes, and what is refused."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+from PIL import Image
+
+from i2vgen_core.errors import InputError
+from i2vgen_core.training.data import Folder
+from i2vgen_core.video import write_video
+
+FRAMES, FPS = 4, 8
+
+
+def video(path, colour, frames=8, fps=FPS):
+    """A video of one colour that turns white towards its end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    light = torch.linspace(0, 1, frames).view(-1, 1, 1, 1)
+    picture = torch.tensor(colour).expand(frames, 96, 160, 3)
+    write_video(path, picture + (1 - picture) * light, fps)
+
+
+def image(path, colour):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (160, 96), tuple(round(255 * c) for c in colour)).save(path)
+
+
+def prompts(folder, numbers, frames=FRAMES, fps=FPS):
+    return [folder.clip(number, 64, 64, frames, fps).prompt for number in numbers]
+
+
+@pytest.fixture
+def four(tmp_path):
+    """A video and an image with text beside them, one of each in a listing, and one of each without a caption."""
+    video(tmp_path / "red.mp4", (1.0, 0.0, 0.0))
+    (tmp_path / "red.txt").write_text("red grows pale\n\n  a fading red \n", encoding="utf-8-sig")
+    image(tmp_path / "more" / "blue.PNG", (0.0, 0.0, 1.0))
+    (tmp_path / "more" / "blue.txt").write_text("blue")
+    video(tmp_path / "clips" / "green.mp4", (0.0, 1.0, 0.0))
+    image(tmp_path / "clips" / "stills" / "grey.jpg", (0.5, 0.5, 0.5))
+    entries = [{"file_name": "green.mp4", "text": "green"}, {"file_name": "stills/grey.jpg", "text": "grey\u2028light"}]
+    lines = [json.dumps(entry, ensure_ascii=False) for entry in entries]
+    (tmp_path / "clips" / "metadata.jsonl").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    video(tmp_path / "nameless.mp4", (0.0, 0.0, 0.0))
+    image(tmp_path / "nameless.png", (0.0, 0.0, 0.0))
+    image(tmp_path / ".hidden.png", (0.0, 0.0, 0.0))
+    (tmp_path / ".hidden.txt").write_text("hidden")
+    return tmp_path
+
+
+def test_single_frames_come_from_everything_that_has_a_caption(four, caplog):
+    folder = Folder(four)
+    assert "2 of 6 files have no caption" in caplog.text
+    found = prompts(folder, range(40), frames=1)
+    assert set(found) == {"red grows pale", "a fading red", "blue", "green", "grey\u2028light"}
+    for round_ in range(10):  # every file once before any comes again
+        kinds = Counter("red" if "red" in prompt else prompt for prompt in found[4 * round_ : 4 * round_ + 4])
+        assert set(kinds.values()) == {1} and len(kinds) == 4
+
+
+def test_clips_come_from_videos_alone(four):
+    assert set(prompts(Folder(four), range(12))) == {"red grows pale", "a fading red", "green"}
+
+
+def test_a_number_is_always_the_same_clip(four):
+    first, again, other = Folder(four), Folder(four), Folder(four, seed=1)
+    clips = [first.clip(number, 64, 64, 2, FPS) for number in range(6)]
+    for number, clip in reversed(list(enumerate(clips))):
+        same = again.clip(number, 64, 64, 2, FPS)
+        assert torch.equal(same.frames, clip.frames) and same.prompt == clip.prompt
+    assert any(not torch.equal(other.clip(n, 64, 64, 2, FPS).frames, clip.frames) for n, clip in enumerate(clips))
+
+
+def test_clips_start_all_over_the_video(tmp_path):
+    video(tmp_path / "red.mp4", (1.0, 0.0, 0.0), frames=33)
+    (tmp_path / "red.txt").write_text("red")
+    folder = Folder(tmp_path)
+    starts = [folder.clip(number, 64, 64, 2, FPS).frames[0, 32, 32, 1].item() for number in range(30)]
+    assert min(starts) < 0.2 and max(starts) > 0.8
+
+
+def test_frames_cover_the_size_and_keep_their_motion(four):
+    clip = next(c for c in (Folder(four).clip(n, 128, 64, FRAMES, FPS) for n in range(4)) if c.prompt == "green")
+    assert clip.frames.shape == (FRAMES, 64, 128, 3) and clip.frames.dtype == torch.float32
+    assert clip.fps == FPS and clip.subject == clip.prompt
+    assert (clip.frames[..., 1] > 0.95).all()
+    reds = clip.frames[..., 0].mean(dim=(1, 2))
+    assert torch.allclose(reds.diff(), torch.full((FRAMES - 1,), 1 / 7), atol=0.02)
+
+
+def test_short_videos_are_passed_over(tmp_path):
+    for name, frames in (("short", 4), ("long", 12)):
+        video(tmp_path / f"{name}.mp4", (1.0, 0.0, 0.0), frames)
+        (tmp_path / f"{name}.txt").write_text(name)
+    folder = Folder(tmp_path)
+    assert set(prompts(folder, range(6), frames=4)) == {"short", "long"}
+    assert set(prompts(folder, range(6), frames=12)) == {"long"}
+    assert set(prompts(folder, range(6), frames=8, fps=16)) == {"short", "long"}
+    with pytest.raises(InputError, match=r"32 frames at 8 fps: expected videos of 3\.88 s .* none longer than 1\.50 s"):
+        folder.clip(0, 64, 64, 32, FPS)
+
+
+def test_images_alone_serve_single_frames(tmp_path):
+    image(tmp_path / "blue.png", (0.0, 0.0, 1.0))
+    (tmp_path / "blue.txt").write_text("blue")
+    clip = Folder(tmp_path).clip(7, 64, 64, 1, FPS)
+    assert torch.equal(clip.frames, torch.tensor([0.0, 0.0, 1.0]).expand(1, 64, 64, 3))
+    with pytest.raises(InputError, match="images alone"):
+        Folder(tmp_path).clip(0, 64, 64, 2, FPS)
+
+
+def test_folders_without_captions(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InputError, match="no video and no image"):
+            Folder(folder)
+    image(tmp_path / "blue.png", (0.0, 0.0, 1.0))
+    (tmp_path / "blue.txt").write_text(" \n")
+    with pytest.raises(InputError, match="1 videos and images, none of them with one"):
+        Folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"file_name": "blue.png"}', "line 2: expected {"),
+        ("blue.png: blue", "line 2: expected {"),
+        ('["blue.png"]', "line 2: expected {"),
+        ('{"file_name": "blue.png", "text": 1}', "line 2: expected {"),
+        ('{"file_name": "green.png", "text": "green"}', "line 2: expected a video or image"),
+        ('{"file_name": "../inside/blue.png", "text": "blue"}', "line 2: expected a video or image"),
+        ('{"file_name": "metadata.jsonl", "text": "blue"}', "line 2: expected a video or image"),
+    ],
+)
+def test_listings_that_are_wrong(tmp_path, line, message):
+    image(tmp_path / "inside" / "blue.png", (0.0, 0.0, 1.0))
+    listing = tmp_path / "inside" / "metadata.jsonl"
+    listing.write_text('{"file_name": "blue.png", "text": "blue"}\n' + line)
+    with pytest.raises(InputError, match=message):
+        Folder(tmp_path)
+
+
+def test_files_that_cannot_be_read_are_named_before_training(tmp_path):
+    (tmp_path / "broken.mp4").write_text("not a video")
+    (tmp_path / "broken.txt").write_text("a caption")
+    with pytest.raises(InputError, match=r"broken\.mp4"):
+        Folder(tmp_path)
+    (tmp_path / "broken.txt").write_bytes("Füße".encode("latin-1"))
+    with pytest.raises(InputError, match="Save it as UTF-8"):
+        Folder(tmp_path)

@@ -1,0 +1,179 @@
+"""Low-rank adaptation and gradient checkpointing: what trains, what a file holds, and that the results are the same."""
+
+import pytest
+import torch
+import toy
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.autograd.graph import saved_tensors_hooks
+
+from i2vgen_core.config import UNetConfig
+from i2vgen_core.errors import CheckpointError, InputError
+from i2vgen_core.training.lora import add_lora, lora_state, merge_lora, save_lora
+from i2vgen_core.unet import UNet
+
+pytest.importorskip("peft")
+
+RANK, ALPHA = 4, 6.0
+LAYER = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k"
+
+
+def of_kind(kind):
+    return UNetConfig(**{**vars(toy.CONFIG), "kind": kind})
+
+
+def trained(config, steps=2):
+    """A network with LoRA after some steps of training on noise."""
+    network = toy.network(config)
+    torch.manual_seed(0)
+    add_lora(network, RANK, ALPHA)
+    optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.05)
+    inputs = toy.inputs(config)
+    for _ in range(steps):
+        network(**inputs).square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return network.eval()
+
+
+def answer(network):
+    with torch.no_grad():
+        return network(**toy.inputs(network.config))
+
+
+@pytest.mark.parametrize("kind", toy.KINDS)
+def test_a_merged_file_is_the_trained_network(tmp_path, kind):
+    config = of_kind(kind)
+    network = trained(config)
+    save_lora(network, tmp_path / "a.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+    plain, merged = toy.network(config), toy.network(config)
+    merge_lora(merged, tmp_path / "a.safetensors")
+    assert toy.error(answer(merged), answer(network)) < 1e-5
+    assert toy.error(answer(plain), answer(network)) > 1e-2
+
+    merge_lora(plain, tmp_path / "a.safetensors", strength=0.0)
+    assert torch.equal(answer(plain), answer(toy.network(config)))
+    merge_lora(plain, tmp_path / "a.safetensors", strength=0.25)
+    merge_lora(plain, tmp_path / "a.safetensors", strength=0.75)
+    assert toy.error(answer(plain), answer(network)) < 1e-5
+
+
+def test_only_the_attention_layers_train():
+    network = toy.network(toy.CONFIG)
+    before = answer(network)
+    add_lora(network, RANK, ALPHA)
+    assert torch.equal(answer(network), before)
+    network(**toy.inputs(toy.CONFIG)).square().mean().backward()
+    training = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert {name for name, p in network.named_parameters() if p.grad is not None} == training
+    layers = {name.split(".lora_")[0] for name in training}
+    blocks = [name for name, _ in toy.network(toy.CONFIG).named_modules() if name.endswith("transformer_blocks.0")]
+    ends = ("to_q", "to_k", "to_v", "to_out.0")
+    assert layers == {f"{block}.{attn}.{end}" for block in blocks for attn in ("attn1", "attn2") for end in ends}
+
+
+def test_what_a_file_holds(tmp_path):
+    network = trained(toy.CONFIG)
+    save_lora(network, tmp_path / "a.safetensors")
+    state = load_file(tmp_path / "a.safetensors")
+    assert {key: list(value.shape) for key, value in state.items() if key.startswith(LAYER)} == {
+        f"{LAYER}.lora_up.weight": [32, RANK],
+        f"{LAYER}.lora_down.weight": [RANK, 64],
+        f"{LAYER}.alpha": [],
+    }
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    assert {state[key].item() for key in state if key.endswith(".alpha")} == {ALPHA}
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        assert file.metadata() == {"kind": "i2vgen_xl", "rank": "4", "alpha": "6.0"}
+
+
+def test_beside_weights_of_16_bit_it_trains_in_32():
+    network = toy.network(toy.CONFIG).bfloat16()
+    add_lora(network, RANK, ALPHA)
+    kinds = {(p.requires_grad, p.dtype) for p in network.parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+    inputs = toy.inputs(toy.CONFIG)
+    inputs |= {name: inputs[name].bfloat16() for name in ("x", "context", "details")}
+    output = network(**inputs)
+    output.float().square().mean().backward()
+    assert output.dtype == torch.bfloat16
+    assert {p.grad.dtype for p in network.parameters() if p.requires_grad} == {torch.float32}
+    assert {value.dtype for value in lora_state(network).values()} == {torch.float32}
+
+
+def test_networks_with_and_without():
+    network = toy.network(toy.CONFIG)
+    with pytest.raises(InputError, match="Call add_lora"):
+        lora_state(network)
+    for rank, alpha in ((0, 1.0), (4, 0.0)):
+        with pytest.raises(InputError, match="rank" if rank == 0 else "alpha"):
+            add_lora(network, rank, alpha)
+    add_lora(network)
+    with pytest.raises(InputError, match="Load the network again"):
+        add_lora(network)
+
+
+def test_files_of_other_networks_are_refused(tmp_path):
+    network = toy.network(toy.CONFIG)
+    weights = {key: value.clone() for key, value in network.state_dict().items()}
+    state, made = lora_state(trained(toy.CONFIG, steps=1)), {"kind": "i2vgen_xl", "rank": str(RANK)}
+    alpha = f"{LAYER}.alpha"
+    for content, metadata, message in [
+        (state, made | {"kind": "vid2vid_xl"}, "a LoRA for i2vgen_xl, found one for vid2vid_xl"),
+        (state, {}, "found another file"),
+        (state, made | {"rank": "many"}, "a LoRA for i2vgen_xl"),
+        (state, made | {"rank": "5"}, "of a wrong shape"),
+        (state | {"extra": torch.zeros(1)}, made, "1 unknown"),
+        ({key: value for key, value in state.items() if key != alpha}, made, "1 missing"),
+    ]:
+        save_file(content, tmp_path / "a.safetensors", metadata)
+        with pytest.raises(CheckpointError, match=message):
+            merge_lora(network, tmp_path / "a.safetensors")
+    assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
+
+
+# ---- gradient checkpointing
+
+
+def gradients(network, lora):
+    """Output, gradients by name, and bytes that are kept for them beside the weights."""
+    if lora:
+        torch.manual_seed(0)
+        add_lora(network, RANK, ALPHA)
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    else:
+        network.requires_grad_(True)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = network(**toy.inputs(network.config, batch=2))
+    output.square().mean().backward()
+    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return output.detach(), found, sum(kept.values())
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["all", "lora"])
+@pytest.mark.parametrize("kind", ["i2vgen_xl", "sr600"])
+def test_checkpointing_gives_the_same_gradients_from_less(kind, lora):
+    plain, checkpointing = toy.network(of_kind(kind)), toy.network(of_kind(kind))
+    checkpointing.checkpointing = True
+    output, expected, kept = gradients(plain, lora)
+    same, found, less = gradients(checkpointing, lora)
+    assert torch.equal(same, output)
+    assert found.keys() == expected.keys() and len(found) > 50
+    assert all(toy.error(found[name], expected[name]) < 1e-5 for name in expected if expected[name].any())
+    assert less < kept / 4
+
+
+def test_checkpointing_is_off_unless_asked_for():
+    assert UNet(toy.CONFIG, device="meta").checkpointing is False

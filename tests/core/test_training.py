@@ -1,0 +1,378 @@
+"""The training loop, recipes, and a few steps of every stage at the smallest sizes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from i2vgen_core.__main__ import main
+from i2vgen_core.cascade import BaseOptions, Cascade, RefineOptions
+from i2vgen_core.checkpoints.load import open_unet
+from i2vgen_core.config import TIMESTEPS, UNetConfig
+from i2vgen_core.errors import InputError
+from i2vgen_core.images import read_image, write_image
+from i2vgen_core.schedules import cosine_zero_snr
+from i2vgen_core.training import base, clip, diffusion, refiner, vae
+from i2vgen_core.training.data import World
+from i2vgen_core.training.loop import CHECKPOINT, LOG, Loop, LoopConfig
+from i2vgen_core.training.lora import merge_lora
+from i2vgen_core.training.recipe import BUILT_IN, parse_recipe, read_recipe
+from i2vgen_core.training.stages import LORA, STAGES, Job
+
+STAGE_OF_RECIPE = {"vae": vae.VAETraining, "clip": clip.CLIPTraining, "base": base.BaseTraining}
+STAGE_OF_RECIPE["refiner"] = refiner.RefinerTraining
+SMALL_UNET = {
+    "model_channels": 32,
+    "channel_mult": [1, 1],
+    "attention_levels": [True, False],
+    "num_res_blocks": 1,
+    "head_dim": 16,
+    "first_temporal_heads": 2,
+    "context_dim": 32,
+    "image_dim": 32,
+}
+SMALL = {
+    "vae": {"channels": [32, 32, 32, 32], "widths": [128], "crop": [64, 64], "batch": 2},
+    "clip": {"width": 32, "text_layers": 2, "vision_width": 32, "vision_layers": 1, "projection": 32, "batch": 4},
+    "base": {"unet": SMALL_UNET, "width": 64, "height": 64, "shapes": [{"frames": 2, "clips": 2}], "repeats": 2},
+    "refiner": {
+        "unet": SMALL_UNET | {"kind": "vid2vid_xl"},
+        "width": 64,
+        "height": 80,
+        "shapes": [{"frames": 2, "clips": 1}],
+    },
+}
+
+
+def regression(folder: Path, config: LoopConfig) -> Loop[torch.Tensor]:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+
+    def loss(x: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        noise = 0.01 * torch.randn(len(x), generator=generator)
+        return (model(x)[:, 0] - x.sum(1) + noise).square().mean(), {"mean": x.mean().item()}
+
+    def batch(number: int) -> torch.Tensor:
+        return torch.randn(16, 4, generator=torch.Generator().manual_seed(number))
+
+    return Loop(model, loss, batch, folder, config)
+
+
+def weights(loop: Loop) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in [*loop.parameters.values(), *loop.average.values()]])
+
+
+class TestLoop:
+    CONFIG = LoopConfig(steps=60, learning_rate=0.2, warmup=5, save_every=20, log_every=10, ema=0.9)
+
+    def test_it_learns_and_the_average_follows(self, tmp_path):
+        loop = regression(tmp_path, self.CONFIG)
+        loop.run()
+        trained = loop.module.weight.detach().clone()
+        assert torch.allclose(trained, torch.ones(1, 4), atol=0.1)
+        with loop.averaged():
+            averaged = loop.module.weight.detach().clone()
+        assert not torch.equal(averaged, trained) and torch.allclose(averaged, trained, atol=0.1)
+        assert torch.equal(loop.module.weight, trained)
+
+    def test_a_stopped_run_goes_on_as_if_it_had_not_been(self, tmp_path):
+        whole = regression(tmp_path / "whole", self.CONFIG)
+        whole.run()
+        regression(tmp_path / "parts", self.CONFIG).run(until=33)
+        rest = regression(tmp_path / "parts", self.CONFIG)
+        assert rest.step == 33
+        rest.run()
+        assert torch.equal(weights(rest), weights(whole))
+
+    def test_a_checkpoint_of_another_network_is_refused(self, tmp_path):
+        regression(tmp_path, self.CONFIG).run(until=1)
+        with pytest.raises(InputError, match="a checkpoint of this network"):
+            Loop(nn.Linear(4, 1, bias=False), lambda *_: None, lambda _: None, tmp_path, self.CONFIG)
+
+    def test_the_log_has_every_figure(self, tmp_path):
+        regression(tmp_path, self.CONFIG).run()
+        rows = list(csv.DictReader((tmp_path / LOG).open()))
+        assert {row["figure"] for row in rows} == {"loss", "mean", "gradient", "learning_rate", "seconds"}
+        losses = [float(row["value"]) for row in rows if row["figure"] == "loss"]
+        assert len(losses) == 6 and losses[-1] < losses[0] / 10
+        assert (tmp_path / CHECKPOINT).is_file()
+
+    def test_frozen_parameters_and_reduced_rates(self, tmp_path):
+        model = nn.ModuleDict({"slow": nn.Linear(1, 1, bias=False), "fast": nn.Linear(1, 1, bias=False)})
+        model["frozen"] = nn.Linear(1, 1).requires_grad_(False)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+        def loss(_, __):
+            return sum(p.sum() for p in model.parameters()), {}
+
+        config = LoopConfig(steps=1, learning_rate=0.1, warmup=1, weight_decay=0)
+        Loop(model, loss, lambda n: n, tmp_path, config, rates={"slow": 0.25}).run()
+        moved = {name: (p - before[name]).abs().item() for name, p in model.named_parameters() if p.numel() == 1}
+        assert moved["frozen.weight"] == 0
+        assert moved["fast.weight"] == pytest.approx(0.1, rel=1e-3)
+        assert moved["slow.weight"] == pytest.approx(0.025, rel=1e-3)
+
+    def test_a_loss_that_is_not_finite_stops_it(self, tmp_path):
+        model = nn.Linear(1, 1)
+        loop = Loop(model, lambda *_: (model.weight.sum() / 0, {}), lambda n: n, tmp_path, LoopConfig(steps=1))
+        with pytest.raises(InputError, match="the loss of step 0: expected a finite number"):
+            loop.run()
+
+    def test_accumulated_batches_count_as_one(self, tmp_path):
+        data = torch.tensor([[1.0], [2.0]])
+        one, two = LoopConfig(steps=1, warmup=1, clip=1e9), LoopConfig(steps=1, warmup=1, clip=1e9, accumulate=2)
+        seen = []
+        for config, size in ((one, 2), (two, 1)):
+            torch.manual_seed(0)
+            model = nn.Linear(1, 1)
+
+            def loss(x, _, model=model):
+                return model(x).square().mean(), {}
+
+            loop = Loop(model, loss, lambda n, s=size, data=data: data[n * s : n * s + s], tmp_path / str(size), config)
+            loop.run()
+            seen.append(weights(loop))
+        assert torch.allclose(*seen, atol=1e-7)
+
+
+class TestRecipes:
+    @pytest.mark.parametrize("name", [file.stem for file in sorted(BUILT_IN.glob("*.json"))])
+    def test_the_projects_own_are_sound(self, name):
+        kind = next(kind for stage, kind in STAGE_OF_RECIPE.items() if stage in name)
+        assert read_recipe(kind, name).loop.steps > 1
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ({"chanels": []}, "a field of the recipe"),
+            ({"kl": "much"}, "expected a number"),
+            ({"batch": 2.5}, "expected a whole number"),
+            ({"loop": {"steps": True}}, "expected a whole number"),
+            ({"loop": []}, "expected an object"),
+            ({"widths": 128}, "expected a list"),
+            ({"data": {"levels": ["hard"]}}, "expected plain or varied or full"),
+            ({"loop": {"precision": "int8"}}, "fp32 or bf16 or fp16"),
+            ({"loop": {"steps": 0}}, "steps"),
+        ],
+    )
+    def test_mistakes_are_named(self, content, message):
+        with pytest.raises(InputError, match=message):
+            parse_recipe(vae.VAETraining, content, "recipe")
+
+    def test_no_such_recipe(self, tmp_path):
+        with pytest.raises(InputError, match="tiny_vae"):
+            read_recipe(vae.VAETraining, "none")
+        (tmp_path / "broken.json").write_text("{")
+        with pytest.raises(InputError, match="a recipe"):
+            read_recipe(vae.VAETraining, str(tmp_path / "broken.json"))
+
+
+class TestNoise:
+    def test_timesteps_cover_their_range_once(self):
+        steps = diffusion.draw_timesteps(10, TIMESTEPS, 1.0, torch.Generator().manual_seed(0))
+        assert sorted((steps // 100).tolist()) == list(range(10))
+        assert steps.tolist() != sorted(steps.tolist())
+
+    def test_a_bias_prefers_the_noisy_end(self):
+        steps = diffusion.draw_timesteps(1000, 600, 2.0, torch.Generator().manual_seed(0))
+        assert steps.min() >= 0 and steps.max() <= 599
+        assert (steps >= 300).float().mean() == pytest.approx(0.75, abs=0.01)
+
+    def test_the_target_gives_the_latent_back(self):
+        schedule, latents = cosine_zero_snr(), torch.randn(2, 3, 4, 2, 2)
+        timesteps = torch.tensor([999, 300])
+        noised = diffusion.add_noise(latents, schedule, timesteps, torch.randn(latents.shape))
+        for i, t in enumerate(timesteps.tolist()):
+            x, velocity = (value.view(latents.shape)[i] for value in (noised.x, noised.velocity))
+            assert torch.allclose(schedule.denoised(x, velocity, t), latents[i], atol=1e-5)
+
+    def test_the_offset_is_one_number_a_frame_and_channel(self):
+        x = torch.zeros(1, 2, 4, 64, 64)
+        noise = diffusion.noise_like(x, 10.0, torch.Generator().manual_seed(0))
+        means = noise.mean((3, 4))
+        assert means.abs().mean() > 1 and means.std() > 1
+        assert torch.allclose(noise.std((3, 4)), torch.ones(1, 2, 4), atol=0.1)
+
+    def test_new_networks_begin_as_the_identity_of_their_residuals(self):
+        network = base.build_base(parse_recipe(base.BaseTraining, SMALL["base"], "")).network
+        assert network.out[2].weight.abs().max() == 0
+        assert network.input_blocks[1][0].temopral_conv.conv4[3].weight.abs().max() == 0
+        assert network.input_blocks[1][0].in_layers[2].weight.abs().max() > 0
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_attention_of_training_is_attention(self, dtype):
+        attention = diffusion.attention_for(torch.device("cpu"))
+        q, k = torch.randn(2, 5, 8, dtype=dtype), torch.randn(2, 5, 8, dtype=dtype)
+        for keys in (k, torch.randn(2, 7, 8, dtype=dtype)):
+            expected = diffusion.scaled_dot_product_attention(q.float(), keys.float(), keys.float(), 2)
+            # bfloat16: 8 bits of mantissa, and weights rounded before they are summed
+            assert torch.allclose(
+                attention(q, keys, keys, 2).float(), expected, atol=1e-6 if dtype == torch.float32 else 0.03
+            )
+
+
+class TestLatentSpace:
+    def test_normalising_keeps_what_is_decoded(self):
+        config = vae.VAETraining(channels=(32, 32, 32, 32))
+        model = vae.build_vae(config).eval()
+        images = torch.stack([World().clip(i, 64, 64, 1, 8).frames[0] for i in range(8)])
+        pixels = (images * 2 - 1).permute(0, 3, 1, 2)
+
+        def decoded() -> torch.Tensor:
+            return model.decode(model.encode(pixels).latent_dist.mode()).sample
+
+        with torch.no_grad():
+            before = decoded()
+            vae.normalise_latents(model, [images[:4], images[4:]])
+            after, latent = decoded(), model.encode(pixels).latent_dist.mode() * 0.18215
+        assert torch.allclose(before, after, atol=1e-3)
+        values = latent.transpose(0, 1).flatten(1)
+        assert torch.allclose(values.mean(1), torch.zeros(4), atol=1e-3)
+        assert torch.allclose(torch.cov(values), torch.eye(4), atol=1e-2)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model folder that every stage has written its part of, two steps each."""
+    root = tmp_path_factory.mktemp("trained")
+    for stage in ("vae", "clip", "base", "refiner"):
+        recipe = root / f"{stage}.json"
+        recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 2, "log_every": 1}}))
+        STAGES[stage](Job(root / "model", str(recipe), root / stage, dtype="fp32"))
+    return root
+
+
+class TestStages:
+    def test_the_folder_is_one_that_the_cascade_reads(self, trained):
+        cascade = Cascade(trained / "model")
+        image = World().clip(0, 64, 64, 1, 8).frames
+        options = BaseOptions(width=64, height=64, frames=2, steps=2)
+        latent = cascade.sample_base(cascade.condition(image, "A red circle moves left.", options), options)
+        refine = RefineOptions(width=64, height=80, steps=2)
+        refined = cascade.sample_refiner(cascade.encode_video(cascade.decode(latent), refine), "a red circle", refine)
+        assert refined.shape == (2, 4, 10, 8) and refined.isfinite().all()
+
+    @pytest.mark.parametrize("stage", ["base", "refiner"])
+    def test_a_network_that_is_there_is_trained_further(self, trained, tmp_path, stage):
+        file = trained / "model" / ("unet" if stage == "base" else stage) / "diffusion_pytorch_model.safetensors"
+        from safetensors.torch import load_file
+
+        before = load_file(file)
+        recipe = tmp_path / "recipe.json"
+        recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 1, "learning_rate": 1e-6, "warmup": 1}}))
+        STAGES[stage](Job(trained / "model", str(recipe), tmp_path / "run", dtype="fp32"))
+        after = load_file(file)
+        assert before.keys() == after.keys()
+        differences = [(after[key] - before[key]).abs().max().item() for key in before]
+        assert 0 < max(differences) < 1e-5
+
+    def test_an_image_only_run_leaves_what_mixes_frames(self, trained, tmp_path):
+        config = parse_recipe(base.BaseTraining, SMALL["base"] | {"image_only": True}, "")
+        config = replace(config, shapes=(diffusion.Shape(1, clips=2),), loop=LoopConfig(steps=2, warmup=1))
+        network = base.build_base(config)
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        base.train_base(network, diffusion.Encoders(trained / "model"), World(), tmp_path, config).run()
+        changed = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+        assert not any("temopral_conv" in name or "input_blocks.0.1" in name for name in changed)
+        assert "network.out.2.weight" in changed
+
+    def test_dropped_conditions_are_those_of_the_negative_branch(self, trained, tmp_path):
+        config = parse_recipe(base.BaseTraining, SMALL["base"] | {"drop_both": 1.0}, "")
+        encoders = diffusion.Encoders(trained / "model")
+        loop = base.train_base(base.build_base(config), encoders, World(), tmp_path, config)
+        batch = loop.batch(0)
+        from i2vgen_core.config import RELEASES
+
+        expected = encoders.prompts([RELEASES["i2vgen_xl"].negative_prompt])
+        assert torch.equal(batch.text, expected.expand_as(batch.text))
+        assert batch.image.abs().max() == 0
+        assert batch.latents.shape == (2, 2, 4, 8, 8)
+
+    def test_the_detail_path_is_trained_with_its_official_gain(self):
+        assert UNetConfig(**{**SMALL_UNET, "channel_mult": (1, 1)}).detail_gain == "official"
+
+
+class TestOtherData:
+    def test_low_rank_matrices_go_into_the_runs_folder(self, trained, tmp_path):
+        pytest.importorskip("peft", reason="training low-rank matrices needs peft")
+        before = {file: file.read_bytes() for file in (trained / "model").rglob("*.safetensors")}
+        recipe = tmp_path / "recipe.json"
+        loop = {"steps": 2, "learning_rate": 0.1, "warmup": 1, "ema": 0}
+        for stage, folder in (("base", "unet"), ("refiner", "refiner")):
+            recipe.write_text(json.dumps(SMALL[stage] | {"lora_rank": 2, "checkpointing": True, "loop": loop}))
+            STAGES[stage](Job(trained / "model", str(recipe), tmp_path / stage, dtype="fp32"))
+            network = open_unet(trained / "model" / folder).build_network()
+            weight = network.input_blocks[1][1].transformer_blocks[0].attn2.to_k.weight
+            plain = weight.detach().clone()
+            merge_lora(network, tmp_path / stage / LORA)
+            assert not torch.equal(weight, plain)
+        assert before == {file: file.read_bytes() for file in (trained / "model").rglob("*.safetensors")}
+
+    def test_a_folder_of_images(self, tmp_path):
+        for i in range(3):
+            write_image(tmp_path / f"{i}.png", World().clip(i, 128, 64, 1, 8).frames[0])
+            (tmp_path / f"{i}.txt").write_text(f"a picture of number {i}")
+        loop = {"steps": 1}
+        for stage, more in (("vae", {}), ("clip", {"seconds": 0, "batch": 3, "size": [64, 64]})):
+            recipe = tmp_path / "recipe.json"
+            recipe.write_text(json.dumps(SMALL[stage] | more | {"loop": loop}))
+            STAGES[stage](Job(tmp_path / "model", str(recipe), tmp_path / stage, data=tmp_path))
+        assert {part.name for part in (tmp_path / "model").iterdir()} >= {"vae", "text_encoder", "image_encoder"}
+
+
+class TestCommands:
+    def test_train_writes_its_part_and_goes_on(self, tmp_path, caplog):
+        caplog.set_level("INFO")
+        recipe = tmp_path / "recipe.json"
+        recipe.write_text(json.dumps(SMALL["vae"] | {"loop": {"steps": 3, "log_every": 1}}))
+        command = ["train", "vae", "--config", str(recipe), "--model", str(tmp_path / "model")]
+        command += ["--run", str(tmp_path / "run"), "--device", "cpu"]
+        assert main([*command, "--until", "1"]) == 0
+        assert main(command) == 0
+        text = caplog.text
+        assert "step 1 of 3" in text and "resumed at step 1" in text and "step 3 of 3" in text
+        assert (tmp_path / "model" / "vae" / "config.json").is_file()
+
+    def test_mistakes_exit_with_2(self, tmp_path, caplog):
+        command = ["train", "vae", "--config", "none", "--model", str(tmp_path), "--run", str(tmp_path)]
+        assert main(command) == 2
+        assert "expected a recipe" in caplog.text
+
+    def test_evaluate_exits_with_1_where_a_bar_is_missed(self, trained, tmp_path, capsys):
+        folder = tmp_path / "model"
+        shutil.copytree(trained / "model", folder)
+        config = json.loads((folder / "unet" / "config.json").read_text())
+        config["release"] = {"width": 128, "height": 64, "frames": 2, "fps": 8, "steps": 1}
+        (folder / "unet" / "config.json").write_text(json.dumps(config))
+        json_file, sheet = tmp_path / "figures.json", tmp_path / "sheet.png"
+        command = ["evaluate", "--model", str(folder), "--seeds", "0:1", "--refined", "0", "--device", "cpu"]
+        assert main([*command, "--json", str(json_file), "--sheet", str(sheet)]) == 1
+        table = capsys.readouterr().out
+        assert "frame 0 against the given image" in table and "miss" in table
+        assert json.loads(json_file.read_text())["figures"]["frame_0"]
+        assert read_image(sheet).shape[3] == 3
+
+    @pytest.mark.parametrize("seeds", ["3", "5:5", "a:b", "-1:2"])
+    def test_seeds_are_a_range(self, seeds):
+        with pytest.raises(SystemExit):
+            main(["evaluate", f"--seeds={seeds}"])
+
+
+class TestWorldSource:
+    def test_pairs_begin_alike_and_end_otherwise(self):
+        for number in range(12):  # the 5th, 9th and 10th stay still
+            first, second = World(levels=("plain",)).pair(number, 64, 32, 2, 1)
+            assert first.prompt != second.prompt
+            assert torch.equal(first.frames[0], second.frames[0])
+            assert not torch.equal(first.frames[1], second.frames[1])
+
+    def test_seeds_bring_other_scenes(self):
+        assert World(seed=0).scene(0) != World(seed=1).scene(0)
+        assert World().scene(3) == World().scene(3)
