@@ -6,9 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from PIL import Image
-
 from i2vgen_core.__main__ import main
+from i2vgen_core.images import write_image
 from i2vgen_core.video import contact_sheet, read_video
 
 logger = logging.getLogger("i2vgen_xl")
@@ -38,8 +37,7 @@ def demo() -> int:
     if status := main(COMMAND):
         return status
     frames, _ = read_video(VIDEO)
-    sheet = (contact_sheet(frames, columns=4) * 255).round().byte()
-    Image.fromarray(sheet.numpy()).save(SHEET)
+    write_image(SHEET, contact_sheet(frames, columns=4))
     logger.info("video:         %s", ROOT / VIDEO)
     logger.info("contact sheet: %s", ROOT / SHEET)
     logger.info("Both were made with made-up weights.")

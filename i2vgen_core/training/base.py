@@ -20,7 +20,7 @@ from .diffusion import (
     Shape,
     add_noise,
     attention_for,
-    choose,
+    draw_clips,
     draw_timesteps,
     initialise,
     noise_like,
@@ -135,8 +135,8 @@ def train_base(
         device: where to train.
     """
     base.to(device)
-    schedule = schedule_for(config.unet.kind)
-    negative = RELEASES[config.unet.kind].negative_prompt
+    kind = base.network.config.kind
+    schedule, negative = schedule_for(kind), RELEASES[kind].negative_prompt
     temporal = tuple("network." + name for name in temporal_parts(base.network))
     for name, parameter in base.named_parameters():
         if config.image_only and name.startswith(temporal):
@@ -144,16 +144,12 @@ def train_base(
     base.network.checkpointing = config.checkpointing
 
     def batch(number: int) -> _Batch:
-        shape, rates = choose(config.shapes, number, config.loop.seed)
-        samples = [
-            source.clip(number * 1000 + i, config.width, config.height, shape.frames, fps)
-            for i, fps in enumerate(rates)
-        ]
+        samples = draw_clips(source, config.shapes, (config.width, config.height), number, config.loop.seed)
         frames = torch.stack([sample.frames for sample in samples]).to(device)
         image = encoders.images(frames[:, 0])
         texts, keep = _drop(samples, number)
         image = image * torch.tensor(keep, device=image.device)[:, None, None]
-        fps = torch.tensor(rates, device=image.device, dtype=torch.float32)
+        fps = torch.tensor([sample.fps for sample in samples], device=image.device, dtype=torch.float32)
         return _Batch(encoders.latents(frames), encoders.prompts(texts), image, fps)
 
     def _drop(samples: list[Sample], number: int) -> tuple[list[str], list[float]]:

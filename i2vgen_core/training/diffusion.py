@@ -20,6 +20,7 @@ from ..images import clip_pixels
 from ..layers import TemporalConv, TemporalTransformer
 from ..schedules import Schedule
 from ..unet import UNet
+from .data import Sample, Source
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,12 @@ class Shape:
     weight: float = 1.0
 
 
-def choose(shapes: Sequence[Shape], number: int, seed: int) -> tuple[Shape, list[int]]:
-    """The shape of a batch, and a frame rate for each of its clips."""
+def draw_clips(source: Source, shapes: Sequence[Shape], size: tuple[int, int], number: int, seed: int) -> list[Sample]:
+    """The clips of a batch's number, of one shape and of this width and height, each at a frame rate of its own."""
     rng = random.Random(f"{seed} {number}")
     shape = rng.choices(shapes, [shape.weight for shape in shapes])[0]
-    return shape, [rng.choice(shape.fps) for _ in range(shape.clips)]
+    rates = [rng.choice(shape.fps) for _ in range(shape.clips)]
+    return [source.clip(number * 1000 + i, *size, shape.frames, fps) for i, fps in enumerate(rates)]
 
 
 class Encoders:

@@ -19,7 +19,7 @@ from .diffusion import (
     Shape,
     add_noise,
     attention_for,
-    choose,
+    draw_clips,
     draw_timesteps,
     initialise,
     noise_like,
@@ -90,14 +90,10 @@ def train_refiner(
     """
     network.to(device)
     network.checkpointing = config.checkpointing
-    release, schedule = RELEASES[config.unet.kind], schedule_for(config.unet.kind)
+    release, schedule = RELEASES[network.config.kind], schedule_for(network.config.kind)
 
     def batch(number: int) -> tuple[Tensor, Tensor]:
-        shape, rates = choose(config.shapes, number, config.loop.seed)
-        samples = [
-            source.clip(number * 1000 + i, config.width, config.height, shape.frames, fps)
-            for i, fps in enumerate(rates)
-        ]
+        samples = draw_clips(source, config.shapes, (config.width, config.height), number, config.loop.seed)
         rng = random.Random(f"drop {config.loop.seed} {number}")
         texts = [
             release.negative_prompt

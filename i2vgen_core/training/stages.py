@@ -39,7 +39,7 @@ class Job:
 
     Args:
         model: the model folder. Its encoders are read, and what is trained goes into it: vae/, text_encoder/ and
-            image_encoder/, unet/ or refiner/. A network that is there already is trained further.
+            image_encoder/, unet/ or refiner/. A VAE, base or refiner that is there is trained further.
         recipe: a JSON file, or the name of one in training/recipes.
         run: folder for the checkpoint and the log; a run that was stopped goes on from there.
         data: a folder of captioned videos and images; the synthetic world if None.
@@ -81,7 +81,7 @@ def run_vae(job: Job) -> None:
 
 
 def run_clip(job: Job) -> None:
-    """Trains both of CLIP's towers."""
+    """Trains both of CLIP's towers, from new weights."""
     config = read_recipe(CLIPTraining, job.recipe)
     model = build_clip(config)
     loop = train_clip(model, job.source(config.data, config.loop.seed), job.run, config, job.device)
@@ -96,8 +96,10 @@ def run_clip(job: Job) -> None:
 def run_base(job: Job) -> None:
     """Trains the base network with its global encoder."""
     config = read_recipe(BaseTraining, job.recipe)
-    folder, base, release = job.model / "unet", build_base(config), {}
-    if folder.is_dir():
+    folder, release = job.model / "unet", {}
+    if not folder.is_dir():
+        base = build_base(config)
+    else:
         checkpoint, release = open_base(folder), read_config(folder).get("release", {})
         encoder = checkpoint.build_global_encoder(torch.float32)
         if encoder is None:
@@ -124,8 +126,10 @@ def run_base(job: Job) -> None:
 def run_refiner(job: Job) -> None:
     """Trains the refinement network."""
     config = read_recipe(RefinerTraining, job.recipe)
-    folder, network, release = job.model / "refiner", build_refiner(config), {}
-    if folder.is_dir():
+    folder, release = job.model / "refiner", {}
+    if not folder.is_dir():
+        network = build_refiner(config)
+    else:
         network = _trainable(open_refiner(folder).build_network(torch.float32))
         release = read_config(folder).get("release", {})
     if config.lora_rank:
