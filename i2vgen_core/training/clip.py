@@ -1,8 +1,9 @@
 """Trains CLIP's two towers by contrast (arXiv 2103.00020): pictures with captions, and moving pictures with captions.
 
-A caption's motion cannot be told from one picture. So a small head, which is not kept, looks at the patches of a clip's
-first and last frame together, and the batch holds clips that begin alike and differ in the motion alone: by this the text
-tower learns the words that the video network needs most.
+A caption's motion cannot be told from one picture, and a text tower that never needs it gives "left" and "right" nearly
+the same tokens. So a small network, which is not kept, looks at a clip's first and last frame together, and the batch holds
+clips that begin alike and differ in the motion alone: by this the text tower learns the words that the video network needs
+most.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -31,11 +31,13 @@ class CLIPTraining:
         text_layers: of the text tower; video networks read the last but one.
         vision_width, vision_layers: of the vision tower.
         head_dim: width of an attention head in both.
+        word_scale: deviation of the words' embeddings at first.
+        motion_width: channels of the network that sees the motion.
         image_size, patch_size: the vision tower's input, a square, and its patches, in pixels.
         projection: width of the embeddings that are compared, and of the image embedding that a base reads.
         size: width and height of the clips in pixels.
         seconds: between the two frames of a clip that are compared; 0 where the data are images.
-        batch: clips in a batch; of the world's, half of them are the other half's opposites.
+        batch: clips in a batch; of the world's, every second is the opposite of the one before.
         data: the world's scenes, where no folder is given.
         loop: how long and how.
     """
@@ -45,6 +47,8 @@ class CLIPTraining:
     vision_width: int = 64
     vision_layers: int = 3
     head_dim: int = 16
+    word_scale: float = 0.3
+    motion_width: int = 96
     image_size: int = 64
     patch_size: int = 8
     projection: int = 64
@@ -56,7 +60,7 @@ class CLIPTraining:
 
 
 class CLIP(nn.Module):
-    """Both towers, and what only training needs: the text's projection, the head for motion, the temperatures."""
+    """Both towers, and what only training needs: projections of the text, the network for motion, the temperatures."""
 
     def __init__(self, config: CLIPTraining):
         super().__init__()
@@ -72,6 +76,9 @@ class CLIP(nn.Module):
                 eos_token_id=END,
             )
         )
+        # Words begin as different as the layers' outputs are large, else the few that contrast needs first, the colours,
+        # drown the others.
+        nn.init.normal_(self.text.get_input_embeddings().weight, std=config.word_scale)
         self.vision = CLIPVisionModelWithProjection(
             CLIPVisionConfig(
                 hidden_size=config.vision_width,
@@ -85,33 +92,54 @@ class CLIP(nn.Module):
             )
         )
         self.text_projection = nn.Linear(width, projection, bias=False)
-        self.video_head = nn.Sequential(
-            nn.Conv2d(2 * config.vision_width, 2 * projection, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(2 * projection, 2 * projection, 3, padding=1),
-            nn.GELU(),
-            nn.AdaptiveMaxPool2d(1),
-            nn.Flatten(),
-            nn.Linear(2 * projection, projection),
-        )
+        self.motion_projection = nn.Linear(width, projection, bias=False)
+        self.motion = _Motion(config.motion_width, projection)
         self.log_scales = nn.Parameter(torch.full((2,), 2.6))  # 1 / 0.07, arXiv 2103.00020
 
-    def forward(self, tokens: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [N, N], captions along the columns, of the first pictures and of the clips.
+    def forward(self, tokens: Tensor, pixels: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of pictures and of clips with the captions, which are along the columns: [M, M] and [N, N].
 
         Args:
             tokens: [N, 77] or shorter.
-            first, last: pictures [N, 3, S, S] as CLIP reads them.
+            pixels: pictures [M, 3, S, S] as CLIP reads them, of the clips 0, N / M, 2 N / M and so on.
+            first, last: frames [N, H, W, 3] of the clips in 0..1.
         """
         hidden = self.text(input_ids=tokens).last_hidden_state
-        text = self.text_projection(hidden[torch.arange(len(tokens)), (tokens == END).int().argmax(1)])
-        seen = self.vision(pixel_values=torch.cat([first, last]))
-        start, _ = seen.image_embeds.chunk(2)
-        side = first.shape[2] // self.vision.config.patch_size
-        patches = rearrange(seen.last_hidden_state[:, 1:], "(t n) (h w) c -> n (t c) h w", t=2, h=side)
-        text, start, video = (F.normalize(e.float(), dim=1) for e in (text, start, self.video_head(patches)))
+        ends = hidden[torch.arange(len(tokens)), (tokens == END).int().argmax(1)]
+        seen = self.vision(pixel_values=pixels).image_embeds
+        shown, moving = self.text_projection(ends[:: len(tokens) // len(pixels)]), self.motion_projection(ends)
+        seen, moved, shown, moving = (
+            F.normalize(each.float(), dim=1) for each in (seen, self.motion(first, last), shown, moving)
+        )
         scales = self.log_scales.exp().clamp(max=100)
-        return scales[0] * start @ text.T, scales[1] * video @ text.T
+        return scales[0] * seen @ shown.T, scales[1] * moved @ moving.T
+
+
+class _Motion(nn.Module):
+    """Frames [N, H, W, 3] at two moments to embeddings [N, projection]."""
+
+    _HEIGHT = 32  # of what it looks at
+
+    def __init__(self, width: int, projection: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(6, width // 2, 5, 2, 2),
+            nn.GELU(),
+            nn.Conv2d(width // 2, width, 3, 2, 1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, 2, 1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, 1, 1),
+            nn.GELU(),
+        )
+        self.out = nn.Linear(2 * width, projection)
+
+    def forward(self, first: Tensor, last: Tensor) -> Tensor:
+        pixels = torch.cat([first, last - first], dim=3).permute(0, 3, 1, 2)
+        height, width = pixels.shape[2:]
+        size = (self._HEIGHT, max(8, round(width / height * self._HEIGHT)))
+        features = self.layers(F.interpolate(pixels, size, mode="bilinear", antialias=True) * 2)
+        return self.out(torch.cat([features.amax((2, 3)), features.mean((2, 3))], dim=1))
 
 
 def build_clip(config: CLIPTraining) -> CLIP:
@@ -145,14 +173,24 @@ def train_clip(
     def loss(samples: list[Sample], _: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         tokens = tokenizer([sample.prompt for sample in samples])
         longest = int((tokens == END).int().argmax(1).max()) + 1  # what follows the end does not reach back
-        first, last = (
-            clip_pixels(torch.stack([sample.frames[i] for sample in samples]), config.size[0], config.image_size)
-            for i in (0, -1)
-        )
-        by_picture, by_clip = model(tokens[:, :longest].to(device), first.to(device), last.to(device))
-        wanted = torch.arange(len(samples), device=by_clip.device)
-        losses = [(F.cross_entropy(x, wanted) + F.cross_entropy(x.T, wanted)) / 2 for x in (by_picture, by_clip)]
-        found = (by_clip.argmax(1) == wanted).float().mean().item()
-        return losses[0] + losses[1], {"pictures": losses[0].item(), "clips": losses[1].item(), "found": found}
+        first, last = (torch.stack([sample.frames[i] for sample in samples]).to(device) for i in (0, -1))
+        pictures = first[::2] if isinstance(source, World) else first  # of a pair of opposites both begin alike
+        pixels = clip_pixels(pictures, config.size[0], config.image_size)
+        by_picture, by_clip = model(tokens[:, :longest].to(device), pixels, first, last)
+        losses = [_contrast(logits) for logits in (by_picture, by_clip)]
+        figures = {"pictures": losses[0].item(), "clips": losses[1].item(), "found": _found(by_clip)}
+        if isinstance(source, World):
+            pairs = by_clip.unflatten(0, (-1, 2)).unflatten(2, (-1, 2)).diagonal(dim1=0, dim2=2)  # 2 clips, 2 captions
+            figures["opposites"] = (pairs[0, 0] > pairs[0, 1]).float().mean().item()
+        return losses[0] + losses[1], figures
 
     return Loop(model, loss, batch, folder, config.loop, device=device)
+
+
+def _contrast(logits: Tensor) -> Tensor:
+    wanted = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted)) / 2
+
+
+def _found(logits: Tensor) -> float:
+    return (logits.argmax(1).cpu() == torch.arange(len(logits))).float().mean().item()

@@ -35,6 +35,7 @@ class RefinerTraining:
     Args:
         unet: the network's sizes, of kind vid2vid_xl.
         width, height: of the clips in pixels.
+        crop: width and height of a window that is cut out of each clip, anywhere; none takes all of it.
         shapes: lengths and frame rates; batches are drawn from them. The network is not told the frame rate.
         levels: it is trained on noise levels 0..levels - 1.
         repeats: noise levels that each clip is shown at.
@@ -51,6 +52,7 @@ class RefinerTraining:
     unet: UNetConfig = field(default_factory=lambda: UNetConfig(kind="vid2vid_xl"))
     width: int = 288
     height: int = 144
+    crop: tuple[int, ...] | None = None
     shapes: tuple[Shape, ...] = (Shape(16),)
     levels: int = 600
     repeats: int = 1
@@ -101,7 +103,7 @@ def train_refiner(
             else sample.subject + (release.prompt_suffix if rng.random() < config.suffix else "")
             for sample in samples
         ]
-        frames = torch.stack([sample.frames for sample in samples]).to(device)
+        frames = torch.stack([_cropped(sample.frames, config.crop, rng) for sample in samples]).to(device)
         return encoders.latents(frames), encoders.prompts(texts)
 
     def loss(b: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -113,3 +115,12 @@ def train_refiner(
         return velocity_loss(predicted, noised, config.levels)
 
     return Loop(network, loss, batch, folder, config.loop, device=device)
+
+
+def _cropped(frames: Tensor, size: tuple[int, ...] | None, rng: random.Random) -> Tensor:
+    """A window of this width and height out of frames [F, H, W, 3]; all of them if None."""
+    if size is None:
+        return frames
+    width, height = size
+    y, x = rng.randint(0, frames.shape[1] - height), rng.randint(0, frames.shape[2] - width)
+    return frames[:, y : y + height, x : x + width]

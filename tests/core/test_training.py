@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -236,6 +237,59 @@ class TestLatentSpace:
         values = latent.transpose(0, 1).flatten(1)
         assert torch.allclose(values.mean(1), torch.zeros(4), atol=1e-3)
         assert torch.allclose(torch.cov(values), torch.eye(4), atol=1e-2)
+
+
+class TestSpectrumError:
+    def test_detail_in_the_wrong_place_costs_less_than_none(self):
+        """Where the squared error says the opposite: that is why a decoder blurs."""
+        generator = torch.Generator().manual_seed(0)
+        truth, other = (0.2 * torch.randn(1, 3, 64, 64, generator=generator) for _ in range(2))
+        none = torch.zeros_like(truth)
+        spectra = {name: vae._log_amplitude(x) for name, x in (("truth", truth), ("other", other), ("none", none))}
+        assert nn.functional.mse_loss(other, truth) > nn.functional.mse_loss(none, truth)
+        misplaced, absent = (nn.functional.l1_loss(spectra[name], spectra["truth"]) for name in ("other", "none"))
+        assert misplaced < 0.5 * absent
+
+    def test_it_is_a_part_of_the_loss_by_its_weight(self, tmp_path):
+        losses = []
+        for weight in (0.0, 0.1, 0.2):
+            config = replace(parse_recipe(vae.VAETraining, SMALL["vae"], "recipe"), spectrum=weight)
+            loop = vae.train_vae(vae.build_vae(config), World(), tmp_path, config)
+            losses.append(loop.loss(loop.batch(0), torch.Generator().manual_seed(0))[0].item())
+        assert losses[1] - losses[0] == pytest.approx(losses[2] - losses[1], rel=1e-3)
+        assert losses[1] > losses[0]
+
+
+class TestMotionInCLIP:
+    def test_every_second_clip_is_the_opposite_of_the_one_before(self, tmp_path):
+        config = parse_recipe(clip.CLIPTraining, SMALL["clip"], "recipe")
+        loop = clip.train_clip(clip.build_clip(config), World(("plain",)), tmp_path, config)
+        samples = loop.batch(0)
+        for one, two in zip(samples[::2], samples[1::2], strict=True):
+            assert torch.equal(one.frames[0], two.frames[0])
+            assert not torch.equal(one.frames[-1], two.frames[-1])
+
+    def test_logits_tell_clips_apart_that_begin_alike(self):
+        config = parse_recipe(clip.CLIPTraining, SMALL["clip"], "recipe")
+        model = clip.build_clip(config)
+        pair = World(("plain",)).pair(3, 128, 64, 2, 1.0)
+        first, last = (torch.stack([sample.frames[i] for sample in pair]) for i in (0, -1))
+        tokens = torch.randint(1, 40_000, (2, 6))
+        tokens[:, -1] = clip.END
+        pictures, clips = model(tokens, torch.rand(1, 3, 64, 64), first, last)
+        assert pictures.shape == (1, 1) and clips.shape == (2, 2)
+        assert not torch.allclose(clips[0], clips[1])
+        _, still = model(tokens, torch.rand(1, 3, 64, 64), first, first)
+        assert torch.allclose(still[0], still[1])
+
+
+def test_windows_are_cut_from_the_refiners_clips():
+    frames = torch.arange(2 * 16 * 32.0).view(2, 16, 32, 1).expand(-1, -1, -1, 3)
+    cut = [refiner._cropped(frames, (8, 4), random.Random(seed)) for seed in range(20)]
+    assert all(window.shape == (2, 4, 8, 3) for window in cut)
+    assert len({window[0, 0, 0, 0].item() for window in cut}) > 10
+    assert all((window[1] - window[0] == 16 * 32).all() for window in cut), "one place in all frames"
+    assert refiner._cropped(frames, None, random.Random(0)) is frames
 
 
 @pytest.fixture(scope="module")
