@@ -32,6 +32,7 @@ class CLIPTraining:
         vision_width, vision_layers: of the vision tower.
         head_dim: width of an attention head in both.
         word_scale: deviation of the words' embeddings at first.
+        token_scale: deviation that the numbers of the text's tokens are brought to at the end.
         motion_width: channels of the network that sees the motion.
         image_size, patch_size: the vision tower's input, a square, and its patches, in pixels.
         projection: width of the embeddings that are compared, and of the image embedding that a base reads.
@@ -48,6 +49,7 @@ class CLIPTraining:
     vision_layers: int = 3
     head_dim: int = 16
     word_scale: float = 0.3
+    token_scale: float = 1.5
     motion_width: int = 96
     image_size: int = 64
     patch_size: int = 8
@@ -185,6 +187,26 @@ def train_clip(
         return losses[0] + losses[1], figures
 
     return Loop(model, loss, batch, folder, config.loop, device=device)
+
+
+@torch.no_grad()
+def standardise_tokens(text: CLIPTextModel, prompts: list[str], deviation: float) -> None:
+    """Shifts and scales what video networks read of the text tower so that every number of a token has mean 0 and this
+    deviation over these prompts: what they share does not drown what differs. The change goes into the last LayerNorm.
+
+    Args:
+        text: the tower, with all its layers; networks read the last but one through the last norm.
+        prompts: texts as they will be.
+        deviation: above 0.
+    """
+    norm = next(module for name, module in text.named_modules() if name.endswith("final_layer_norm"))
+    assert isinstance(norm, nn.LayerNorm)
+    tokens = Tokenizer()(prompts).to(norm.weight.device)
+    batches = (text(input_ids=part, output_hidden_states=True).hidden_states[-2] for part in tokens.split(32))
+    values = torch.cat([norm(hidden)[:, 1:] for hidden in batches]).flatten(0, 1)  # the first is every text's
+    scale = deviation / values.std(0)
+    norm.bias.copy_((norm.bias - values.mean(0)) * scale)
+    norm.weight.mul_(scale)
 
 
 def _contrast(logits: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from ..checkpoints.unet_keys import GLOBAL_ENCODER
 from ..errors import InputError
 from ..unet import UNet
 from .base import Base, BaseTraining, build_base, train_base
-from .clip import CLIPTraining, build_clip, train_clip
+from .clip import CLIPTraining, build_clip, standardise_tokens, train_clip
 from .data import Folder, Source
 from .diffusion import Encoders
 from .loop import Loop
@@ -30,6 +30,7 @@ from .vae import VAETraining, build_vae, normalise_latents, pictures, train_vae
 logger = logging.getLogger("i2vgen_xl")
 
 LORA = "lora.safetensors"
+_PROMPTS = 256  # that the text's tokens are standardised over
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -83,10 +84,12 @@ def run_vae(job: Job) -> None:
 def run_clip(job: Job) -> None:
     """Trains both of CLIP's towers, from new weights."""
     config = read_recipe(CLIPTraining, job.recipe)
-    model = build_clip(config)
-    loop = train_clip(model, job.source(config.data, config.loop.seed), job.run, config, job.device)
+    model, source = build_clip(config), job.source(config.data, config.loop.seed)
+    loop = train_clip(model, source, job.run, config, job.device)
 
     def write() -> None:
+        prompts = [source.clip(i, 16, 8, 1, 1).prompt for i in range(_PROMPTS)]
+        standardise_tokens(model.text, prompts, config.token_scale)
         for name, tower in (("text_encoder", model.text), ("image_encoder", model.vision)):
             write_tower(job.model / name, tower, stored(tower.state_dict(), DTYPES[job.dtype]))
 

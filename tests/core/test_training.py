@@ -283,6 +283,20 @@ class TestMotionInCLIP:
         assert torch.allclose(still[0], still[1])
 
 
+def test_standardised_tokens_have_what_networks_read_of_them():
+    """Measured as the bundle's encoder reads it; the first token is every text's, and is left out."""
+    config = parse_recipe(clip.CLIPTraining, SMALL["clip"], "recipe")
+    tower = clip.build_clip(config).text.eval()
+    world = World()
+    prompts = [world.clip(i, 16, 8, 1, 1).prompt for i in range(40)]
+    clip.standardise_tokens(tower, prompts, 1.5)
+    hidden = tower(input_ids=clip.Tokenizer()(prompts), output_hidden_states=True).hidden_states[-2]
+    (norm,) = (module for name, module in tower.named_modules() if name.endswith("final_layer_norm"))
+    read = norm(hidden)[:, 1:].flatten(0, 1)
+    assert torch.allclose(read.mean(0), torch.zeros(32), atol=1e-4)
+    assert torch.allclose(read.std(0), torch.full((32,), 1.5), atol=1e-3)
+
+
 def test_windows_are_cut_from_the_refiners_clips():
     frames = torch.arange(2 * 16 * 32.0).view(2, 16, 32, 1).expand(-1, -1, -1, 3)
     cut = [refiner._cropped(frames, (8, 4), random.Random(seed)) for seed in range(20)]
