@@ -1,6 +1,6 @@
 """Sets the project up and runs it, with Python alone:
 
-    python run.py demo           a video from the example photo
+    python run.py demo           a video from the example picture
     python run.py test           linter, types, tests
     python run.py comfyui        ComfyUI with this pack in it, for a look at the graph
 
@@ -22,7 +22,6 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 HOST_BASE = ROOT / "build" / "comfyui"
-BUNDLE = HOST_BASE / "models" / "diffusers" / "i2vgen-xl"  # the name that the templates in workflows/ have
 
 
 def demo() -> int:
@@ -56,26 +55,17 @@ def test(arguments: list[str]) -> int:
 
 
 def comfyui(arguments: list[str]) -> int:
-    """Starts ComfyUI on a base directory of the project's own, with the pack, a made-up model and the photo in it."""
+    """Starts ComfyUI on a base directory of the project's own, with the pack and the photo in it."""
     host = find_host()
     if host is None:
         raise SystemExit("ComfyUI not found. Set COMFYUI_PATH to its folder, the one with main.py.")
     prepare("test")
     if step(PYTHON, ROOT / "tests" / "host" / "install_host.py", host):
         return 1
-    for folder in (HOST_BASE / "custom_nodes", HOST_BASE / "input", HOST_BASE / "user", BUNDLE.parent):
-        folder.mkdir(parents=True, exist_ok=True)
+    for name in ("custom_nodes", "input", "user", "models/diffusers"):
+        (HOST_BASE / name).mkdir(parents=True, exist_ok=True)
     link(HOST_BASE / "custom_nodes" / "i2vgen_xl", ROOT)
-    for image in (ROOT / "demo" / "photo.jpg", host / "input" / "example.png"):  # the templates' first image
-        if image.is_file():
-            shutil.copy(image, HOST_BASE / "input")
-    if not BUNDLE.exists():
-        unfinished = ROOT / "build" / "scaffold"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if step(PYTHON, "-m", "i2vgen_core", "scaffold", unfinished):
-            return 1
-        unfinished.rename(BUNDLE)
-        say(f"{BUNDLE} has MADE-UP weights of toy size: put the released ones in its place")
+    shutil.copy(ROOT / "demo" / "photo.jpg", HOST_BASE / "input")
     gpu = subprocess.run([PYTHON, "-c", "import torch; raise SystemExit(not torch.accelerator.is_available())"])
     options = ["--cpu"] if gpu.returncode else []
     options += ["--base-directory", str(HOST_BASE)]

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from . import builtin
 from .cascade import BaseOptions, Cascade, RefineOptions
 from .config import BASES, REFINERS, RELEASES
 from .errors import InputError
@@ -59,9 +60,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add(
         "--model",
         type=Path,
-        required=True,
+        default=builtin.FOLDER,
         metavar="DIR",
-        help="folder in diffusers' layout, with refiner/ for cascade",
+        help="folder in diffusers' layout, with refiner/ for cascade (the built-in tiny cascade)",
     )
     add("--image", type=Path, required=True, metavar="FILE", help="the photo")
     add("--prompt", required=True, metavar="TEXT", help="what happens in the video")
@@ -164,7 +165,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", type=Path, required=True, metavar="DIR", help="model folder")
+    add("--model", type=Path, default=builtin.FOLDER, metavar="DIR", help="model folder (the built-in tiny cascade)")
     add("--seeds", type=_seeds, default=range(64), metavar="A:B", help="held-out scenes A to B - 1 (0:64)")
     add("--refined", type=int, default=16, metavar="N", help="how many of them are refined too (%(default)s)")
     add("--ablations", action="store_true", help="the paper's ablations instead, at inference")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from . import builtin
 from .checkpoints.load import open_base, open_refiner
 from .conditioning import GlobalEncoder
 from .config import TIMESTEPS, VAE_SCALE, DetailGain, Kind, Release
@@ -129,7 +130,8 @@ class Cascade:
     """The cascade's parts, read from a folder when a stage first needs them and kept until released.
 
     Args:
-        folder: `unet/ vae/ text_encoder/ image_encoder/ tokenizer/`, and `refiner/` for the second stage.
+        folder: `unet/ vae/ text_encoder/ image_encoder/ tokenizer/`, and `refiner/` for the second stage; the built-in
+            tiny cascade if not given.
         dtype: type of weights and arithmetic; None is float16 on a GPU and float32 on the CPU.
         device: where it runs.
         refiner_kind: which refiner `refiner/` holds; None takes what its config.json says, else vid2vid_xl.
@@ -141,7 +143,7 @@ class Cascade:
 
     def __init__(
         self,
-        folder: Path | str,
+        folder: Path | str = builtin.FOLDER,
         *,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",

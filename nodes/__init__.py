@@ -7,6 +7,7 @@ from .clip_encode import CLIPEncode
 from .global_encode import GlobalEncode
 from .load import BaseLoader, CascadeLoader, RefinerLoader
 from .refine_sample import RefineSampler
+from .tiny_scene import TinyScene
 from .vae_decode import VAEDecode
 
 NODES: list[type[io.ComfyNode]] = [
@@ -18,6 +19,7 @@ NODES: list[type[io.ComfyNode]] = [
     BaseSampler,
     RefineSampler,
     VAEDecode,
+    TinyScene,
 ]
 
 

@@ -34,8 +34,9 @@ class CascadeLoader(io.ComfyNode):
                 io.Combo.Input(
                     "bundle",
                     options=folders.bundles(),
-                    tooltip="A folder under models/diffusers with unet, vae, text_encoder, image_encoder and tokenizer. "
-                    "Its refiner, if it has one, is in the Refiner Loader's list.",
+                    tooltip="tiny (built in) was trained on moving shapes and runs anywhere, at 128x64. Else a folder under "
+                    "models/diffusers with unet, vae, text_encoder, image_encoder and tokenizer. Its refiner, if it has "
+                    "one, is in the Refiner Loader's list.",
                 ),
                 _WEIGHT_DTYPE,
             ],
@@ -73,9 +74,9 @@ class BaseLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=folders.network_files(),
+                    options=folders.bases(),
                     tooltip="A file under models/diffusion_models: i2vgen_xl_00854500.pth, diffusers' "
-                    "unet/diffusion_pytorch_model.safetensors, or an MS-Image2Video checkpoint.",
+                    "unet/diffusion_pytorch_model.safetensors, or an MS-Image2Video checkpoint. Or the built-in base.",
                 ),
                 _WEIGHT_DTYPE,
                 io.Combo.Input(
@@ -92,7 +93,7 @@ class BaseLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str, detail_gain: str) -> io.NodeOutput:
-        path = folders.network_file(model_name)
+        path = folders.base(model_name)
         checkpoint = open_base(path, "once" if detail_gain == "once" else "official")
         return io.NodeOutput(build_model(checkpoint, path, weight_dtype), GlobalEncoderSocket(checkpoint))
 
@@ -109,8 +110,8 @@ class RefinerLoader(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=folders.refiners(),
-                    tooltip="A file under models/diffusion_models (non_ema_0035000.pth, sr_step_110000_ema.pth), or the "
-                    "refiner of a bundle under models/diffusers.",
+                    tooltip="A file under models/diffusion_models (non_ema_0035000.pth, sr_step_110000_ema.pth), the "
+                    "refiner of a bundle under models/diffusers, or the built-in one, for 288x144.",
                 ),
                 io.Combo.Input(
                     "variant",

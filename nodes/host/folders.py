@@ -1,4 +1,5 @@
-"""What lies in the model folders. A name from a workflow is used only if it is in these lists."""
+"""What lies in the model folders, and the cascade that is built in. A name from a workflow is used only if it is in
+these lists."""
 
 from __future__ import annotations
 
@@ -6,14 +7,15 @@ from pathlib import Path
 
 import folder_paths
 
+from ...i2vgen_core import builtin
 from ...i2vgen_core.errors import InputError
 
 _REFINER = "/refiner"
 
 
 def bundles() -> list[str]:
-    """Folders in diffusers' layout under models/diffusers, by their relative names."""
-    return sorted(_bundle_paths())
+    """The built-in cascade, then folders in diffusers' layout under models/diffusers, by their relative names."""
+    return list(_bundle_paths())
 
 
 def bundle(name: str) -> Path:
@@ -21,29 +23,37 @@ def bundle(name: str) -> Path:
     return _choose(name, _bundle_paths(), "bundle", "models/diffusers")
 
 
-def network_files() -> list[str]:
-    """Files under models/diffusion_models."""
-    return folder_paths.get_filename_list("diffusion_models")
+def bases() -> list[str]:
+    """The built-in base, then files under models/diffusion_models."""
+    return [builtin.NAME, *_network_files()]
 
 
-def network_file(name: str) -> Path:
-    """Where a file is. Raises InputError for a name that is not in the list."""
-    files = {file: file for file in network_files()}
-    _choose(name, files, "model file", "models/diffusion_models")
-    return Path(folder_paths.get_full_path_or_raise("diffusion_models", name))
+def base(name: str) -> Path:
+    """Where a base is, a file or a folder. Raises InputError for a name that is not in the list."""
+    return builtin.FOLDER / "unet" if name == builtin.NAME else _network_file(name, "model file")
 
 
 def refiners() -> list[str]:
-    """Files under models/diffusion_models, and the bundles' refiners as `bundle/refiner`."""
-    return [*network_files(), *(name + _REFINER for name in _with_refiner())]
+    """The built-in refiner, then files under models/diffusion_models, and the bundles' refiners as `bundle/refiner`."""
+    folders = _refiner_folders()
+    return [builtin.NAME, *_network_files(), *folders]
 
 
 def refiner(name: str) -> Path:
     """Where a refiner is, a file or a folder. Raises InputError for a name that is not in the list."""
-    if name in network_files():
-        return network_file(name)
-    folders = {found + _REFINER: path / "refiner" for found, path in _with_refiner().items()}
-    return _choose(name, folders, "refiner", "models/diffusion_models or models/diffusers")
+    if name == builtin.NAME:
+        return builtin.FOLDER / "refiner"
+    folders = _refiner_folders()
+    return folders[name] if name in folders else _network_file(name, "refiner")
+
+
+def _network_files() -> list[str]:
+    return folder_paths.get_filename_list("diffusion_models")
+
+
+def _network_file(name: str, what: str) -> Path:
+    _choose(name, {file: file for file in _network_files()}, what, "models/diffusion_models")
+    return Path(folder_paths.get_full_path_or_raise("diffusion_models", name))
 
 
 def _bundle_paths() -> dict[str, Path]:
@@ -53,11 +63,13 @@ def _bundle_paths() -> dict[str, Path]:
             for unet in root.glob(depth):
                 if unet.is_dir():
                     found.setdefault(unet.parent.relative_to(root).as_posix(), unet.parent)
-    return found
+    return {builtin.NAME: builtin.FOLDER} | dict(sorted(found.items()))
 
 
-def _with_refiner() -> dict[str, Path]:
-    return {name: path for name, path in sorted(_bundle_paths().items()) if (path / "refiner").is_dir()}
+def _refiner_folders() -> dict[str, Path]:
+    """The refiners in bundles; the built-in one goes by its bundle's name."""
+    paths = {name: path / "refiner" for name, path in _bundle_paths().items() if name != builtin.NAME}
+    return {name + _REFINER: path for name, path in paths.items() if path.is_dir()}
 
 
 def _choose(name: str, choices: dict, what: str, where: str) -> Path:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from i2vgen_core import builtin
 from i2vgen_core.checkpoints.load import open_unet
 from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official
 
@@ -162,6 +163,9 @@ def _options(host: Host, class_type: str, name: str) -> list[str]:
 def test_lists(host, folder, bundles, official):
     """A new file or folder is there at the next look, as a press of R is."""
     assert set(_options(host, "I2VGenXLCascadeLoader", "bundle")) >= {"tiny", "others", "short"}
+    for loader in ("CascadeLoader", "BaseLoader", "RefinerLoader"):
+        name = "bundle" if loader == "CascadeLoader" else "model_name"
+        assert _options(host, f"I2VGenXL{loader}", name)[0] == builtin.NAME
     assert {"tiny/refiner", "others/refiner"} <= set(_options(host, "I2VGenXLRefinerLoader", "model_name"))
     assert not {"tiny/refiner"} & set(_options(host, "I2VGenXLBaseLoader", "model_name"))
 

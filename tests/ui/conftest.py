@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
-from i2vgen_core.scaffold import SIZES, scaffold
 
 from ..host.available import HOST, PACK, skip, why_no_host
 from ..host.server import Server
@@ -32,12 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """ComfyUI with what the templates name: a toy bundle `i2vgen-xl`, and `example.png`, here the example's photo."""
+    """ComfyUI with nothing but the pack: all that the templates name comes with it."""
     folder = tmp_path_factory.mktemp("front-end")
     for name in ("input", "output"):
         (folder / name).mkdir()
-    scaffold(folder / "models" / "diffusers" / "i2vgen-xl", SIZES["tiny"])
-    Image.open(PACK / "demo" / "photo.jpg").convert("RGB").save(folder / "input" / "example.png")
     running = Server(HOST, PACK, folder)
     yield running
     running.stop()

@@ -23,7 +23,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ImageScale": {"width": REFINED[0], "height": REFINED[1]},
     "I2VGenXLRefineSampler": {"steps": 2},
 }
-"""Sizes that the toy model runs in seconds, by node type."""
+"""Sizes and steps that take seconds, by node type."""
 
 
 def _saved_sizes(result, server) -> list[tuple[int, int, int]]:
@@ -80,8 +80,10 @@ def test_workflow_opens(front_end, name):
 
 def test_a_missing_node_and_image_are_complained_about(front_end):
     """So that no complaint, as above, means that nothing is missing."""
-    text = json.dumps(WORKFLOWS["base"]).replace("I2VGenXLBaseSampler", "Absent").replace("example.png", "absent.png")
-    front_end.load(json.loads(text))
+    workflow = json.loads(json.dumps(WORKFLOWS["base"]).replace("I2VGenXLBaseSampler", "Absent"))
+    (picture,) = (node for node in workflow["nodes"] if node["type"] == "I2VGenXLTinyScene")
+    picture |= {"type": "LoadImage", "properties": {}, "widgets_values": ["absent.png", "image"]}
+    front_end.load(workflow)
     assert any("2 errors found" in complaint for complaint in front_end.complaints())
 
 
