@@ -75,7 +75,7 @@ class BaseLoader(io.ComfyNode):
                     "model_name",
                     options=folders.network_files(),
                     tooltip="A file under models/diffusion_models: i2vgen_xl_00854500.pth, diffusers' "
-                    "unet/diffusion_pytorch_model.safetensors, or an MS-Image2Video checkpoint.",
+                    "unet/diffusion_pytorch_model.safetensors, an MS-Image2Video checkpoint, or a GGUF file of one of them.",
                 ),
                 _WEIGHT_DTYPE,
                 io.Combo.Input(
@@ -109,8 +109,8 @@ class RefinerLoader(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=folders.refiners(),
-                    tooltip="A file under models/diffusion_models (non_ema_0035000.pth, sr_step_110000_ema.pth), or the "
-                    "refiner of a bundle under models/diffusers.",
+                    tooltip="A file under models/diffusion_models (non_ema_0035000.pth, sr_step_110000_ema.pth, or a GGUF "
+                    "file of one of them), or the refiner of a bundle under models/diffusers.",
                 ),
                 io.Combo.Input(
                     "variant",

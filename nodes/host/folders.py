@@ -6,6 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ...i2vgen_core.checkpoints.gguf import GGUF_SUFFIX
 from ...i2vgen_core.errors import InputError
 
 _REFINER = "/refiner"
@@ -22,8 +23,12 @@ def bundle(name: str) -> Path:
 
 
 def network_files() -> list[str]:
-    """Files under models/diffusion_models."""
-    return folder_paths.get_filename_list("diffusion_models")
+    """Files under models/diffusion_models; the host's own list leaves GGUF files out."""
+    found: list[str] = []
+    for folder in folder_paths.get_folder_paths("diffusion_models"):
+        files, _ = folder_paths.recursive_search(folder, excluded_dir_names=[".git"])
+        found += folder_paths.filter_files_extensions(files, {GGUF_SUFFIX})
+    return list(dict.fromkeys([*folder_paths.get_filename_list("diffusion_models"), *sorted(found)]))
 
 
 def network_file(name: str) -> Path:
