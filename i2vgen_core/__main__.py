@@ -1,37 +1,33 @@
-"""The command line: `python -m i2vgen_core generate`, `train`, `evaluate` and `scaffold`."""
+"""The command line: `python -m i2vgen_core COMMAND`."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
 import logging
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
-from . import builtin
-from .cascade import BaseOptions, Cascade, RefineOptions
-from .config import BASES, REFINERS, RELEASES
 from .errors import InputError
-from .images import read_image, write_image
-from .sampling import Callback
-from .scaffold import SIZES, scaffold
-from .video import check_video_file, write_video
 
 logger = logging.getLogger("i2vgen_xl")
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_COMMANDS = {
+    "generate": "a video from a photo",
+    "download": "the released files, into ComfyUI's model folders",
+    "convert": "one network of a file as a safetensors file",
+    "inspect": "what a file is, and which loader takes it",
+    "train": "a part of a model, on a synthetic world or your own videos",
+    "evaluate": "figures of a cascade that was trained on the synthetic world",
+    "scaffold": "a model folder with made-up weights",
+}
+"""What each module of `commands` is for."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; 2 at an input that cannot be used, with the reason on standard error."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(arguments).parse_args(arguments)
     try:
         return options.command(options) or 0
     except InputError as error:
@@ -39,271 +35,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    """Knows every command, and the options of the one that is asked for: what the others import takes seconds."""
     parser = argparse.ArgumentParser(prog="python -m i2vgen_core", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_generate(commands.add_parser("generate", help="a video from a photo"))
-    _add_train(commands.add_parser("train", help="a part of a model, on a synthetic world or your own videos"))
-    _add_evaluate(commands.add_parser("evaluate", help="figures of a cascade that was trained on the synthetic world"))
-    _add_scaffold(commands.add_parser("scaffold", help="a model folder with made-up weights"))
+    for name, purpose in _COMMANDS.items():
+        command = commands.add_parser(name, help=purpose)
+        if name in arguments[:1]:
+            module = importlib.import_module(f".commands.{name}", __package__)
+            module.add_arguments(command)
+            command.set_defaults(command=module.run)
     return parser
-
-
-def _add_generate(parser: argparse.ArgumentParser) -> None:
-    base, refine = BaseOptions(), RefineOptions()
-    i2vgen, vid2vid = RELEASES["i2vgen_xl"], RELEASES["vid2vid_xl"]
-    parser.epilog = (
-        "Where a setting says (the release's), the default is what the model in the folder comes with; the values "
-        "named are those of the full-size releases."
-    )
-    add = parser.add_argument
-    add(
-        "--model",
-        type=Path,
-        default=builtin.FOLDER,
-        metavar="DIR",
-        help="folder in diffusers' layout, with refiner/ for cascade (the built-in tiny cascade)",
-    )
-    add("--image", type=Path, required=True, metavar="FILE", help="the photo")
-    add("--prompt", required=True, metavar="TEXT", help="what happens in the video")
-    add("--out", type=Path, required=True, metavar="FILE.mp4", help="where the video goes")
-    add("--stage", choices=["base", "cascade"], help="default: cascade where the folder has a refiner")
-    add("--frames", type=int, help=f"frames of the video (the release's, {i2vgen.frames})")
-    add("--fps", type=int, help=f"condition on motion, 8 or 16 (the release's, {i2vgen.fps:g})")
-    add("--file-fps", type=float, default=8, help="frame rate of the file (%(default)s)")
-    add("--width", type=int, help=f"of the base video (the release's, {i2vgen.width})")
-    add("--height", type=int, help=f"of the base video (the release's, {i2vgen.height})")
-    add("--steps", type=int, help="of the base (the release's 50)")
-    add("--guidance", type=float, help="of the base (the release's, 9 for I2VGen-XL)")
-    add("--eta", type=float, default=base.eta, help="noise of DDIM, 0..1 (%(default)s)")
-    add("--seed", type=int, default=0, help="of both stages (%(default)s)")
-    add("--negative", metavar="TEXT", help=f"negative prompt of the base (the release's: {_short('i2vgen_xl')})")
-    add("--detail-gain", choices=["official", "once"], default="official", help="once: weights of the diffusers port")
-    add("--refine-width", type=int, help=f"of the refined video (the release's, {vid2vid.width})")
-    add("--refine-height", type=int, help=f"of the refined video (the release's, {vid2vid.height})")
-    add("--refine-prompt", metavar="TEXT", help="the refiner's, its release's suffix is appended (the base's prompt)")
-    add(
-        "--refine-negative",
-        metavar="TEXT",
-        help=f"the refiner's negative prompt (the release's: {_short('vid2vid_xl')})",
-    )
-    add(
-        "--refine-steps",
-        type=int,
-        help=f"of the refiner (the release's {vid2vid.steps}, {vid2vid.heun_steps} with heun)",
-    )
-    add("--refine-guidance", type=float, help="of the refiner (the release's, 7.5 or 9)")
-    add("--refine-rescale", type=float, help="guidance rescale, 0..1 (the release's, 0.2 or 0.3)")
-    add(
-        "--refine-noise-level", type=int, metavar="LEVEL", help="noise levels to start from (the release's, 600 or 700)"
-    )
-    add("--refine-solver", choices=["dpmpp_2m_sde", "heun"], default=refine.solver, help="(%(default)s)")
-    add("--refine-entry", choices=["noise", "inversion"], help="(the release's: noise, sr600 inversion)")
-    add("--refine-eta", type=float, default=refine.eta, help="noise of the SDE solver, 0..1 (%(default)s)")
-    add("--refiner", choices=REFINERS, help="which refiner the folder holds, where its config.json does not say")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    add("--dtype", choices=list(_DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
-    parser.set_defaults(command=_generate)
-
-
-def _short(kind: str) -> str:
-    text = next(release.negative_prompt for name, release in RELEASES.items() if name == kind)
-    return text[:40] + "..."
-
-
-def _add_scaffold(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
-    parser.add_argument("--size", choices=list(SIZES), default="tiny", help="full: the releases' sizes (%(default)s)")
-    parser.add_argument("--base", choices=BASES, default=BASES[0], help="kind of the base (%(default)s)")
-    parser.add_argument("--refiner", choices=REFINERS, default=REFINERS[0], help="kind of the refiner (%(default)s)")
-    parser.set_defaults(
-        command=lambda options: scaffold(
-            options.folder, SIZES[options.size], base=options.base, refiner=options.refiner
-        )
-    )
-
-
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("stage", choices=["vae", "clip", "base", "refiner"], help="what to train; the video networks need vae and clip")
-    add("--config", required=True, metavar="RECIPE", help="a JSON file, or the name of one in training/recipes")
-    add(
-        "--model",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="model folder: what is there is read, or trained further",
-    )
-    add(
-        "--run",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="for checkpoint and log; a stopped run goes on from there",
-    )
-    add("--data", type=Path, metavar="DIR", help="captioned videos and images (a synthetic world of moving shapes)")
-    add("--until", type=int, metavar="STEP", help="stop there, with a checkpoint (the recipe's last)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    add("--dtype", choices=list(_DTYPES), default="fp16", help="of the weights that are written (%(default)s)")
-    parser.set_defaults(command=_train)
-
-
-def _train(options: argparse.Namespace) -> None:
-    from .training.stages import STAGES, Job
-
-    job = Job(
-        options.model,
-        options.config,
-        options.run,
-        options.data,
-        device=options.device,
-        dtype=options.dtype,
-        until=options.until,
-    )
-    STAGES[options.stage](job)
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model", type=Path, default=builtin.FOLDER, metavar="DIR", help="model folder (the built-in tiny cascade)")
-    add("--seeds", type=_seeds, default=range(64), metavar="A:B", help="held-out scenes A to B - 1 (0:64)")
-    add("--refined", type=int, default=16, metavar="N", help="how many of them are refined too (%(default)s)")
-    add("--ablations", action="store_true", help="the paper's ablations instead, at inference")
-    add("--json", type=Path, metavar="FILE", help="the figures in a file too")
-    add("--sheet", type=Path, metavar="FILE.png", help="frames of some scenes, to look at")
-    add("--plot", type=Path, metavar="FILE.png", help="spatial and temporal spectra")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    add("--dtype", choices=list(_DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
-    parser.set_defaults(command=_evaluate)
-
-
-def _seeds(text: str) -> range:
-    first, colon, last = text.partition(":")
-    if not colon or not first.isdecimal() or not last.isdecimal() or int(first) >= int(last):
-        raise argparse.ArgumentTypeError(f"expected A:B with A below B, found {text!r}")
-    return range(int(first), int(last))
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from .training import evaluate
-
-    cascade = Cascade(options.model, dtype=_DTYPES.get(options.dtype), device=options.device)
-    if options.ablations:
-        tables = evaluate.ablations(cascade, options.seeds, refined=options.refined)
-        for rows in tables.values():
-            sys.stdout.write(evaluate.plain_table(rows) + "\n\n")
-        _write_json(options.json, tables)
-        return 0
-    result = evaluate.evaluate(cascade, options.seeds, refined=options.refined)
-    sys.stdout.write(evaluate.table(result.figures) + "\n")
-    if result.spectra:
-        sys.stdout.write("\n" + evaluate.plain_table(evaluate.band_levels(result.spectra)) + "\n")
-    _write_json(options.json, result.json())
-    if options.sheet:
-        write_image(options.sheet, result.sheet)
-    if options.plot and result.spectra:
-        write_image(options.plot, evaluate.spectra_plot(result.spectra))
-    return int(bool(result.missed))
-
-
-def _write_json(file: Path | None, content: object) -> None:
-    if file is not None:
-        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _generate(options: argparse.Namespace) -> None:
-    cascade = Cascade(
-        options.model,
-        dtype=_DTYPES.get(options.dtype),
-        device=options.device,
-        refiner_kind=options.refiner,
-        detail_gain=options.detail_gain,
-    )
-    base = BaseOptions(
-        width=options.width,
-        height=options.height,
-        frames=options.frames,
-        fps=options.fps,
-        steps=options.steps,
-        guidance=options.guidance,
-        eta=options.eta,
-        seed=options.seed,
-        negative=options.negative,
-    )
-    refine = RefineOptions(
-        width=options.refine_width,
-        height=options.refine_height,
-        steps=options.refine_steps,
-        guidance=options.refine_guidance,
-        rescale=options.refine_rescale,
-        noise_level=options.refine_noise_level,
-        solver=options.refine_solver,
-        entry=options.refine_entry,
-        eta=options.refine_eta,
-        seed=options.seed,
-        negative=options.refine_negative,
-    )
-    stage = options.stage or ("cascade" if (options.model / "refiner").is_dir() else "base")
-    base.check()
-    refine.check()
-    check_video_file(options.out, options.file_fps)
-    image = read_image(options.image)
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "encode"):
-        conditions = cascade.condition(image, options.prompt, base)
-        cascade.release("text_encoder", "image_encoder")
-    with _timed(seconds, "base"), _progress("base") as callback:
-        latent = cascade.sample_base(conditions, base, callback=callback)
-        cascade.release("base")
-    with _timed(seconds, "decode"):
-        frames = cascade.decode(latent)
-    if stage == "cascade":
-        with _timed(seconds, "encode for refinement"):
-            latent = cascade.encode_video(frames, refine)
-        with _timed(seconds, "refine"), _progress("refine") as callback:
-            prompt = options.prompt if options.refine_prompt is None else options.refine_prompt
-            latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
-            cascade.release("text_encoder", "refiner")
-        with _timed(seconds, "decode refined"):
-            frames = cascade.decode(latent)
-    write_video(options.out, frames, options.file_fps)
-    count, height, width, _ = frames.shape
-    logger.info("%s: %d frames of %dx%d", options.out, count, width, height)
-    logger.info("seconds: %s", ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
-    logger.info("peak memory: %s", _peak_memory(cascade.device))
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - start
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callback]:
-    with tqdm(desc=name, unit="step") as bar:
-
-        def callback(step: int, steps: int, *_: torch.Tensor) -> None:
-            if step == 0 and bar.n:  # the sampler after an inversion
-                bar.reset()
-            bar.total = steps
-            bar.update(step + 1 - bar.n)
-
-        yield callback
-
-
-def _peak_memory(device: torch.device) -> str:
-    parts = []
-    if device.type == "cuda":
-        parts.append(f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB on the GPU")
-    if sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 2**10
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        parts.append(f"{peak / 2**30:.2f} GiB of the process")
-    return ", ".join(parts) or "not measured on this system"
 
 
 if __name__ == "__main__":

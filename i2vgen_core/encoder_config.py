@@ -14,9 +14,12 @@ from .errors import CheckpointError
 
 TEXT_HEAD_DIM = 64  # ViT-H/14, both as released
 VISION_HEAD_DIM = 80
+_MOST_LEVELS = 8
 PENULTIMATE_LAYERS = 23  # ViT-H/14's 24 text blocks less the last, as Stable Diffusion 2's folder stores them
 
 Settings = Mapping[str, Any]
+
+_CORRECT = "Correct the model's config.json or metadata."
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class TextConfig:
         what, stem = "CLIP text encoder", "text_model."
         vocabulary, width = _shape(what, weights, f"{stem}embeddings.token_embedding.weight", 2)
         layers = clip_keys.count(weights, r"text_model\.encoder\.layers\.(\d+)\.")
-        skip_last = int(settings.get("i2vgen_skip_last", 0 if layers == PENULTIMATE_LAYERS else 1))
+        skip_last = _whole(what, settings, "i2vgen_skip_last", 0 if layers == PENULTIMATE_LAYERS else 1)
         if not 0 <= skip_last < layers:
             remedy = "Correct i2vgen_skip_last in config.json, or choose a whole text encoder."
             raise CheckpointError(what, f"more than {skip_last} blocks, which are left out", f"{layers}", remedy)
@@ -73,7 +76,7 @@ class TextConfig:
             mlp_width=_shape(what, weights, f"{stem}encoder.layers.0.mlp.fc1.weight", 2)[0],
             skip_last=skip_last,
             activation=settings.get("hidden_act", cls.activation),
-            norm_eps=float(settings.get("layer_norm_eps", cls.norm_eps)),
+            norm_eps=_epsilon(what, settings, cls.norm_eps),
         )
 
 
@@ -131,7 +134,7 @@ class VisionConfig:
             mlp_width=_shape(what, weights, f"{stem}encoder.layers.0.mlp.fc1.weight", 2)[0],
             projection=_shape(what, weights, "visual_projection.weight", 2)[0],
             activation=settings.get("hidden_act", cls.activation),
-            norm_eps=float(settings.get("layer_norm_eps", cls.norm_eps)),
+            norm_eps=_epsilon(what, settings, cls.norm_eps),
         )
 
 
@@ -169,14 +172,18 @@ class VAEConfig:
         weights = vae_keys.vae_to_diffusers(state_dict)
         # From the decoder, which has a block in every level; an encoder without any has nothing in its last level.
         levels = clip_keys.count(weights, r"decoder\.up_blocks\.(\d+)\.")
+        blocks = clip_keys.count(weights, r"encoder\.down_blocks\.\d+\.resnets\.(\d+)\.")
+        if max(levels, blocks) > _MOST_LEVELS:
+            found = f"{levels} levels of {blocks} blocks"
+            raise CheckpointError("VAE", f"at most {_MOST_LEVELS} of each", found, "Use the released file.")
         level_keys = [f"decoder.up_blocks.{i}.resnets.0.conv1.weight" for i in reversed(range(levels))]
         return cls(
             in_channels=_shape("VAE", weights, "encoder.conv_in.weight", 4)[1],
             out_channels=_shape("VAE", weights, "decoder.conv_out.weight", 4)[0],
             latent_channels=_shape("VAE", weights, "decoder.conv_in.weight", 4)[1],
             channels=tuple(_shape("VAE", weights, key, 4)[0] for key in level_keys),
-            blocks=clip_keys.count(weights, r"encoder\.down_blocks\.\d+\.resnets\.(\d+)\."),
-            norm_groups=int((settings or {}).get("norm_num_groups", cls.norm_groups)),
+            blocks=blocks,
+            norm_groups=_whole("VAE", settings or {}, "norm_num_groups", cls.norm_groups),
         )
 
 
@@ -187,17 +194,36 @@ def _of_tower(settings: Settings | None, name: str) -> Settings:
 
 
 def _head_dim(what: str, width: int, given: Any, settings: Settings, released: int) -> int:
-    heads = settings.get("num_attention_heads")
-    head_dim = int(given) if given else width // int(heads) if heads else released
-    if width % head_dim:
+    heads = _whole(what, settings, "num_attention_heads", 0)
+    head_dim = _whole(what, {"head_dim": given or 0}, "head_dim", 0) or (width // heads if heads else released)
+    if not head_dim or width % head_dim:
         expected = f"a width that is a multiple of the head dimension {head_dim}"
         remedy = "Put the model's config.json beside its weights."
         raise CheckpointError(what, expected, f"{width}", remedy)
     return head_dim
 
 
+def _whole(what: str, settings: Settings, name: str, default: int) -> int:
+    """A whole number of config.json or, as text, of metadata."""
+    value = str(settings.get(name, default))
+    if not value.isdecimal() or len(value) > 5:
+        raise CheckpointError(what, f"a whole number for {name}", repr(value)[:60], _CORRECT)
+    return int(value)
+
+
+def _epsilon(what: str, settings: Settings, default: float) -> float:
+    value = settings.get("layer_norm_eps", default)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number < 1:
+        raise CheckpointError(what, "a number from 0 to 1 for layer_norm_eps", repr(value)[:60], _CORRECT)
+    return number
+
+
 def _shape(what: str, weights: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:
-    if key not in weights or weights[key].ndim != ndim:
+    if key not in weights or weights[key].ndim != ndim or not weights[key].numel():
         found = f"shape {list(weights[key].shape)}" if key in weights else "no such tensor"
         raise CheckpointError(what, f"tensor {key} of {ndim} dimensions", found, "Use the released file.")
     return tuple(weights[key].shape)

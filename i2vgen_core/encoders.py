@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .checkpoints import clip_keys, vae_keys
-from .checkpoints.check import check_tensors
+from .checkpoints.check import check_tensors, of_sizes
 from .checkpoints.read import read_config, read_state_dict
 from .encoder_config import Settings, TextConfig, VAEConfig, VisionConfig
 from .errors import CheckpointError, InputError
@@ -186,19 +186,7 @@ def load_text_encoder(
     if config.vocabulary < VOCABULARY_SIZE:
         remedy = "Choose a CLIP text encoder."
         raise CheckpointError(what, f"{VOCABULARY_SIZE} token embeddings", f"{config.vocabulary}", remedy)
-    with torch.device("meta"):
-        model = transformers.CLIPTextModel(
-            transformers.CLIPTextConfig(
-                vocab_size=config.vocabulary,
-                max_position_embeddings=config.context_length,
-                hidden_size=config.width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.width // config.head_dim,
-                intermediate_size=config.mlp_width,
-                hidden_act=config.activation,
-                layer_norm_eps=config.norm_eps,
-            )
-        )
+    model = of_sizes(what, lambda: _text_model(config))
     inner = getattr(model, "text_model", model)  # transformers before 5 wraps it
     named = nn.ModuleDict({"text_model": inner})
     expected = named.state_dict()
@@ -226,27 +214,14 @@ def load_image_encoder(
     Raises:
         CheckpointError: unreadable, another model, or tensors missing, unknown or of a wrong shape.
     """
+    what = "CLIP vision encoder"
     state_dict, settings = _open(source, settings)
     tower = clip_keys.vision_tower(state_dict)
     config = VisionConfig.from_state_dict(tower, settings, head_dim=head_dim)
-    with torch.device("meta"):
-        model = transformers.CLIPVisionModelWithProjection(
-            transformers.CLIPVisionConfig(
-                image_size=config.image_size,
-                patch_size=config.patch_size,
-                num_channels=config.channels,
-                hidden_size=config.width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.width // config.head_dim,
-                intermediate_size=config.mlp_width,
-                projection_dim=config.projection,
-                hidden_act=config.activation,
-                layer_norm_eps=config.norm_eps,
-            )
-        )
+    model = of_sizes(what, lambda: _vision_model(config))
     expected = model.state_dict()
     expected = clip_keys.vision_to_open_clip(expected) if clip_keys.is_open_clip(tower) else expected
-    check_tensors(tower, expected, "CLIP vision encoder")
+    check_tensors(tower, expected, what)
     _assign(model, clip_keys.vision_to_transformers(tower), dtype, device)
     return ImageEncoder(config, model)
 
@@ -270,24 +245,59 @@ def load_vae(
     state_dict, settings = _open(source, settings)
     tensors = vae_keys.vae_tensors(state_dict)
     config = VAEConfig.from_state_dict(tensors, settings)
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # seconds to import, and only needed here
-
-    levels = len(config.channels)
-    with torch.device("meta"):
-        model = AutoencoderKL(
-            in_channels=config.in_channels,
-            out_channels=config.out_channels,
-            latent_channels=config.latent_channels,
-            block_out_channels=config.channels,
-            layers_per_block=config.blocks,
-            norm_num_groups=config.norm_groups,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-        )
+    model = of_sizes("VAE", lambda: _vae_model(config))
     expected = model.state_dict()
     check_tensors(tensors, vae_keys.vae_to_ldm(expected) if vae_keys.is_ldm(tensors) else expected, "VAE")
     _assign(model, vae_keys.vae_to_diffusers(tensors), dtype, device)
     return VAE(config, model)
+
+
+def _text_model(config: TextConfig) -> Any:
+    return transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=config.vocabulary,
+            max_position_embeddings=config.context_length,
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.width // config.head_dim,
+            intermediate_size=config.mlp_width,
+            hidden_act=config.activation,
+            layer_norm_eps=config.norm_eps,
+        )
+    )
+
+
+def _vision_model(config: VisionConfig) -> Any:
+    return transformers.CLIPVisionModelWithProjection(
+        transformers.CLIPVisionConfig(
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            num_channels=config.channels,
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.width // config.head_dim,
+            intermediate_size=config.mlp_width,
+            projection_dim=config.projection,
+            hidden_act=config.activation,
+            layer_norm_eps=config.norm_eps,
+        )
+    )
+
+
+def _vae_model(config: VAEConfig) -> Any:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # seconds to import, and only needed here
+
+    levels = len(config.channels)
+    return AutoencoderKL(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        latent_channels=config.latent_channels,
+        block_out_channels=config.channels,
+        layers_per_block=config.blocks,
+        norm_num_groups=config.norm_groups,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+    )
 
 
 def _open(source: Source, settings: Settings | None) -> tuple[Mapping[str, Tensor], Settings]:

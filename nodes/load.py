@@ -76,7 +76,8 @@ class BaseLoader(io.ComfyNode):
                     "model_name",
                     options=folders.bases(),
                     tooltip="A file under models/diffusion_models: i2vgen_xl_00854500.pth, diffusers' "
-                    "unet/diffusion_pytorch_model.safetensors, or an MS-Image2Video checkpoint. Or the built-in base.",
+                    "unet/diffusion_pytorch_model.safetensors, an MS-Image2Video checkpoint, or a GGUF file of one of them. "
+                    "Or the built-in base.",
                 ),
                 _WEIGHT_DTYPE,
                 io.Combo.Input(
@@ -110,8 +111,8 @@ class RefinerLoader(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=folders.refiners(),
-                    tooltip="A file under models/diffusion_models (non_ema_0035000.pth, sr_step_110000_ema.pth), the "
-                    "refiner of a bundle under models/diffusers, or the built-in one, for 288x144.",
+                    tooltip="A file under models/diffusion_models (non_ema_0035000.pth, sr_step_110000_ema.pth, or a GGUF "
+                    "file of one of them), the refiner of a bundle under models/diffusers, or the built-in one, for 288x144.",
                 ),
                 io.Combo.Input(
                     "variant",

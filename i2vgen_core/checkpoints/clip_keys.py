@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor, atleast_1d, cat
 
 from ..errors import CheckpointError
+from .check import named
 
 PREFIXES = ("module.", "cond_stage_model.model.")
 
@@ -28,6 +29,7 @@ _BLOCK = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
+_MOST_BLOCKS = 64
 _VISION_PROJECTION = "visual.proj"  # stored transposed: x @ proj, not a linear layer's weight
 
 
@@ -41,8 +43,16 @@ def unprefixed(state_dict: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> d
 
 
 def count(keys: Mapping[str, Tensor], pattern: str) -> int:
-    """One more than the largest number that `pattern`'s group matches at the start of a key, 0 if none does."""
-    return 1 + max((int(match[1]) for key in keys if (match := re.match(pattern, key))), default=-1)
+    """How many numbers `pattern`'s group matches at the start of keys: of blocks without a gap, how many there are.
+
+    Raises:
+        CheckpointError: more than any released model has.
+    """
+    found = len({match[1] for key in keys if (match := re.match(pattern, key))})
+    if found > _MOST_BLOCKS:
+        remedy = "The file is damaged or of another model: use the released one."
+        raise CheckpointError("the model file", f"at most {_MOST_BLOCKS} blocks", f"{found}", remedy)
+    return found
 
 
 def text_tower(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,7 +141,7 @@ def _tower(what: str, tensors: dict[str, Tensor], own: tuple[str, ...], other: t
         raise CheckpointError(
             what,
             "tensors in open_clip's or transformers' layout",
-            ", ".join(sorted(tensors)[:3]) or "no tensors",
+            ", ".join(map(named, sorted(tensors)[:3])) or "no tensors",
             "Choose a CLIP ViT-H/14 checkpoint.",
         )
     return {

@@ -7,9 +7,19 @@ from dataclasses import replace
 
 from ..config import REFINERS, DetailGain, Kind, UNetConfig
 from ..errors import CheckpointError
+from .check import named
 from .unet_keys import GLOBAL_ENCODER, StateDict
 
 _NEEDED = ("time_embed.0.weight", "input_blocks.0.1.proj_in.weight", "input_blocks.0.0.weight", "out.2.weight")
+
+_MOST_BLOCKS = 64
+_HINT = "input_hint_block.weight"
+"""The one convolution that takes the guide video in the ControlNets that were trained beside MS-Vid2Vid-XL."""
+_DERIVED = {
+    "VEnhancer": ("scale_cond.", "hint_time_zero_linear."),  # its networks read the scale and the guide's noise level
+    "STAR": (".local1.",),  # its transformers begin with attention to places
+}
+"""Parts of names that only one of them has (VEnhancer and STAR, video_to_video/modules/unet_v2v.py)."""
 
 
 def unet_config(
@@ -30,9 +40,10 @@ def unet_config(
     Raises:
         CheckpointError: another model, or not the kind that the caller asks for.
     """
+    _refuse_derived(state)
     missing = [key for key in _NEEDED if key not in state]
     if missing:
-        found = f"no {missing[0]} among {len(state)} tensors ({', '.join(list(state)[:3])}, ...)"
+        found = f"no {missing[0]} among {len(state)} tensors ({', '.join(map(named, list(state)[:3]))}, ...)"
         remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600 checkpoint."
         raise CheckpointError("the model file", "a network of the I2VGen-XL family", found, remedy)
 
@@ -41,7 +52,8 @@ def unet_config(
     found_kind: Kind = "i2vgen_xl" if has_details else "image2video" if has_image else "vid2vid_xl"
     if kind not in (None, found_kind) and not (kind in REFINERS and found_kind in REFINERS):
         remedy = "Bases go into the base loader, refiners into the refiner loader."
-        raise CheckpointError("the model file", f"a network of kind {kind}", f"one of kind {found_kind}", remedy)
+        expected = f"a network of kind {named(str(kind))}"
+        raise CheckpointError("the model file", expected, f"one of kind {found_kind}", remedy)
 
     head_dim = head_dim or UNetConfig.head_dim
     model_channels = _size(state, "time_embed.0.weight", 1)
@@ -73,6 +85,16 @@ def unet_config(
     return config
 
 
+def _refuse_derived(state: StateDict) -> None:
+    """Raises CheckpointError, with its name, for a network that was derived from MS-Vid2Vid-XL and needs its ControlNet."""
+    if not any(key.endswith(_HINT) for key in state):
+        return
+    own = (name for name, parts in _DERIVED.items() if any(part in key for key in state for part in parts))
+    found = f"a {next(own, 'Vid2Vid-XL')} ControlNet checkpoint"
+    remedy = "Its guide video is not built in here: use MS-Vid2Vid-XL or SR600."
+    raise CheckpointError("the model file", "a network of the I2VGen-XL family", found, remedy)
+
+
 def split_global_encoder(state: StateDict) -> tuple[StateDict, StateDict]:
     """The network's tensors, and the global encoder's by its own names (empty where there is none)."""
     network = {key: value for key, value in state.items() if not key.startswith(GLOBAL_ENCODER)}
@@ -82,7 +104,9 @@ def split_global_encoder(state: StateDict) -> tuple[StateDict, StateDict]:
 
 def _levels(state: StateDict, model_channels: int) -> tuple[tuple[int, ...], tuple[bool, ...], int]:
     """Channel multipliers and attention of each level, and the blocks of one."""
-    count = 1 + max(int(m[1]) for key in state if (m := re.match(r"input_blocks\.(\d+)\.", key)))
+    count = len({m[1] for key in state if (m := re.match(r"input_blocks\.(\d+)\.", key))})
+    if count > _MOST_BLOCKS:
+        raise _damaged("input blocks", f"at most {_MOST_BLOCKS}", f"{count}")
     levels: list[list[int]] = [[]]
     for number in range(1, count):
         if f"input_blocks.{number}.op.weight" in state:
@@ -92,8 +116,12 @@ def _levels(state: StateDict, model_channels: int) -> tuple[tuple[int, ...], tup
     empty = next((number for number, level in enumerate(levels) if not level), None)
     if empty is not None:
         raise _damaged(f"input blocks of level {empty}", "one or more", "none")
+    if len({len(level) for level in levels}) > 1:
+        raise _damaged("input blocks", "as many in each level", ", ".join(str(len(level)) for level in levels))
     widths = [_size(state, f"input_blocks.{level[0]}.0.out_layers.3.weight", 0) for level in levels]
     mult = tuple(width // model_channels for width in widths)
+    if not all(mult):
+        raise _damaged("channels of the levels", f"{model_channels} or more", ", ".join(map(str, widths)))
     attention = tuple(f"input_blocks.{level[0]}.1.proj_in.weight" in state for level in levels)
     return mult, attention, len(levels[0])
 
@@ -101,7 +129,7 @@ def _levels(state: StateDict, model_channels: int) -> tuple[tuple[int, ...], tup
 def _size(state: StateDict, key: str, axis: int) -> int:
     """The length of a tensor's axis."""
     shape = state[key].shape if key in state else None
-    if shape is None or len(shape) <= axis or not shape[axis]:
+    if shape is None or len(shape) <= axis or not all(shape):
         raise _damaged(
             f"tensor {key}", f"an axis {axis}", "no such tensor" if shape is None else f"shape {list(shape)}"
         )

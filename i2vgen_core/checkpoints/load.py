@@ -17,12 +17,14 @@ from ..config import DetailGain, Kind, Release, UNetConfig, release_of
 from ..errors import CheckpointError
 from ..layers import Layers
 from ..unet import UNet
-from .check import check_tensors
+from .check import check_tensors, named, of_sizes
 from .detect import split_global_encoder, unet_config
 from .read import read_config, read_state_dict
 from .unet_keys import StateDict, from_diffusers, from_official, is_diffusers_layout
 
-_PREFIXES = ("model.diffusion_model.", "module.")
+_PREFIXES = ("model.diffusion_model.", "module.", "ema.")
+_MOST_PREFIXES = 4
+_MOST_TENSORS = 10_000
 
 
 @dataclass(frozen=True)
@@ -105,24 +107,29 @@ def parse_unet(
     """
     settings = settings or {}
     state = strip_prefixes(state, _PREFIXES)
+    if len(state) > _MOST_TENSORS:
+        remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600 checkpoint."
+        raise CheckpointError("the model file", f"at most {_MOST_TENSORS} tensors", f"{len(state)}", remedy)
     state = from_diffusers(state) if is_diffusers_layout(state) else from_official(state)
     config = unet_config(
         state, kind=kind or settings.get("kind"), head_dim=_head_dim(settings), detail_gain=detail_gain
     )
     network, encoder = split_global_encoder(state)
-    check_tensors(network, UNet(config, device="meta").state_dict(), f"the {config.kind} network")
+    what = f"the {config.kind} network"
+    check_tensors(network, of_sizes(what, lambda: UNet(config, device="meta")).state_dict(), what)
     if config.reads_details:
-        check_tensors(encoder, _meta_global_encoder(config).state_dict(), "the global encoder")
+        meta_encoder = of_sizes("the global encoder", lambda: _meta_global_encoder(config))
+        check_tensors(encoder, meta_encoder.state_dict(), "the global encoder")
     elif encoder:
         remedy = "Use the released file."
-        raise CheckpointError(f"the {config.kind} network", "no global encoder", next(iter(encoder)), remedy)
+        raise CheckpointError(what, "no global encoder", named(next(iter(encoder))), remedy)
     return UNetCheckpoint(config, network, encoder, release_of(config.kind, _own_release(settings)))
 
 
 def _head_dim(settings: Mapping[str, Any]) -> int | None:
     """As metadata (text) or config.json (a number) has it; diffusers calls it attention_head_dim."""
     value = settings.get("head_dim") or settings.get("attention_head_dim")
-    if value is None or (str(value).isdecimal() and int(value) > 0):
+    if value is None or (str(value).isdecimal() and len(str(value)) < 6 and int(value) > 0):
         return value if value is None else int(value)
     raise CheckpointError("head_dim", "a whole number above 0", repr(value)[:60], "Correct config.json, or remove it.")
 
@@ -139,12 +146,13 @@ def _own_release(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def strip_prefixes(state: StateDict, prefixes: tuple[str, ...]) -> StateDict:
-    """Removes the prefixes that names begin with, however they are nested. A prefix of only some keeps those and drops
-    the rest: a full checkpoint holds the network beside other models."""
-    for prefix in prefixes:
-        inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        if inside:
-            return strip_prefixes(inside, prefixes)
+    """Removes the prefixes that names begin with, up to four of them nested. A prefix of only some keeps those and
+    drops the rest: a full checkpoint holds the network beside other models, or beside its moving average."""
+    for _ in range(_MOST_PREFIXES):
+        found = next((prefix for prefix in prefixes if any(key.startswith(prefix) for key in state)), None)
+        if found is None:
+            break
+        state = {key[len(found) :]: value for key, value in state.items() if key.startswith(found)}
     return state
 
 

@@ -1,35 +1,38 @@
 """Reads tensors from files, without ever running what a file says.
 
-Safetensors, and PyTorch's own files with `weights_only=True` alone. A folder is a part of a bundle in diffusers'
-layout: one file, or shards with an index.
+Safetensors, and PyTorch's own files (see pickled.py). A folder is a part of a bundle in diffusers' layout: one file,
+or shards with an index.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
-from collections.abc import Mapping
+import os
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .check import named
+from .gguf import GGUF_SUFFIX, read_gguf
+from .pickled import read_pickled
 
 SAFE_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model", "open_clip_model", "open_clip_pytorch_model")
 _VARIANTS = ("", ".fp16")
+_MOST_JSON = 2**22
+_MOST_HEADER = 2**22
+"""Bytes. A released network's header has 200,000; the format allows 100 MB, which take seconds and gigabytes."""
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and text metadata of a file, or of a folder that is a part of a bundle.
 
     Args:
-        path: .safetensors, .pth, .pt, .bin or .ckpt, or a folder with one of diffusers' file names.
+        path: .safetensors, .pth, .pt, .bin, .ckpt or .gguf, or a folder with one of diffusers' file names.
 
     Returns:
         The tensors by name, on the CPU and mapped from the file where it allows it, and the metadata (safetensors).
@@ -37,16 +40,20 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: no such file, not a file of tensors, or one that only unpickling freely could read.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return _read_folder(path)
-    if not path.is_file():
-        raise CheckpointError(f"file {path.name}", "an existing file", "none there", "Check the model folder and name.")
+    if not os.path.isfile(path):  # False, not an error, for a name that cannot be one
+        remedy = "Check the model folder and name."
+        raise CheckpointError(f"file {named(path.name)}", "an existing file", "none there", remedy)
     if path.suffix in SAFE_SUFFIXES:
         return _read_safetensors(path)
     if path.suffix in PICKLE_SUFFIXES:
-        return _read_pickle(path), {}
-    expected = ", ".join(SAFE_SUFFIXES + PICKLE_SUFFIXES)
-    raise CheckpointError(f"file {path.name}", f"one of {expected}", path.suffix or "no suffix", "Convert the file.")
+        return read_pickled(path), {}
+    if path.suffix == GGUF_SUFFIX:
+        return read_gguf(path)
+    expected = ", ".join((*SAFE_SUFFIXES, *PICKLE_SUFFIXES, GGUF_SUFFIX))
+    found = named(path.suffix) or "no suffix"
+    raise CheckpointError(f"file {named(path.name)}", f"one of {expected}", found, "Convert the file.")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -58,9 +65,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _read_json(file: Path) -> dict[str, Any]:
     remedy = "Download the folder again."
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"file {file.name}", "a JSON object", str(error), remedy) from error
+        with file.open("rb") as opened:
+            text = opened.read(_MOST_JSON + 1)
+        if len(text) > _MOST_JSON:
+            raise ValueError(f"more than {_MOST_JSON} bytes")
+        content = json.loads(text.decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"file {file.name}", "a JSON object", named(str(error)), remedy) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"file {file.name}", "a JSON object", type(content).__name__, remedy)
     return content
@@ -68,31 +79,20 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
+        _check_header(path)
         with safetensors.safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
+    except Exception as error:  # the library's own errors, and torch's of a type or shape that it does not have
         remedy = "Download the file again: it is cut short or not a safetensors file."
-        raise CheckpointError(f"file {path.name}", "a safetensors file", str(error), remedy) from error
+        raise CheckpointError(f"file {named(path.name)}", "a safetensors file", named(str(error)), remedy) from error
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        found = str(error).splitlines()[0] if str(error) else type(error).__name__
-        remedy = "It may hold more than tensors: use the safetensors form of this model, or download it again."
-        raise CheckpointError(f"file {path.name}", "a PyTorch file of tensors alone", found, remedy) from error
-    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    tensors = (
-        {key: value for key, value in content.items() if isinstance(value, Tensor)}
-        if isinstance(content, Mapping)
-        else {}
-    )
-    if not tensors:
-        remedy = "Use the file of the network's weights."
-        raise CheckpointError(f"file {path.name}", "a state dict", type(content).__name__, remedy)
-    return tensors
+def _check_header(path: Path) -> None:
+    """Raises ValueError for a header that is larger than any model's."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > _MOST_HEADER:
+        raise ValueError(f"a header of {size} bytes")
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -106,7 +106,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 if index.is_file():
                     return _read_shards(folder, index)
     expected = "diffusion_pytorch_model.safetensors or model.safetensors"
-    found = ", ".join(sorted(file.name for file in folder.iterdir())[:4]) or "an empty folder"
+    found = ", ".join(named(name) for name in sorted(os.listdir(folder))[:4]) or "an empty folder"
     raise CheckpointError(f"folder {folder.name}", expected, found, "Download the folder with its weights.")
 
 
@@ -115,14 +115,17 @@ def _read_shards(folder: Path, index: Path) -> tuple[dict[str, Tensor], dict[str
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         expected = "a weight_map from tensors to file names"
         raise CheckpointError(f"index {index.name}", expected, repr(weight_map)[:60], "Download the folder again.")
-    names = sorted(set(weight_map.values()))
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
-    for name in names:
-        if name in ("", "..") or Path(name).name != name:
+    for name in sorted(set(weight_map.values())):
+        if name in ("", "..") or Path(name).name != name or Path(name).suffix not in SAFE_SUFFIXES + PICKLE_SUFFIXES:
             remedy = "Download the folder again."
-            raise CheckpointError(f"index {index.name}", "file names of its own folder", name, remedy)
+            raise CheckpointError(f"index {index.name}", "file names of its own folder", named(name), remedy)
         shard, shard_metadata = read_state_dict(folder / name)
+        twice = next((key for key in shard if key in tensors), None)
+        if twice is not None:
+            remedy = "Download the folder again."
+            raise CheckpointError(f"index {index.name}", "each tensor in one file", f"{named(twice)} in two", remedy)
         tensors |= shard
         metadata |= shard_metadata
     return tensors, metadata

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .check import named
 
 StateDict = dict[str, Tensor]
 
 GLOBAL_ENCODER = "local_image_embedding."
 """Prefix of the global encoder's tensors, which live beside the network and not in it."""
+
+_MOST_BLOCKS = 64
 
 _TIME_CONV = re.compile(r".*\.temopral_conv\.conv\d\.[23]\.weight\Z")
 _TEMPORAL_PROJ = re.compile(
@@ -44,7 +47,7 @@ def _squeeze_last(key: str, value: Tensor) -> Tensor:
     if value.ndim != expected or value.shape[-1] != 1:
         shape = f"{expected} axes, the last of size 1"
         raise CheckpointError(
-            f"tensor {key}", shape, str(list(value.shape)), "This file is not of the I2VGen-XL family."
+            f"tensor {named(key)}", shape, str(list(value.shape)), "This file is not of the I2VGen-XL family."
         )
     return value[..., 0]
 
@@ -78,7 +81,11 @@ _Q_K_V = [_QKV.replace("to_qkv", name) for name in ("to_q", "to_k", "to_v")]
 
 
 def _join_qkv(state: StateDict) -> StateDict:
-    if all(key in state and state[key].ndim == 2 and state[key].shape == state[_Q_K_V[0]].shape for key in _Q_K_V):
+    def alike(key: str) -> bool:
+        first = state.get(_Q_K_V[0])
+        return first is not None and key in state and (state[key].shape, state[key].dtype) == (first.shape, first.dtype)
+
+    if all(alike(key) and state[key].ndim == 2 for key in _Q_K_V):
         state[_QKV] = torch.cat([state.pop(key) for key in _Q_K_V])
     return state
 
@@ -150,11 +157,11 @@ class _Names:
 
     @classmethod
     def of_diffusers(cls, state: StateDict) -> _Names:
-        levels = {int(m[1]) for key in state if (m := re.match(r"down_blocks\.(\d+)\.", key))}
-        blocks = {int(m[1]) for key in state if (m := re.match(r"down_blocks\.0\.resnets\.(\d+)\.", key))}
-        if not levels or not blocks:
-            found = ", ".join(list(state)[:3])
-            raise CheckpointError("diffusers layout", "down_blocks.*", found, "Use the folder's unet file.")
+        levels = {int(m[1]) for key in state if (m := re.match(r"down_blocks\.(\d{1,3})\.", key))}
+        blocks = {int(m[1]) for key in state if (m := re.match(r"down_blocks\.0\.resnets\.(\d{1,3})\.", key))}
+        if not 0 < len(levels) * len(blocks) <= _MOST_BLOCKS:
+            expected, found = f"1 to {_MOST_BLOCKS} down_blocks.*", f"{len(levels)} levels of {len(blocks)} blocks"
+            raise CheckpointError("diffusers layout", expected, found, "Use the folder's unet file.")
         names = cls(len(levels), len(blocks))
         # An upsampler follows a transformer where its level has one.
         names._with_upsamplers({level for level in levels if f"up_blocks.{level}.attentions.0.norm.weight" in state})
@@ -179,6 +186,8 @@ class _Names:
         candidates = [(ours, theirs) if to_ours else (theirs, ours) for ours, theirs in self._pairs]
         matches = [(new, old) for new, old in candidates if key.startswith(old)]
         if not matches:
-            raise CheckpointError(f"tensor {key}", "a name of the UNetSD family", "this one", "Use the released file.")
+            raise CheckpointError(
+                f"tensor {named(key)}", "a name of the UNetSD family", "this one", "Use the released file."
+            )
         new, old = max(matches, key=lambda match: len(match[1]))
         return new + key[len(old) :]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .check import named
 from .clip_keys import count, unprefixed
 
 PREFIXES = ("module.", "first_stage_model.")
@@ -29,7 +30,7 @@ def vae_tensors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise CheckpointError(
             "VAE",
             "tensors in ldm's or diffusers' AutoencoderKL layout",
-            ", ".join(sorted(tensors)[:3]) or "no tensors",
+            ", ".join(map(named, sorted(tensors)[:3])) or "no tensors",
             "Choose the VAE of Stable Diffusion 2.1.",
         )
     older = {
@@ -79,7 +80,8 @@ def vae_to_diffusers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         blocks=count(tensors, r"encoder\.down\.\d+\.block\.(\d+)\."),
     )
     return {
-        table.get(key, key): value.flatten(1) if _is_attention_weight(key) else value for key, value in tensors.items()
+        table.get(key, key): value.flatten(1) if _is_attention_weight(key) and value.ndim == 4 else value
+        for key, value in tensors.items()
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import folder_paths
 
 from ...i2vgen_core import builtin
+from ...i2vgen_core.checkpoints.gguf import GGUF_SUFFIX
 from ...i2vgen_core.errors import InputError
 
 _REFINER = "/refiner"
@@ -48,7 +49,12 @@ def refiner(name: str) -> Path:
 
 
 def _network_files() -> list[str]:
-    return folder_paths.get_filename_list("diffusion_models")
+    """Files under models/diffusion_models; the host's own list leaves GGUF files out."""
+    found: list[str] = []
+    for folder in folder_paths.get_folder_paths("diffusion_models"):
+        files, _ = folder_paths.recursive_search(folder, excluded_dir_names=[".git"])
+        found += folder_paths.filter_files_extensions(files, {GGUF_SUFFIX})
+    return list(dict.fromkeys([*folder_paths.get_filename_list("diffusion_models"), *sorted(found)]))
 
 
 def _network_file(name: str, what: str) -> Path:

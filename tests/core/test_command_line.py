@@ -104,8 +104,8 @@ class Recorder:
 
 
 def given(generate, monkeypatch, *more):
-    monkeypatch.setattr("i2vgen_core.__main__.Cascade", Recorder)
-    monkeypatch.setattr("i2vgen_core.__main__.write_video", lambda *_: None)
+    monkeypatch.setattr("i2vgen_core.commands.generate.Cascade", Recorder)
+    monkeypatch.setattr("i2vgen_core.commands.generate.write_video", lambda *_: None)
     assert generate(*more)[0] == 0
     return Recorder.last
 
@@ -153,7 +153,7 @@ def test_an_option_reaches_the_refiner_alone(generate, monkeypatch, option):
 
 
 def test_what_is_not_said_is_the_releases(generate, monkeypatch, bundles, photo, tmp_path):
-    monkeypatch.setattr("i2vgen_core.__main__.Cascade", Recorder)
+    monkeypatch.setattr("i2vgen_core.commands.generate.Cascade", Recorder)
     arguments = ["--model", bundles(), "--image", photo, "--prompt", "a fox", "--out", tmp_path / "out.mp4"]
     assert main(["generate", *map(str, arguments), "--device", "cpu"]) == 0
     seen = Recorder.last

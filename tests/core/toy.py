@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 
 from i2vgen_core.checkpoints.load import UNetCheckpoint
-from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER
+from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, to_official
 from i2vgen_core.conditioning import GlobalEncoder
 from i2vgen_core.config import RELEASES, UNetConfig
 from i2vgen_core.layers import Layers
@@ -36,6 +36,22 @@ CONFIG = UNetConfig(
 
 DEEP = replace(CONFIG, channel_mult=(1, 1, 1, 1), attention_levels=(True, True, True, False))
 """As deep as the releases: it divides the size by 8."""
+
+SETTINGS = {"head_dim": CONFIG.head_dim}
+"""What the shapes of CONFIG's tensors do not say."""
+
+PEER = (
+    replace(CONFIG, num_res_blocks=3, first_temporal_heads=8, image_dim=64),
+    {
+        "block_out_channels": (32, 64),
+        "attention_head_dim": 8,
+        "cross_attention_dim": 64,
+        "layers_per_block": 3,
+        "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+        "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+    },
+)
+"""A network with three blocks a level, and the arguments of diffusers' I2VGenXLUNet that make it."""
 
 SIZE = Size(
     unet=replace(CONFIG, first_temporal_heads=8, image_dim=64),  # as diffusers' network has them, whatever its config
@@ -86,6 +102,16 @@ def _whole_state(config):
 def whole_state(config):
     """As meta_state, with weights."""
     return dict(_whole_state(config))
+
+
+def stored(config):
+    """The tensors of a released file: the official layout."""
+    return to_official(whole_state(config))
+
+
+def same(left, right):
+    """Whether two state dicts have the same names and values."""
+    return left.keys() == right.keys() and all(torch.equal(value, right[key]) for key, value in left.items())
 
 
 def network(config, seed=0):

@@ -1,0 +1,99 @@
+"""What a file is, from its tensors' names and shapes. Nothing in it is run, and a mapped file's weights are not read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..config import REFINERS
+from ..errors import InputError
+from .gguf import GGUF_SUFFIX, read_gguf_header
+from .parts import PartName, Settings, find_part, settings_of, signs_of
+from .read import read_state_dict
+from .unet_keys import StateDict
+from .write import DTYPE_NAMES
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One network of a file.
+
+    Args:
+        part: which.
+        whole: whether its names and shapes are right, all of them.
+        title: for people; empty unless it is whole.
+        sure: how sure that is, or what is wrong.
+        parameters: its numbers.
+        loader: the block that takes it; empty unless it is whole.
+    """
+
+    part: PartName
+    whole: bool
+    title: str
+    sure: str
+    parameters: int
+    loader: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file is.
+
+    Args:
+        tensors: how many it has.
+        types: how many numbers it has in each type, by the type's name.
+        findings: the networks in it; none where it is of another family.
+        metadata: text by name, as the file has it; nobody's word but the file's.
+    """
+
+    tensors: int
+    types: Counter[str]
+    findings: list[Finding]
+    metadata: Mapping[str, str]
+
+
+def inspect(path: Path) -> Inspection:
+    """What a file or folder of weights is.
+
+    Args:
+        path: as for read_state_dict.
+
+    Raises:
+        CheckpointError: unreadable.
+    """
+    state, metadata, types = _gguf(path) if path.suffix == GGUF_SUFFIX else _tensors(path)
+    settings = settings_of(path, metadata)
+    findings = [_finding(state, settings, part) for part in signs_of(state)]
+    return Inspection(len(state), types, findings, metadata)
+
+
+def _tensors(path: Path) -> tuple[StateDict, dict[str, str], Counter[str]]:
+    state, metadata = read_state_dict(path)
+    types: Counter[str] = Counter()
+    for tensor in state.values():
+        types[DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))] += tensor.numel()
+    return state, metadata, types
+
+
+def _gguf(path: Path) -> tuple[StateDict, dict[str, str], Counter[str]]:
+    header, metadata = read_gguf_header(path)
+    types: Counter[str] = Counter()
+    for tensor in header.values():
+        types[tensor.type_name] += tensor.shape.numel()
+    return {name: torch.empty(tensor.shape, device="meta") for name, tensor in header.items()}, metadata, types
+
+
+def _finding(state: StateDict, settings: Settings, name: PartName) -> Finding:
+    try:
+        part = find_part(state, settings, name)
+    except InputError as error:
+        return Finding(name, False, "", str(error), 0, "")
+    sure = f"all of its {len(part.tensors)} tensors have the right names and shapes"
+    if part.metadata["kind"] in REFINERS and "kind" not in settings:
+        sure += ", which both refiners have; which of them it is, the file does not say"
+    parameters = sum(tensor.numel() for tensor in part.tensors.values())
+    return Finding(name, True, part.title, sure, parameters, part.loader)

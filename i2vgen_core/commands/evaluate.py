@@ -1,0 +1,64 @@
+"""`evaluate`: figures of a cascade that was trained on the synthetic world."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from .. import builtin
+from ..cascade import Cascade
+from ..images import write_image
+from .dtypes import DTYPES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `evaluate`."""
+    add = parser.add_argument
+    add("--model", type=Path, default=builtin.FOLDER, metavar="DIR", help="model folder (the built-in tiny cascade)")
+    add("--seeds", type=_seeds, default=range(64), metavar="A:B", help="held-out scenes A to B - 1 (0:64)")
+    add("--refined", type=int, default=16, metavar="N", help="how many of them are refined too (%(default)s)")
+    add("--ablations", action="store_true", help="the paper's ablations instead, at inference")
+    add("--json", type=Path, metavar="FILE", help="the figures in a file too")
+    add("--sheet", type=Path, metavar="FILE.png", help="frames of some scenes, to look at")
+    add("--plot", type=Path, metavar="FILE.png", help="spatial and temporal spectra")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    add("--dtype", choices=list(DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures; 1 if a figure misses its limit."""
+    from ..training import evaluate
+
+    cascade = Cascade(options.model, dtype=DTYPES.get(options.dtype), device=options.device)
+    if options.ablations:
+        tables = evaluate.ablations(cascade, options.seeds, refined=options.refined)
+        for rows in tables.values():
+            sys.stdout.write(evaluate.plain_table(rows) + "\n\n")
+        _write_json(options.json, tables)
+        return 0
+    result = evaluate.evaluate(cascade, options.seeds, refined=options.refined)
+    sys.stdout.write(evaluate.table(result.figures) + "\n")
+    if result.spectra:
+        sys.stdout.write("\n" + evaluate.plain_table(evaluate.band_levels(result.spectra)) + "\n")
+    _write_json(options.json, result.json())
+    if options.sheet:
+        write_image(options.sheet, result.sheet)
+    if options.plot and result.spectra:
+        write_image(options.plot, evaluate.spectra_plot(result.spectra))
+    return int(bool(result.missed))
+
+
+def _seeds(text: str) -> range:
+    first, colon, last = text.partition(":")
+    if not colon or not first.isdecimal() or not last.isdecimal() or int(first) >= int(last):
+        raise argparse.ArgumentTypeError(f"expected A:B with A below B, found {text!r}")
+    return range(int(first), int(last))
+
+
+def _write_json(file: Path | None, content: object) -> None:
+    if file is not None:
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,182 @@
+"""`generate`: a video from a photo."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .. import builtin
+from ..cascade import BaseOptions, Cascade, RefineOptions
+from ..config import REFINERS, RELEASES
+from ..images import read_image
+from ..sampling import Callback
+from ..video import check_video_file, write_video
+from .dtypes import DTYPES
+
+logger = logging.getLogger("i2vgen_xl")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `generate`."""
+    base, refine = BaseOptions(), RefineOptions()
+    i2vgen, vid2vid = RELEASES["i2vgen_xl"], RELEASES["vid2vid_xl"]
+    parser.epilog = (
+        "Where a setting says (the release's), the default is what the model in the folder comes with; the values "
+        "named are those of the full-size releases."
+    )
+    add = parser.add_argument
+    add(
+        "--model",
+        type=Path,
+        default=builtin.FOLDER,
+        metavar="DIR",
+        help="folder in diffusers' layout, with refiner/ for cascade (the built-in tiny cascade)",
+    )
+    add("--image", type=Path, required=True, metavar="FILE", help="the photo")
+    add("--prompt", required=True, metavar="TEXT", help="what happens in the video")
+    add("--out", type=Path, required=True, metavar="FILE.mp4", help="where the video goes")
+    add("--stage", choices=["base", "cascade"], help="default: cascade where the folder has a refiner")
+    add("--frames", type=int, help=f"frames of the video (the release's, {i2vgen.frames})")
+    add("--fps", type=int, help=f"condition on motion, 8 or 16 (the release's, {i2vgen.fps:g})")
+    add("--file-fps", type=float, default=8, help="frame rate of the file (%(default)s)")
+    add("--width", type=int, help=f"of the base video (the release's, {i2vgen.width})")
+    add("--height", type=int, help=f"of the base video (the release's, {i2vgen.height})")
+    add("--steps", type=int, help="of the base (the release's 50)")
+    add("--guidance", type=float, help="of the base (the release's, 9 for I2VGen-XL)")
+    add("--eta", type=float, default=base.eta, help="noise of DDIM, 0..1 (%(default)s)")
+    add("--seed", type=int, default=0, help="of both stages (%(default)s)")
+    add("--negative", metavar="TEXT", help=f"negative prompt of the base (the release's: {_short('i2vgen_xl')})")
+    add("--detail-gain", choices=["official", "once"], default="official", help="once: weights of the diffusers port")
+    add("--refine-width", type=int, help=f"of the refined video (the release's, {vid2vid.width})")
+    add("--refine-height", type=int, help=f"of the refined video (the release's, {vid2vid.height})")
+    add("--refine-prompt", metavar="TEXT", help="the refiner's, its release's suffix is appended (the base's prompt)")
+    add(
+        "--refine-negative",
+        metavar="TEXT",
+        help=f"the refiner's negative prompt (the release's: {_short('vid2vid_xl')})",
+    )
+    add(
+        "--refine-steps",
+        type=int,
+        help=f"of the refiner (the release's {vid2vid.steps}, {vid2vid.heun_steps} with heun)",
+    )
+    add("--refine-guidance", type=float, help="of the refiner (the release's, 7.5 or 9)")
+    add("--refine-rescale", type=float, help="guidance rescale, 0..1 (the release's, 0.2 or 0.3)")
+    add(
+        "--refine-noise-level", type=int, metavar="LEVEL", help="noise levels to start from (the release's, 600 or 700)"
+    )
+    add("--refine-solver", choices=["dpmpp_2m_sde", "heun"], default=refine.solver, help="(%(default)s)")
+    add("--refine-entry", choices=["noise", "inversion"], help="(the release's: noise, sr600 inversion)")
+    add("--refine-eta", type=float, default=refine.eta, help="noise of the SDE solver, 0..1 (%(default)s)")
+    add("--refiner", choices=REFINERS, help="which refiner the folder holds, where its config.json does not say")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    add("--dtype", choices=list(DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Makes the video, and says how long each stage took and the peak memory."""
+    cascade = Cascade(
+        options.model,
+        dtype=DTYPES.get(options.dtype),
+        device=options.device,
+        refiner_kind=options.refiner,
+        detail_gain=options.detail_gain,
+    )
+    base = BaseOptions(
+        width=options.width,
+        height=options.height,
+        frames=options.frames,
+        fps=options.fps,
+        steps=options.steps,
+        guidance=options.guidance,
+        eta=options.eta,
+        seed=options.seed,
+        negative=options.negative,
+    )
+    refine = RefineOptions(
+        width=options.refine_width,
+        height=options.refine_height,
+        steps=options.refine_steps,
+        guidance=options.refine_guidance,
+        rescale=options.refine_rescale,
+        noise_level=options.refine_noise_level,
+        solver=options.refine_solver,
+        entry=options.refine_entry,
+        eta=options.refine_eta,
+        seed=options.seed,
+        negative=options.refine_negative,
+    )
+    stage = options.stage or ("cascade" if (options.model / "refiner").is_dir() else "base")
+    base.check()
+    refine.check()
+    check_video_file(options.out, options.file_fps)
+    image = read_image(options.image)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "encode"):
+        conditions = cascade.condition(image, options.prompt, base)
+        cascade.release("text_encoder", "image_encoder")
+    with _timed(seconds, "base"), _progress("base") as callback:
+        latent = cascade.sample_base(conditions, base, callback=callback)
+        cascade.release("base")
+    with _timed(seconds, "decode"):
+        frames = cascade.decode(latent)
+    if stage == "cascade":
+        with _timed(seconds, "encode for refinement"):
+            latent = cascade.encode_video(frames, refine)
+        with _timed(seconds, "refine"), _progress("refine") as callback:
+            prompt = options.prompt if options.refine_prompt is None else options.refine_prompt
+            latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
+            cascade.release("text_encoder", "refiner")
+        with _timed(seconds, "decode refined"):
+            frames = cascade.decode(latent)
+    write_video(options.out, frames, options.file_fps)
+    count, height, width, _ = frames.shape
+    logger.info("%s: %d frames of %dx%d", options.out, count, width, height)
+    logger.info("seconds: %s", ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
+    logger.info("peak memory: %s", _peak_memory(cascade.device))
+
+
+def _short(kind: str) -> str:
+    text = next(release.negative_prompt for name, release in RELEASES.items() if name == kind)
+    return text[:40] + "..."
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callback]:
+    with tqdm(desc=name, unit="step") as bar:
+
+        def callback(step: int, steps: int, *_: torch.Tensor) -> None:
+            if step == 0 and bar.n:  # the sampler after an inversion
+                bar.reset()
+            bar.total = steps
+            bar.update(step + 1 - bar.n)
+
+        yield callback
+
+
+def _peak_memory(device: torch.device) -> str:
+    parts = []
+    if device.type == "cuda":
+        parts.append(f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB on the GPU")
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 2**10
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        parts.append(f"{peak / 2**30:.2f} GiB of the process")
+    return ", ".join(parts) or "not measured on this system"

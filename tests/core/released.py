@@ -1,0 +1,494 @@
+"""The releases' files at toy size: their names, nesting, keys and types, with the golden values' weights.
+
+    python tests/core/released.py docs/checkpoints.md
+
+writes the table of docs/checkpoints.md anew.
+"""
+
+import json
+import pickle
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parents[1]), str(HERE)] if __name__ == "__main__" else []
+
+import torch  # noqa: E402
+import toy  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from i2vgen_core import encoders  # noqa: E402
+from i2vgen_core.checkpoints import clip_keys, vae_keys  # noqa: E402
+from i2vgen_core.checkpoints.convert import convert  # noqa: E402
+from i2vgen_core.checkpoints.load import open_base, open_refiner, parse_unet  # noqa: E402
+from i2vgen_core.checkpoints.read import read_state_dict  # noqa: E402
+from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, from_official, to_diffusers  # noqa: E402
+
+check = toy.load_module(toy.GOLDEN / "check.py")
+weights = toy.load_module(toy.GOLDEN / "weights.py")
+encoders_golden = toy.load_module(toy.GOLDEN / "encoders_golden.py")
+CASES = json.loads((toy.GOLDEN / "cases.json").read_text(encoding="utf-8"))
+CASE = CASES["unet"]["single"]
+CLIP, DDCONFIG = CASES["encoders"]["clip"], CASES["encoders"]["vae"]
+NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8_e4m3fn"}
+HEADS = {"head_dim": CASE["head_dim"]}
+
+# ---------------------------------------------------------------- tensors
+
+
+@lru_cache
+def unet(kind):
+    """A network's tensors in the official layout, float32. Not to be changed."""
+    shapes = check.official_shapes(check.unet_config(kind, CASE))
+    return {key: weights.weight(key, shape) for key, shape in shapes.items()}
+
+
+@lru_cache
+def open_clip():
+    """Both towers as open_clip saves them."""
+    shapes = encoders_golden.open_clip_shapes(CLIP["text"], CLIP["vision"], CLIP["embed_dim"])
+    return {key: weights.weight(key, shape) for key, shape in shapes.items()} | {"logit_scale": torch.tensor(4.6052)}
+
+
+@lru_cache
+def ldm_vae():
+    """The VAE in ldm's layout."""
+    return {key: weights.weight(key, shape) for key, shape in encoders_golden.ldm_vae_shapes(DDCONFIG).items()}
+
+
+def stable_diffusion():
+    """The `state_dict` of a whole Stable Diffusion 2.1 checkpoint: its networks, its schedule, its moving averages."""
+    network = {"time_embed.0.weight": (8, 4), "input_blocks.0.0.weight": (4, 4, 3, 3), "out.2.weight": (4, 4, 3, 3)}
+    state = OrderedDict(betas=torch.rand(1000), alphas_cumprod=torch.rand(1000))
+    state |= {f"model.diffusion_model.{key}": torch.randn(shape) for key, shape in network.items()}
+    state |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(875000, dtype=torch.int32)}
+    state |= {f"model_ema.diffusion_model{key.replace('.', '')}": torch.randn(shape) for key, shape in network.items()}
+    state |= {f"first_stage_model.{key}": value for key, value in ldm_vae().items()}
+    return state | {f"cond_stage_model.model.{key}": value for key, value in open_clip().items()}
+
+
+def module_state(state):
+    """As torch's modules give their tensors: ordered, with each module's version beside them."""
+    ordered = OrderedDict(state)
+    ordered._metadata = OrderedDict({"": {"version": 1}})
+    return ordered
+
+
+# ---------------------------------------------------------------- pickles with names of packages that are not here
+
+
+class Name:
+    """A name that a pickle refers to, of a package that need not be installed."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+    def __call__(self):
+        raise AssertionError("nothing calls it here")
+
+
+class Call:
+    """What a pickle makes by a call: of a name, with arguments, and with a state that is set afterwards."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __reduce__(self):
+        return self.parts
+
+
+class _Pickler(pickle._Pickler):
+    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012  # as in its base
+
+    def save_name(self, name):
+        self.write(pickle.GLOBAL + f"{name.module}\n{name.name}\n".encode())
+        self.memoize(name)
+
+    dispatch[Name] = save_name
+
+
+def save(content, path, **options):
+    """torch.save, for content with Name and Call in it."""
+    module = SimpleNamespace(Pickler=_Pickler, dumps=pickle.dumps, dump=_dump, __name__="pickle")
+    torch.save(content, path, pickle_module=module, **options)
+
+
+def _dump(content, file, protocol):
+    _Pickler(file, protocol).dump(content)
+
+
+def numpy_scalar(package):
+    """A float64 as numpy pickles it."""
+    kind = Call(Name("numpy", "dtype"), ("f8", False, True), (3, "<", None, None, None, -1, -1, 0))
+    value = Call(Name("_codecs", "encode"), ("\x00\x00\x00\x00\x00\x00Y@", "latin1"))
+    return Call(Name(package, "scalar"), (kind, value))
+
+
+def lightning(state):
+    """Around a state dict, what Lightning saves: the state of its callbacks under their classes."""
+    callback = Name("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")
+    saved = {
+        "monitor": "val/loss_simple_ema",
+        "best_model_score": numpy_scalar("numpy.core.multiarray"),
+        "best_model_path": "/somewhere/epoch=000010.ckpt",
+        "current_score": numpy_scalar("numpy._core.multiarray"),
+        "dirpath": "/somewhere",
+    }
+    return {
+        "epoch": 57,
+        "global_step": 875000,
+        "pytorch-lightning_version": "1.4.2",
+        "state_dict": state,
+        "callbacks": {callback: saved},
+    }
+
+
+# ---------------------------------------------------------------- files
+
+
+def vgen(kind, step=854500):
+    return lambda path: torch.save({"state_dict": module_state(unet(kind)), "step": step}, path)
+
+
+def as_dtype(state, dtype):
+    return {key: value.to(dtype).contiguous() for key, value in state.items()}
+
+
+UNET_SETTINGS = {
+    "_class_name": "I2VGenXLUNet",
+    "_diffusers_version": "0.26.0.dev0",
+    "attention_head_dim": CASE["head_dim"],
+    "block_out_channels": [CASE["model_channels"] * multiplier for multiplier in CASE["multipliers"]],
+    "cross_attention_dim": CASE["context_dim"],
+    "down_block_types": ["CrossAttnDownBlock3D"] * 3 + ["DownBlock3D"],
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "num_attention_heads": None,
+    "out_channels": 4,
+    "sample_size": 32,
+    "up_block_types": ["UpBlock3D"] + ["CrossAttnUpBlock3D"] * 3,
+}
+VAE_SETTINGS = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [DDCONFIG["ch"] * multiplier for multiplier in DDCONFIG["ch_mult"]],
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "scaling_factor": 0.18125,  # as published; the network was trained at 0.18215
+}
+CLIP_SETTINGS = {
+    "architectures": ["CLIPModel"],
+    "model_type": "clip",
+    "projection_dim": CLIP["embed_dim"],
+    "text_config": {"hidden_act": "gelu", "num_attention_heads": 4, "num_hidden_layers": 4, "hidden_size": 64},
+    "vision_config": {"hidden_act": "gelu", "num_attention_heads": 4, "num_hidden_layers": 4, "hidden_size": 64},
+}
+
+
+def folder(settings, name, state, dtype=torch.float32, shards=0):
+    """A part of a folder in diffusers' layout, in one file or in shards with an index."""
+
+    def write(path):
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        tensors = as_dtype(state(), dtype)
+        if not shards:
+            save_file(tensors, path / name, {"format": "pt"})
+            return
+        keys, weight_map = sorted(tensors), {}
+        for number in range(shards):
+            part = name.replace(".safetensors", f"-{number + 1:05}-of-{shards:05}.safetensors")
+            weight_map |= dict.fromkeys(keys[number::shards], part)
+            save_file({key: tensors[key] for key in keys[number::shards]}, path / part, {"format": "pt"})
+        index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+        (path / f"{name}.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+    return write
+
+
+def i2vgen_diffusers():
+    return to_diffusers(from_official(unet("i2vgen_xl")))
+
+
+def hf_clip():
+    positions = {
+        "text_model.embeddings.position_ids": torch.arange(77)[None],
+        "vision_model.embeddings.position_ids": torch.arange(17)[None],
+    }
+    projection = {"text_projection.weight": open_clip()["text_projection"].T.contiguous()}
+    towers = clip_keys.text_to_transformers(open_clip()) | clip_keys.vision_to_transformers(open_clip())
+    return towers | projection | positions | {"logit_scale": torch.tensor(4.6052)}
+
+
+def write_hf_clip(path):
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(CLIP_SETTINGS), encoding="utf-8")
+    torch.save(module_state(hf_clip()), path / "pytorch_model.bin")
+
+
+def own_file(path):
+    source = path.with_name("source.safetensors")  # a .pth would say nothing of heads, which are not 64 here
+    save_file(as_dtype(unet("i2vgen_xl"), torch.float32), source, {key: str(value) for key, value in HEADS.items()})
+    convert(source, path)
+
+
+# ---------------------------------------------------------------- what is read from them
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one file: what it was taken for, the weights' type, how many tensors matched, and the forward's error."""
+
+    kind: str
+    stored: str
+    tensors: int
+    error: float
+
+
+@torch.no_grad()
+def forward_error(checkpoint):
+    """Of a network's forward against what the official code computed."""
+    kind, case = checkpoint.config.kind, CASE
+    batch, frames, height, width = (case[key] for key in ("batch", "frames", "height", "width"))
+    network = checkpoint.build_network(torch.float32)
+    t, fps = torch.tensor(case["t"]), torch.tensor(case["fps"])
+    text = weights.noise("y", (batch, 77, case["context_dim"]))
+    image = weights.noise("image", (batch, 1, case["context_dim"]))
+    x = check.flat(weights.noise("x", (batch, 4, frames, height, width)))
+    if kind == "i2vgen_xl":
+        local = weights.noise("local", (batch, 4, 1, height, width))[:, :, 0]
+        tokens = checkpoint.build_global_encoder(torch.float32)(local)
+        context = torch.cat([text, tokens, network.context_embedding(image)], dim=1)
+        found, name = network(x, t, context, frames, fps, network.detail_encoder(local, frames)), "i2vgen.cond"
+    elif kind == "image2video":
+        found, name = network(x, t, network.context_embedding(image), frames, fps), kind
+    else:
+        x = check.flat(weights.noise("x2", (batch, 4, frames, height + 2, width)))
+        found, name = network(x, t, text, frames), kind.removesuffix("_xl")
+    return toy.error(check.video(found, batch), load_file(toy.GOLDEN / "unet.safetensors")[f"single.{name}"])
+
+
+def base(path):
+    """A base from a file. A pickled one says nothing of heads, which are not the releases' 64 here."""
+    checkpoint = open_base(path) if says_heads(path) else parse_unet(read_state_dict(path)[0], HEADS)
+    assert not checkpoint.config.is_refiner
+    return of_unet(checkpoint)
+
+
+def refiner(kind=None):
+    def open_(path):
+        return of_unet(
+            open_refiner(path, kind) if says_heads(path) else parse_unet(read_state_dict(path)[0], HEADS, kind=kind)
+        )
+
+    return open_
+
+
+def says_heads(path):
+    if path.is_dir():
+        return True
+    return path.suffix == ".safetensors" and "head_dim" in read_state_dict(path)[1]
+
+
+def of_unet(checkpoint):
+    """Of a network whose every tensor is the one that was written, rounded to the type that is stored."""
+    kind, dtype = checkpoint.config.kind, checkpoint.network["out.2.weight"].dtype
+    found = checkpoint.network | {GLOBAL_ENCODER + key: value for key, value in checkpoint.global_encoder.items()}
+    expected = as_dtype(from_official(unet(kind)), dtype)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(bits(value), bits(expected[key])) for key, value in found.items())
+    return Result(kind, NAMES[dtype], len(found), forward_error(checkpoint))
+
+
+def bits(value):
+    """A tensor's bytes: values of 8 bits cannot be compared on the CPU by every torch."""
+    return value.contiguous().reshape(-1).view(torch.uint8)
+
+
+@torch.no_grad()
+def clip(path):
+    """Both towers, from a file or from a Hugging Face folder."""
+    heads = {} if path.is_dir() else {"head_dim": 16}
+    text, image = encoders.load_text_encoder(path, **heads), encoders.load_image_encoder(path, **heads)
+    golden = load_file(toy.GOLDEN / "encoders.safetensors")
+    size = CLIP["vision"]["image_size"]
+    pixels = weights.noise(CASES["encoders"]["pixels"], (2, 3, size, size))
+    errors = (
+        toy.error(text.encode(CASES["encoders"]["prompts"]), golden["text_penultimate"]),
+        toy.error(image.encode(pixels), golden["image_embeds"]),
+    )
+    state = read_state_dict(path)[0]
+    count = len(clip_keys.text_tower(state)) + len(clip_keys.vision_tower(state))
+    stored = NAMES[next(iter(clip_keys.text_tower(state).values())).dtype]
+    return Result("CLIP text, CLIP vision", stored, count, max(errors))
+
+
+@torch.no_grad()
+def vae(path):
+    loaded, golden = encoders.load_vae(path), load_file(toy.GOLDEN / "encoders.safetensors")
+    errors = (
+        toy.error(loaded.moments(weights.noise(*CASES["encoders"]["vae_pixels"])), golden["vae_moments"]),
+        toy.error(loaded.decode_pixels(weights.noise(*CASES["encoders"]["vae_latent"])), golden["vae_decoded"]),
+    )
+    tensors = vae_keys.vae_tensors(read_state_dict(path)[0])
+    return Result("vae", NAMES[tensors["decoder.conv_in.weight"].dtype], len(tensors), max(errors))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of file that people have.
+
+    Args:
+        file: the released name; the suffix is that of the toy file too.
+        source: where it comes from.
+        stored: type of the weights.
+        kind: what it has to be taken for.
+        write: writes the toy file.
+        open: reads it.
+        limit: of the forward's relative error. Rounded weights give another forward, by about their own rounding.
+    """
+
+    file: str
+    source: str
+    stored: str
+    kind: str
+    write: Callable
+    open: Callable
+    limit: float = 1e-5
+
+    def result(self, place, number):
+        """Writes and reads it in a folder of its own."""
+        place = place / str(number)
+        place.mkdir()
+        path = place / self.file.removesuffix("/").split("/")[-1].replace(" alone", "")
+        self.write(path)
+        return self.open(path)
+
+
+def _ema(path):
+    save_file({f"ema.{key}": value.contiguous() for key, value in unet("vid2vid_xl").items()}, path)
+
+
+def _tuned(dtype):
+    return lambda path: save_file(as_dtype(unet("i2vgen_xl"), dtype), path)
+
+
+SAFE = "diffusion_pytorch_model.safetensors"
+FP16 = "diffusion_pytorch_model.fp16.safetensors"
+VGEN, DIFFUSERS = "ali-vilab/i2vgen-xl, models/", "ali-vilab/i2vgen-xl"
+ROWS = (
+    Row("i2vgen_xl_00854500.pth", VGEN, "fp32", "i2vgen_xl", vgen("i2vgen_xl"), base),
+    Row("unet/", DIFFUSERS, "fp32", "i2vgen_xl", folder(UNET_SETTINGS, SAFE, i2vgen_diffusers), base),
+    Row(
+        "unet/, sharded", DIFFUSERS, "fp32", "i2vgen_xl", folder(UNET_SETTINGS, SAFE, i2vgen_diffusers, shards=3), base
+    ),
+    Row(
+        "unet/, .fp16. variant",
+        DIFFUSERS,
+        "fp16",
+        "i2vgen_xl",
+        folder(UNET_SETTINGS, FP16, i2vgen_diffusers, torch.float16),
+        base,
+        1e-2,
+    ),
+    Row(
+        "unet/" + SAFE + " alone",
+        DIFFUSERS,
+        "fp32",
+        "i2vgen_xl",
+        lambda path: save_file(as_dtype(i2vgen_diffusers(), torch.float32), path),
+        base,
+    ),
+    Row(
+        "unet/" + FP16 + " alone",
+        DIFFUSERS,
+        "fp16",
+        "i2vgen_xl",
+        lambda path: save_file(as_dtype(i2vgen_diffusers(), torch.float16), path),
+        base,
+        1e-2,
+    ),
+    Row("base_03_alldata_fps_v_80g_0789000.pth", "MS-Image2Video", "fp32", "image2video", vgen("image2video"), base),
+    Row("img2video_ldm_0779000.pth", "MS-Image2Video", "fp32", "image2video", vgen("image2video", 779000), base),
+    Row("non_ema_0035000.pth", "MS-Vid2Vid-XL", "fp32", "vid2vid_xl", vgen("vid2vid_xl", 35000), refiner()),
+    Row("sr_step_110000_ema.pth", "VGen", "fp32", "sr600", vgen("sr600", 110000), refiner("sr600")),
+    Row(
+        "open_clip_pytorch_model.bin",
+        "open_clip, ViT-H/14",
+        "fp32",
+        "CLIP text, CLIP vision",
+        lambda path: torch.save(module_state(open_clip()), path),
+        clip,
+    ),
+    Row("CLIP-ViT-H-14-laion2B-s32B-b79K/", "laion", "fp32", "CLIP text, CLIP vision", write_hf_clip, clip),
+    Row(
+        "v2-1_512-ema-pruned.ckpt",
+        "Stable Diffusion 2.1",
+        "fp32",
+        "vae",
+        lambda path: save(lightning(stable_diffusion()), path),
+        vae,
+    ),
+    Row(
+        "v2-1_512-ema-pruned.safetensors",
+        "Stable Diffusion 2.1",
+        "fp32",
+        "vae",
+        lambda path: save_file(dict(stable_diffusion()), path),
+        vae,
+    ),
+    Row(
+        "vae/",
+        DIFFUSERS,
+        "fp32",
+        "vae",
+        folder(VAE_SETTINGS, SAFE, lambda: vae_keys.vae_to_diffusers(ldm_vae())),
+        vae,
+    ),
+    Row(
+        "vae/, .fp16. variant",
+        DIFFUSERS,
+        "fp16",
+        "vae",
+        folder(VAE_SETTINGS, FP16, lambda: vae_keys.vae_to_diffusers(ldm_vae()), torch.float16),
+        vae,
+        1e-2,
+    ),
+    Row("a fine-tune.safetensors", "anyone", "fp16", "i2vgen_xl", _tuned(torch.float16), base, 1e-2),
+    Row("a fine-tune.safetensors", "anyone", "bf16", "i2vgen_xl", _tuned(torch.bfloat16), base, 1e-1),
+    Row("a fine-tune.safetensors", "anyone", "fp8_e4m3fn", "i2vgen_xl", _tuned(torch.float8_e4m3fn), base, 1.0),
+    Row("a fine-tune, prefix ema.safetensors", "anyone", "fp32", "vid2vid_xl", _ema, refiner()),
+    Row("converted.safetensors", "`convert` of this project", "fp32", "i2vgen_xl", own_file, base),
+)
+
+
+def table(results):
+    """The table as Markdown, of a Result for each of ROWS."""
+    lines = ["| File | From | Stored | Detected | Strict match | Official forward |", "|---|---|---|---|---|---|"]
+    for row, result in zip(ROWS, results, strict=True):
+        parity = f"within {row.limit:g}" if result.error <= row.limit else f"OFF BY {result.error:.1g}"
+        cells = (f"`{row.file}`", row.source, result.stored, result.kind, f"all {result.tensors} tensors", parity)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+BEGIN, END = "<!-- table: python tests/core/released.py docs/checkpoints.md -->\n", "<!-- end of the table -->\n"
+
+
+def main():
+    document = Path(sys.argv[1])
+    before, _, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    with TemporaryDirectory() as place:
+        made = table([row.result(Path(place), number) for number, row in enumerate(ROWS)])
+    document.write_text(before + BEGIN + made + END + rest.partition(END)[2], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Every released file, in its own format: keys, nesting and types, and that nothing else is needed to read it."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import released
+import torch
+import toy
+from safetensors.torch import load_file, save_file
+
+from i2vgen_core import encoders
+from i2vgen_core.cascade import BaseOptions, Cascade
+from i2vgen_core.checkpoints.load import open_base, open_refiner, open_unet, parse_unet
+from i2vgen_core.checkpoints.read import read_state_dict
+from i2vgen_core.checkpoints.unet_keys import to_diffusers
+from i2vgen_core.config import RELEASES
+from i2vgen_core.errors import CheckpointError
+from i2vgen_core.schedules import schedule_for
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "checkpoints.md"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return [row.result(tmp_path_factory.mktemp("released"), number) for number, row in enumerate(released.ROWS)]
+
+
+@pytest.mark.parametrize("number", range(len(released.ROWS)), ids=lambda n: f"{n} {released.ROWS[n].file}")
+def test_a_released_file_is_known_and_gives_what_the_official_code_gives(results, number):
+    row, result = released.ROWS[number], results[number]
+    assert (result.kind, result.stored) == (row.kind, row.stored)
+    assert result.error <= row.limit
+
+
+def test_the_table_in_the_docs_is_up_to_date(results):
+    text = DOCUMENT.read_text(encoding="utf-8")
+    written = text.partition(released.BEGIN)[2].partition(released.END)[0]
+    assert written == released.table(results), "run: python tests/core/released.py docs/checkpoints.md"
+
+
+# ---------------------------------------------------------------- what comes with a network
+
+# a .pth file says nothing of heads, so its network has the releases' 64
+WIDE = replace(toy.CONFIG, model_channels=64, head_dim=64)
+
+
+def vgen(path, kind, **content):
+    torch.save({"state_dict": toy.stored(replace(WIDE, kind=kind)), **content}, path)
+
+
+@pytest.mark.parametrize("name", ["base_03_alldata_fps_v_80g_0789000.pth", "img2video_ldm_0779000.pth"])
+def test_image2video_comes_with_its_own_settings(tmp_path, name):
+    vgen(tmp_path / name, "image2video", step=1)
+    opened = open_base(tmp_path / name)
+    release = opened.release
+    assert (release.width, release.height, release.frames) == (448, 256, 32)
+    assert (release.guidance, release.offset_noise) == (3, 0.1)
+    assert opened.global_encoder == {} and opened.build_global_encoder() is None
+    own, other = schedule_for(opened.config.kind).alphas_cumprod, schedule_for("i2vgen_xl").alphas_cumprod
+    assert not torch.allclose(own, other) and own[-1] > 0  # scaled-linear betas do not end in noise alone
+
+
+def test_sr600_is_the_callers_word_and_enters_by_inversion(tmp_path):
+    path = tmp_path / "sr_step_110000_ema.pth"
+    vgen(path, "sr600", step=110000)
+    assert open_refiner(path).config.kind == "vid2vid_xl"  # the same tensors
+    opened = open_refiner(path, "sr600")
+    assert opened.config.kind == "sr600"
+    assert opened.release == RELEASES["sr600"] and opened.release.entry == "inversion"
+
+
+@pytest.fixture(scope="module")
+def changed_bundle(bundles, tmp_path_factory):
+    """A bundle whose folders say what the published ones say: another VAE scale, and text padded with the end."""
+    folder = tmp_path_factory.mktemp("published") / "bundle"
+    shutil.copytree(bundles(), folder)
+    config = folder / "vae" / "config.json"
+    settings = json.loads(config.read_text()) | {"scaling_factor": 0.18125}
+    config.write_text(json.dumps(settings))
+    tokenizer = {"pad_token": "<|endoftext|>", "model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return folder
+
+
+def test_vae_scale_and_padding_are_the_networks_whatever_the_folder_says(bundles, changed_bundle):
+    assert json.loads((bundles() / "vae" / "config.json").read_text())["scaling_factor"] == 0.18215
+    image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    options = BaseOptions(width=64, height=64, frames=2)
+    ours, theirs = (
+        Cascade(folder, device="cpu").condition(image, "a fox", options) for folder in (bundles(), changed_bundle)
+    )
+    assert torch.equal(ours.positive, theirs.positive) and torch.equal(ours.details, theirs.details)
+    tokens = Cascade(changed_bundle, device="cpu").text_encoder.tokenizer(["a fox"])
+    assert tokens[0, 5:].eq(0).all()
+
+
+# ---------------------------------------------------------------- other forms of the same files
+
+
+def test_lightning_need_not_be_there(tmp_path):
+    path = tmp_path / "v2-1_512-ema-pruned.ckpt"
+    released.save(released.lightning(released.stable_diffusion()), path)
+    with pytest.raises(ModuleNotFoundError, match="pytorch_lightning"):
+        torch.load(path, weights_only=False)
+    state, _ = read_state_dict(path)
+    assert toy.same(
+        state,
+        dict(
+            released.stable_diffusion()
+            | {k: state[k] for k in state if "diffusion_model" in k or k in ("betas", "alphas_cumprod")}
+        ),
+    )
+    assert "pytorch_lightning" not in sys.modules
+    assert encoders.load_text_encoder(path, head_dim=16).config.layers == 4  # its text encoder is CLIP's too
+    with pytest.raises(CheckpointError, match="expected a network of the I2VGen-XL family"):
+        open_base(path)
+
+
+@pytest.mark.parametrize("name", ["open_clip_pytorch_model.bin", "open_clip_model.safetensors"])
+def test_a_folder_with_open_clips_file_alone(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps(released.CLIP_SETTINGS))
+    if name.endswith(".bin"):
+        torch.save(released.module_state(released.open_clip()), tmp_path / name)
+    else:
+        save_file(released.open_clip(), tmp_path / name)
+    assert encoders.load_text_encoder(tmp_path).config.head_dim == 16
+    assert encoders.load_image_encoder(tmp_path).config.head_dim == 16
+
+
+@pytest.mark.parametrize("form", ["official", "diffusers"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_stored_types_are_kept_and_built_in_what_is_asked_for(tmp_path, dtype, form):
+    state = toy.stored(toy.CONFIG) if form == "official" else to_diffusers(toy.whole_state(toy.CONFIG))
+    path = tmp_path / "tuned.safetensors"
+    save_file(released.as_dtype(state, dtype), path, {"head_dim": "8"})
+    opened = open_unet(path)
+    assert {value.dtype for value in (opened.network | opened.global_encoder).values()} == {dtype}
+    for wanted in (torch.float32, torch.float16):
+        built = opened.build_network(wanted).state_dict()
+        assert all(torch.equal(value, opened.network[key].to(wanted)) for key, value in built.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn], ids=str)
+def test_a_pickled_fine_tune(tmp_path, dtype):
+    path = tmp_path / "tuned.pth"
+    state = {key: torch.nn.Parameter(value.to(dtype)) for key, value in toy.stored(WIDE).items()}
+    torch.save({"state_dict": state}, path)
+    opened = open_unet(path)
+    assert opened.network["out.2.bias"].dtype == dtype and not opened.network["out.2.bias"].requires_grad
+
+
+@pytest.mark.parametrize("prefix", ["ema.", "ema.module.", "module.ema.", "ema.model.diffusion_model."])
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside the trained weights"])
+def test_moving_averages_go_before_the_trained_weights(tmp_path, prefix, beside):
+    averaged = toy.stored(WIDE)
+    state = {prefix + key: value for key, value in averaged.items()}
+    if beside:
+        outer = prefix.partition("ema.")[0]
+        state |= {outer + key: value + 1 for key, value in averaged.items()}
+    torch.save(state, tmp_path / "model.pth")
+    opened = open_unet(tmp_path / "model.pth")
+    assert torch.equal(opened.network["out.2.bias"], averaged["out.2.bias"])
+
+
+# ---------------------------------------------------------------- networks that were derived from the second stage
+
+
+def derived(name):
+    """The tensors that tell a derived network, beside the second stage's (video_to_video/modules/unet_v2v.py)."""
+    state = toy.stored(replace(WIDE, kind="vid2vid_xl"))
+    control = {f"VideoControlNet.{key}": value for key, value in state.items() if key.startswith(("input", "middle"))}
+    control |= {"VideoControlNet.input_hint_block.weight": torch.zeros(64, 4, 3, 3)}
+    control |= {"VideoControlNet.zero_convs.0.0.weight": torch.zeros(64, 64, 1, 1)}
+    if name == "VEnhancer":
+        control |= {"VideoControlNet.scale_cond.0.weight": torch.zeros(256, 64)}
+        control |= {"VideoControlNet.hint_time_zero_linear.weight": torch.zeros(256, 256)}
+    else:
+        block = "input_blocks.1.1.transformer_blocks.0.local1.conv1.weight"
+        state |= {block: torch.zeros(1, 2, 7, 7)}
+        control |= {f"VideoControlNet.{block}": torch.zeros(1, 2, 7, 7)}
+    return state | control
+
+
+@pytest.mark.parametrize("form", ["whole", "ControlNet alone", "safetensors"])
+@pytest.mark.parametrize("name", ["VEnhancer", "STAR"])
+def test_derived_networks_are_told_apart(tmp_path, name, form):
+    state = derived(name)
+    if form == "ControlNet alone":
+        state = {key: value for key, value in state.items() if key.startswith("VideoControlNet.")}
+    path = tmp_path / ("model.safetensors" if form == "safetensors" else "model.pt")
+    save_file({k: v.clone() for k, v in state.items()}, path) if form == "safetensors" else torch.save(
+        {"state_dict": state}, path
+    )
+    for load in (open_base, open_refiner):
+        with pytest.raises(CheckpointError, match=f"found a {name} ControlNet checkpoint"):
+            load(path)
+
+
+def test_other_controlnets_are_not_called_by_these_names():
+    state = {"control_model.input_hint_block.0.weight": torch.zeros(16, 3, 3, 3)}
+    with pytest.raises(CheckpointError, match="expected a network of the I2VGen-XL family, found no time_embed"):
+        parse_unet(state)
+
+
+def test_a_folder_with_whole_and_half_files_takes_the_whole_ones(tmp_path):
+    state = to_diffusers(toy.whole_state(toy.CONFIG))
+    save_file(released.as_dtype(state, torch.float32), tmp_path / released.SAFE)
+    save_file(released.as_dtype(state, torch.float16), tmp_path / released.FP16)
+    assert toy.same(read_state_dict(tmp_path)[0], load_file(tmp_path / released.SAFE))

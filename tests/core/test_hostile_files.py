@@ -1,0 +1,517 @@
+"""Damaged and hostile files: each loads strictly, with finite weights, or ends in one of our errors; nothing runs, nothing
+is written, and a failed load leaves nothing behind."""
+
+import gc
+import io
+import json
+import os
+import pickle
+import struct
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+import hostile
+import pytest
+import released
+import torch
+import toy
+from released import Call, Name
+from safetensors.torch import load_file, save, save_file
+
+from i2vgen_core.cascade import Cascade
+from i2vgen_core.checkpoints import clip_keys
+from i2vgen_core.checkpoints.check import check_tensors, is_finite
+from i2vgen_core.checkpoints.load import open_base, open_refiner, parse_unet
+from i2vgen_core.checkpoints.read import read_config, read_state_dict
+from i2vgen_core.encoders import load_text_encoder, load_vae
+from i2vgen_core.errors import CheckpointError, InputError
+
+
+def refusal(path, load=read_state_dict):
+    """The message of the CheckpointError that a load ends in, watched."""
+    with hostile.watched(), pytest.raises(CheckpointError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert message.isprintable() and len(message) < 2000
+    return message
+
+
+# ---------------------------------------------------------------- many damaged files
+
+
+def test_mutated_files(tmp_path):
+    results = list(hostile.run(tmp_path, 96, seed=2))
+    assert [result for result in results if isinstance(result, str)] == []
+    kinds = {taken for _, taken, _ in results}
+    assert None in kinds and len(kinds) > 3, "all refused: the files are too damaged to show anything"
+
+
+@pytest.mark.parametrize("source", hostile.SOURCES)
+def test_a_whole_file_loads_with_its_own_loader_and_with_no_other(tmp_path, source):
+    _, suffix, _, own, kind = hostile.SOURCES[source]
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(hostile.whole(source))
+    for loader in hostile.LOADERS:
+        taken, _ = hostile.attempt(loader, path)
+        if {loader, own} <= {"text", "vision"}:
+            assert taken == loader
+        else:
+            assert taken == (kind if loader == own else None)
+
+
+def test_the_watch_sees_what_it_is_for(tmp_path):
+    with pytest.raises(AssertionError, match=r"os\.system"), hostile.watched():
+        os.system("true")
+    with pytest.raises(AssertionError, match="open"), hostile.watched():
+        (tmp_path / "new").write_text("x")
+    (tmp_path / "model.pth").write_bytes(pickle.dumps(print))
+    with pytest.raises(AssertionError, match=r"pickle\.find_class"), hostile.watched():
+        pickle.loads((tmp_path / "model.pth").read_bytes())
+    with hostile.watched():
+        (tmp_path / "new").read_text()
+
+
+# ---------------------------------------------------------------- weights
+
+
+def spoilt(value, at, number):
+    flat = value.clone().reshape(-1)
+    flat.view(torch.uint8)[at * flat.element_size() : (at + 1) * flat.element_size()] = torch.tensor(
+        list(torch.tensor([number]).to(value.dtype).view(torch.uint8))
+    )
+    return flat.reshape(value.shape)
+
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2)
+NOT_FINITE = [(dtype, number) for dtype in FLOATS for number in (float("nan"), float("inf"), -float("inf"))]
+NOT_FINITE += [(torch.float8_e4m3fn, float("nan"))]  # which has no infinities
+
+
+@pytest.mark.parametrize(("dtype", "number"), NOT_FINITE, ids=str)
+def test_what_is_no_finite_number_is_found_wherever_it_is(dtype, number):
+    for size in (1, 7, 64, 1000, 2**20 + 3):
+        value = torch.zeros(size).to(dtype)
+        assert is_finite(value)
+        for at in {0, size // 2, size - 1}:
+            assert not is_finite(spoilt(value, at, number))
+
+
+def test_the_largest_numbers_are_finite():
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
+        most = torch.finfo(dtype).max
+        assert is_finite(torch.tensor([most, -most, 0.0]).to(dtype))
+
+
+@pytest.mark.parametrize("source", hostile.SOURCES)
+def test_weights_that_are_not_finite_are_refused_by_every_loader(tmp_path, source):
+    _, suffix, write, loader, _ = hostile.SOURCES[source]
+    state = hostile.layout(source)
+    tower = {"text": clip_keys.text_tower, "vision": clip_keys.vision_tower}.get(loader, dict)(state)
+    key = list(tower)[len(tower) // 2]
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(write(state | {key: spoilt(state[key], -1 + state[key].numel(), float("nan"))}))
+    assert "expected finite weights, found 1 not finite" in refusal(path, hostile.LOADERS[loader])
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64], ids=str)
+def test_weights_of_another_type_are_refused(dtype):
+    state = toy.stored(toy.CONFIG)
+    with pytest.raises(CheckpointError, match=r"1 of a wrong type \(out\.2\.bias torch\."):
+        parse_unet(state | {"out.2.bias": state["out.2.bias"].to(dtype)}, toy.SETTINGS)
+
+
+def test_names_from_a_file_are_shown_without_control_characters():
+    with pytest.raises(CheckpointError) as caught:
+        check_tensors({"\x1b[2J": torch.ones(1), "a" * 10**6: torch.ones(1)}, {}, "it")
+    assert "'\\x1b[2J'" in str(caught.value) and len(str(caught.value)) < 500
+
+
+# ---------------------------------------------------------------- pickles
+
+
+def reduce(module, name, *arguments):
+    return Call(Name(module, name), arguments)
+
+
+def nested(levels):
+    """A dictionary whose key is a tuple that holds itself twice a level: some bytes, and 2 ** levels values."""
+    twice = b"".join(pickle.BINPUT + bytes([n]) + pickle.BINGET + bytes([n]) + pickle.TUPLE2 for n in range(levels))
+    return pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.EMPTY_TUPLE + twice + pickle.NONE + pickle.SETITEM + b"."
+
+
+def deep(levels):
+    stream = pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.EMPTY_TUPLE + pickle.TUPLE1 * levels
+    return stream + pickle.NONE + pickle.SETITEM + pickle.STOP
+
+
+def cyclic():
+    value = {"a": torch.ones(2)}
+    value["state_dict"] = value
+    return value
+
+
+def storage(numel):
+    """A tensor whose shape is larger than anything: one number, seen again and again."""
+    return torch.ones(1).expand(numel)
+
+
+CONTENTS = {
+    # what it is: content, what the message says of it
+    "calls os.system": ({"a": reduce("posix", "system", "echo")}, "a reference to posix.system"),
+    "calls eval": ({"a": reduce("builtins", "eval", "1")}, "a reference to builtins.eval"),
+    "calls torch.hub": ({"a": reduce("torch.hub", "load", "x", "y")}, "a reference to torch.hub.load"),
+    "reads a file": ({"a": reduce("numpy", "fromfile", "/etc/passwd")}, "a reference to numpy.fromfile"),
+    "allocates": ({"a": reduce("builtins", "bytearray", 2**40)}, "a reference to builtins.bytearray"),
+    "makes a tensor of any size": ({"a": reduce("torch", "Tensor", 2**20, 2**20)}, "a reference to torch.Tensor"),
+    "makes a sparse tensor": ({"a": reduce("torch._utils", "_rebuild_sparse_tensor", 1, 2)}, "_rebuild_sparse_tensor"),
+    "a name of Lightning's that is not listed": (
+        {"a": reduce("pytorch_lightning.callbacks.model_checkpoint", "os")},
+        "a reference to pytorch_lightning",
+    ),
+    "a tensor seen again and again": ({"a": storage(2**40)}, "tensors of"),
+    "many names of one tensor": ({str(n): storage(2**20) for n in range(300)}, "tensors of"),
+    "nothing but itself": (cyclic(), None),
+    "no tensors": ({"state_dict": {"a": [1]}}, "expected a state dict"),
+    "names that are no text": ({1: torch.ones(2), ("a", "b"): torch.ones(2)}, "expected a state dict"),
+}
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize("what", CONTENTS)
+def test_a_pickle_that(tmp_path, what, old):
+    content, message = CONTENTS[what]
+    path = tmp_path / "model.pth"
+    released.save(content, path, _use_new_zipfile_serialization=not old)
+    if message is None:
+        assert list(read_state_dict(path)[0]) == ["a"]
+    else:
+        assert message in refusal(path)
+
+
+@pytest.mark.parametrize("call", ["__reduce__", "stand-in with state"])
+def test_lightning_objects_stand_for_nothing(tmp_path, call):
+    """Lightning's class is an empty one here, whatever a file makes of it."""
+    name = Name("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")
+    made = Call(name, ("sh", "-c", "echo"), {"__class__": 1, "path": "/etc/passwd"} if "state" in call else None)
+    before = set(torch.serialization.get_safe_globals())
+    released.save({"state_dict": {"a": torch.ones(2)}, "callbacks": {"x": made}}, tmp_path / "model.ckpt")
+    with hostile.watched():
+        assert list(read_state_dict(tmp_path / "model.ckpt")[0]) == ["a"]
+    assert "pytorch_lightning" not in sys.modules
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+def rezipped(data, change, kind=zipfile.ZIP_STORED):
+    """A zip file with its entries, (name, bytes), changed."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", kind) as archive:
+        for name, part in change(entries):
+            archive.writestr(zipfile.ZipInfo(name), part, kind)
+    return buffer.getvalue()
+
+
+def pickle_as(stream):
+    return lambda entries: [(name, stream if name.endswith(".pkl") else part) for name, part in entries]
+
+
+WHOLE = hostile.zipped({"a": torch.ones(2)})
+CALL_OF_A_LIST = b"\x80\x02" + b"]" + b")R."
+ZIPS = {
+    "a zip bomb": (
+        rezipped(WHOLE, lambda e: [*e, ("archive/data/9", b"\0" * 10**7)], zipfile.ZIP_DEFLATED),
+        "compressed",
+    ),
+    "a compressed pickle": (rezipped(WHOLE, list, zipfile.ZIP_DEFLATED), "compressed"),
+    "entries of one name": (
+        rezipped(WHOLE, lambda e: [*e, ("archive/data/O", b"x")]).replace(b"archive/data/O", b"archive/data/0"),
+        "two entries of one name",
+    ),
+    "two pickles": (rezipped(WHOLE, lambda e: [*e, ("archive/x/data.pkl", e[0][1])]), "2 pickles"),
+    "no pickle": (rezipped(WHOLE, lambda e: e[1:]), "0 pickles"),
+    "something before it": (b"PK\x03\x04" + b"\0" * 100 + WHOLE, "before the first entry"),
+    "something after it": (WHOLE + b"x", "cut short"),
+    "a key that takes for ever to hash": (rezipped(WHOLE, pickle_as(nested(60))), "tuples within tuples"),
+    "a deep tuple as a key": (rezipped(WHOLE, pickle_as(deep(100_000))), "tuples within tuples"),
+    "a call of a list": (rezipped(WHOLE, pickle_as(CALL_OF_A_LIST)), "other than a name"),
+    "too many steps": (rezipped(WHOLE, pickle_as(b"\x80\x02" + b"N" * 10**6 + b".")), "500000 steps"),
+    "text of 4 GB": (rezipped(WHOLE, pickle_as(b"\x80\x02X\xff\xff\xff\xffabc.")), "expected"),
+    "more taken than there is": (rezipped(WHOLE, pickle_as(b"\x80\x02R.")), "takes more than it has"),
+    "steps of newer pickles": (
+        rezipped(WHOLE, pickle_as(b"\x80\x04\x8c\x05posix\x8c\x06system\x93.")),
+        "SHORT_BINUNICODE",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ZIPS)
+def test_a_zip_file_with(tmp_path, what):
+    data, message = ZIPS[what]
+    (tmp_path / "model.pth").write_bytes(data)
+    assert message in refusal(tmp_path / "model.pth")
+
+
+def test_a_zip_file_whose_directory_is_huge(tmp_path):
+    size = 2**23
+    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 1, 1, size, 0, 0)
+    (tmp_path / "model.pth").write_bytes(b"PK\x03\x04" + b"\0" * size + end)
+    assert f"a zip directory of {size} bytes" in refusal(tmp_path / "model.pth")
+
+
+def test_a_zip_file_whose_entries_overlap(tmp_path):
+    """Two entries that are the same bytes of the file, so that all of them together are larger than it."""
+    value = torch.zeros(2**18)
+    data = hostile.zipped({"a": value, "b": value.clone()})
+    first, second = (data.rindex(b"archive/data/%d" % n) - 46 + 42 for n in (0, 1))
+    cut = bytearray(data)
+    cut[second : second + 4] = cut[first : first + 4]
+    one = cut[:4096] + cut[2**20 :]  # one of the two is gone
+    (tmp_path / "model.pth").write_bytes(bytes(one))
+    refusal(tmp_path / "model.pth")
+
+
+def test_a_tar_file_is_not_taken_out_into_a_folder(tmp_path):
+    """torch's oldest form: torch.load writes its members into a temporary folder."""
+    magic, path = released.pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2), tmp_path / "model.pth"
+    with tarfile.open(path, "w") as archive:
+        for name in (magic.decode("latin-1"), "storages", "tensors", "pickle"):
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            archive.addfile(member, io.BytesIO(b"\0" * 4))
+    raw = path.read_bytes()
+    path.write_bytes(magic + raw[len(magic) :])
+    before = set(os.listdir(tempfile.gettempdir()))
+    refusal(path)
+    assert set(os.listdir(tempfile.gettempdir())) == before
+
+
+# ---------------------------------------------------------------- safetensors
+
+
+def safetensors_file(header, data=b"\0" * 16):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(start, end, shape=(4,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+
+
+HEADERS = {
+    "beyond the end": safetensors_file({"a": entry(0, 32, (8,))}),
+    "over each other": safetensors_file({"a": entry(0, 16), "b": entry(0, 16)}),
+    "backwards": safetensors_file({"a": entry(16, 0)}),
+    "negative": safetensors_file({"a": entry(-16, 0)}),
+    "with a gap": safetensors_file({"a": entry(8, 16, (2,))}),
+    "less than the shape": safetensors_file({"a": entry(0, 16, (400,))}),
+    "an overflow": safetensors_file({"a": entry(0, 16, (2**62, 4, 2**62))}),
+    "a negative shape": safetensors_file({"a": entry(0, 16, (-4,))}),
+    "a name twice": safetensors_file(b'{"a":%s,"a":%s}' % ((json.dumps(entry(0, 16)).encode(),) * 2), b"\0" * 32),
+    "another type": safetensors_file({"a": entry(0, 16, dtype="X9")}),
+    "no object": safetensors_file(b"[1, 2]"),
+    "nested a million deep": safetensors_file(b'{"a":' + b"[" * 10**6),
+    "longer than the file": struct.pack("<Q", 2**20) + b"{}",
+    "larger than any": struct.pack("<Q", 2**63) + b"{}",
+    "of 50 MB": struct.pack("<Q", 50 * 2**20) + b"{}" + b" " * (50 * 2**20 - 2),
+    "not text": safetensors_file(b"\xff\xfe" * 20),
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+def test_a_header_that_lies(tmp_path, what):
+    (tmp_path / "model.safetensors").write_bytes(HEADERS[what])
+    assert "expected a safetensors file" in refusal(tmp_path / "model.safetensors")
+
+
+# ---------------------------------------------------------------- names and folders
+
+
+def test_links_and_folders_in_the_place_of_files(tmp_path):
+    inside, outside = tmp_path / "models", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "secret.safetensors").write_text("root:x:0:0")
+    for name, target in (
+        ("text.safetensors", outside / "secret.safetensors"),
+        ("device.safetensors", "/dev/zero"),
+        ("loop.safetensors", "loop.safetensors"),
+        ("gone.safetensors", "nothing"),
+        ("outside.safetensors", outside),
+    ):
+        (inside / name).symlink_to(target)
+    (inside / "folder.safetensors").mkdir()
+    os.mkfifo(inside / "pipe.safetensors")
+    for path in inside.iterdir():
+        assert "root:x" not in refusal(path)
+    for name in ("a" * 5000, "nul\0.safetensors", "\n.safetensors"):
+        refusal(inside / name)
+
+
+def test_a_link_to_a_whole_model_loads(tmp_path):
+    """As the download cache of Hugging Face has them."""
+    save_file({"a": torch.ones(2)}, tmp_path / "0123abcd")
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "model.safetensors").symlink_to(tmp_path / "0123abcd")
+    assert list(read_state_dict(tmp_path / "unet")[0]) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "weight_map",
+    [
+        {"a": "../secret.safetensors"},
+        {"a": "/etc/passwd"},
+        {"a": "x" * 5000 + ".safetensors"},
+        {"a": "\0.safetensors"},
+        {"a": "folder.safetensors"},
+        {"a": "model.safetensors.index.json"},
+        {"a": "\x1b[2J"},
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_an_index_of_files_that_cannot_be(tmp_path, weight_map):
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    refusal(tmp_path)
+
+
+def test_an_index_with_a_tensor_in_two_files(tmp_path):
+    for name in ("1.safetensors", "2.safetensors"):
+        save_file({"a": torch.ones(2)}, tmp_path / name)
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}})
+    )
+    assert "expected each tensor in one file, found a in two" in refusal(tmp_path)
+
+
+JSON = {
+    "deep": b"[" * 10**6,
+    "long": b" " * (2**22 + 1),
+    "no text": b"\xff",
+    "a long number": b'{"a": ' + b"9" * 5000 + b"}",
+}
+
+
+@pytest.mark.parametrize("what", JSON)
+def test_json_that_overloads_its_reader(tmp_path, what):
+    (tmp_path / "config.json").write_bytes(JSON[what])
+    refusal(tmp_path, read_config)
+
+
+# ---------------------------------------------------------------- sizes and settings that cannot be
+
+
+def unet_with(name, shape=(64, 64)):
+    return toy.stored(toy.CONFIG) | {name: torch.zeros(shape)}
+
+
+SIZES = {
+    "a number of blocks without end": {"input_blocks.999999999.0.weight": (1,)},
+    "a number too long to read": {f"input_blocks.{'9' * 5000}.0.weight": (1,)},
+    "a hundred blocks": {f"input_blocks.{n}.0.weight": (1,) for n in range(100)},
+    "a million channels": {"time_embed.0.weight": (1, 10**6)},
+    "no channels": {"time_embed.0.weight": (0, 10**12)},
+    "a number": {"input_blocks.0.1.proj_in.weight": ()},
+    "twenty thousand tensors": {f"x{n}": (1,) for n in range(20_000)},
+}
+
+
+@pytest.mark.parametrize("what", SIZES)
+def test_a_network_of(what):
+    state = toy.stored(toy.CONFIG) | {key: torch.zeros(shape) for key, shape in SIZES[what].items()}
+    refusal(state, lambda state: parse_unet(state, toy.SETTINGS))
+
+
+def test_prefixes_without_end():
+    refusal({"module." * 10**5 + str(n): torch.zeros(1) for n in range(3)}, parse_unet)
+
+
+@pytest.mark.parametrize("count", [70, 3000])
+def test_encoders_of_too_many_blocks(count):
+    text = {f"transformer.resblocks.{n}.ln_1.weight": torch.zeros(1) for n in range(count)}
+    refusal(dict(hostile.tensors("clip")) | text, load_text_encoder)
+    vae = {f"decoder.up.{n}.block.0.conv1.weight": torch.zeros(1, 1, 1, 1) for n in range(count)}
+    refusal(dict(hostile.tensors("vae")) | vae, load_vae)
+
+
+@pytest.mark.parametrize(
+    ("loader", "settings"),
+    [
+        (load_text_encoder, {"hidden_act": "nothing"}),
+        (load_text_encoder, {"hidden_act": ["gelu"]}),
+        (load_text_encoder, {"layer_norm_eps": "x"}),
+        (load_text_encoder, {"layer_norm_eps": float("nan")}),
+        (load_text_encoder, {"num_attention_heads": -1}),
+        (load_text_encoder, {"num_attention_heads": 10**9}),
+        (load_text_encoder, {"text_head_dim": "9" * 5000}),
+        (load_text_encoder, {"i2vgen_skip_last": 1.5}),
+        (load_vae, {"norm_num_groups": 0}),
+        (load_vae, {"norm_num_groups": 7}),
+        (load_vae, {"norm_num_groups": "x"}),
+        (load_vae, {"norm_num_groups": [32]}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_settings_that_cannot_be(loader, settings):
+    refusal(hostile.tensors("vae" if loader is load_vae else "clip"), lambda state: loader(state, settings=settings))
+
+
+def test_a_head_dimension_that_is_no_number():
+    refusal(toy.stored(toy.CONFIG), lambda state: parse_unet(state, {"head_dim": "9" * 5000}))
+
+
+# ---------------------------------------------------------------- a failed load leaves nothing behind
+
+
+def tensor_bytes():
+    gc.collect()
+    return sum(value.untyped_storage().nbytes() for value in gc.get_objects() if type(value) is torch.Tensor)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_failed_load_leaves_the_earlier_model_and_no_memory(tmp_path, suffix):
+    good, bad = tmp_path / f"good{suffix}", tmp_path / f"bad{suffix}"
+    state = dict(hostile.tensors("vid2vid_xl"))
+    for path, spoil in ((good, state["out.2.bias"]), (bad, torch.full_like(state["out.2.bias"], float("nan")))):
+        content = state | {"out.2.bias": spoil}
+        path.write_bytes(hostile.zipped({"state_dict": content}) if suffix == ".pth" else save(content))
+    model = open_refiner(good).build_network()
+    inputs = toy.inputs(model.config)
+    with torch.no_grad():
+        expected = model(**inputs)
+    before = tensor_bytes()
+    for _ in range(2):
+        with pytest.raises(CheckpointError):
+            open_refiner(bad)
+        with pytest.raises(CheckpointError):
+            open_base(good)
+    assert tensor_bytes() <= before
+    if sys.platform == "linux":
+        assert str(bad) not in Path("/proc/self/maps").read_text()
+    with torch.no_grad():
+        assert torch.equal(model(**inputs), expected)
+
+
+def test_a_cascade_goes_on_after_a_part_that_could_not_be_loaded(tmp_path, bundles):
+    """The refiner is damaged: an error says so, and the base that was loaded before gives what it gave."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    for part in bundles().iterdir():
+        if part.name != "refiner":
+            (folder / part.name).symlink_to(part)
+    refiner = folder / "refiner"
+    refiner.mkdir()
+    (refiner / "config.json").symlink_to(bundles() / "refiner" / "config.json")
+    file = refiner / "diffusion_pytorch_model.safetensors"
+    weights = load_file(bundles() / "refiner" / file.name)
+    save_file(weights | {"out.2.bias": weights["out.2.bias"] * float("nan")}, file)
+    cascade = Cascade(folder, device="cpu")
+    before = cascade.base_release
+    with pytest.raises(InputError, match="finite"):
+        _ = cascade.refiner_release
+    assert cascade.base_release == before
+    save_file(weights, file)
+    assert cascade.refiner_release.title
