@@ -15,7 +15,7 @@ logger = logging.getLogger("i2vgen_xl")
 ROOT = Path(__file__).resolve().parents[1]
 VIDEO = Path("output", "demo.mp4")
 SHEET = VIDEO.with_suffix(".png")
-PROMPT = "A glossy red circle moves quickly to the right."
+PROMPT = "A green triangle slides gently up."
 COMMAND = ["generate", "--image", str(Path("demo", "scene.png")), "--prompt", PROMPT, "--out", str(VIDEO)]
 
 

@@ -88,7 +88,7 @@ def run_clip(job: Job) -> None:
     loop = train_clip(model, source, job.run, config, job.device)
 
     def write() -> None:
-        prompts = [source.clip(i, 16, 8, 1, 1).prompt for i in range(_PROMPTS)]
+        prompts = [source.clip(i, 64, 64, 1, 1).prompt for i in range(_PROMPTS)]
         standardise_tokens(model.text, prompts, config.token_scale)
         for name, tower in (("text_encoder", model.text), ("image_encoder", model.vision)):
             write_tower(job.model / name, tower, stored(tower.state_dict(), DTYPES[job.dtype]))

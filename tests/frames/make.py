@@ -18,8 +18,8 @@ from i2vgen_core.video import contact_sheet
 
 HERE = Path(__file__).resolve().parent
 IMAGE = HERE.parents[1] / "demo" / "scene.png"
-PROMPT = "A glossy red circle moves quickly to the right."
-REFINE_PROMPT = "a red circle"
+PROMPT = "A green triangle slides gently up."
+REFINE_PROMPT = "a green triangle"
 BASE, REFINE = BaseOptions(steps=20, seed=1), RefineOptions(steps=8, seed=1)
 SHOWN = (0, 5, 10, 15)
 """Of the 16 frames."""

@@ -17,7 +17,7 @@ from .graphs import changed, node
 from .in_process import Host
 
 FRAMES = PACK / "tests" / "frames"
-SCENE = 123  # of demo/scene.png, from which the stored frames come
+SCENE = 13  # of demo/scene.png, from which the stored frames come
 
 
 def _graph() -> graphs.Graph:
@@ -27,7 +27,7 @@ def _graph() -> graphs.Graph:
         graph
         | {"refined_frames": node("I2VGenXLVAEDecode", vae=["loader", 4], latent=["refine", 0], frames_per_batch=4)},
         clip_encode__width=128,
-        clip_encode__prompt="A glossy red circle moves quickly to the right.",
+        clip_encode__prompt="A green triangle slides gently up.",
         clip_encode__negative_prompt=RELEASES["i2vgen_xl"].negative_prompt,
         global_encode__width=128,
         global_encode__height=64,
@@ -39,7 +39,7 @@ def _graph() -> graphs.Graph:
         scale__width=288,
         scale__height=144,
         refiner__model_name=builtin.NAME,
-        positive__text="a red circle" + RELEASES["vid2vid_xl"].prompt_suffix,
+        positive__text="a green triangle" + RELEASES["vid2vid_xl"].prompt_suffix,
         negative__text=RELEASES["vid2vid_xl"].negative_prompt,
         refine__steps=8,
         refine__seed=1,
