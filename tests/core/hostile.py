@@ -276,7 +276,9 @@ BYTES = (cut_short, flip_bits, overwrite, leave_out, repeat, insert, set_number,
 
 
 def _spoilt(value, rng):
-    """One tensor of a wrong value, type, shape or size."""
+    """One tensor of a wrong value, type, shape or size; one without values stays as it is."""
+    if not value.ndim or not value.numel():
+        return value
     flat = value.reshape(-1).clone()
     at = rng.randrange(len(flat))
     choice = rng.randrange(9)
