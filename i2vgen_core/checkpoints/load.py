@@ -106,11 +106,7 @@ def parse_unet(
         kind, detail_gain: see open_unet.
     """
     settings = settings or {}
-    state = strip_prefixes(state, _PREFIXES)
-    if len(state) > _MOST_TENSORS:
-        remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600 checkpoint."
-        raise CheckpointError("the model file", f"at most {_MOST_TENSORS} tensors", f"{len(state)}", remedy)
-    state = from_diffusers(state) if is_diffusers_layout(state) else from_official(state)
+    state = in_our_layout(state)
     config = unet_config(
         state, kind=kind or settings.get("kind"), head_dim=_head_dim(settings), detail_gain=detail_gain
     )
@@ -124,6 +120,16 @@ def parse_unet(
         remedy = "Use the released file."
         raise CheckpointError(what, "no global encoder", named(next(iter(encoder))), remedy)
     return UNetCheckpoint(config, network, encoder, release_of(config.kind, _own_release(settings)))
+
+
+def in_our_layout(state: StateDict) -> StateDict:
+    """A UNet's tensors of any layout under our names, prefixes removed; nothing is checked but that they are not too
+    many to be one. Raises CheckpointError."""
+    state = strip_prefixes(state, _PREFIXES)
+    if len(state) > _MOST_TENSORS:
+        remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600 checkpoint."
+        raise CheckpointError("the model file", f"at most {_MOST_TENSORS} tensors", f"{len(state)}", remedy)
+    return from_diffusers(state) if is_diffusers_layout(state) else from_official(state)
 
 
 def _head_dim(settings: Mapping[str, Any]) -> int | None:

@@ -13,9 +13,9 @@ import torch
 from ..config import RELEASES, Kind
 from ..encoder_config import TextConfig, VAEConfig, VisionConfig
 from .clip_keys import text_to_transformers, text_tower, vision_to_transformers, vision_tower
-from .load import _PREFIXES, parse_unet, strip_prefixes
+from .load import in_our_layout, parse_unet
 from .read import read_config
-from .unet_keys import StateDict, from_diffusers, from_official, is_diffusers_layout, to_official
+from .unet_keys import StateDict, to_official
 from .vae_keys import vae_tensors, vae_to_ldm
 
 PartName = Literal["unet", "vae", "text", "vision"]
@@ -80,8 +80,7 @@ def find_part(state: StateDict, settings: Settings, name: PartName, kind: Kind |
 
 
 def _unet_tensors(state: StateDict) -> StateDict:
-    state = strip_prefixes(state, _PREFIXES)
-    return to_official(from_diffusers(state) if is_diffusers_layout(state) else from_official(state))
+    return to_official(in_our_layout(state))
 
 
 def _unet(state: StateDict, settings: Settings, kind: Kind | None) -> Part:

@@ -11,8 +11,8 @@ import torch
 
 from .. import builtin
 from ..cascade import Cascade
+from ..dtypes import DTYPES
 from ..images import write_image
-from .dtypes import DTYPES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

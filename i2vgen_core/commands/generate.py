@@ -16,10 +16,10 @@ from tqdm import tqdm
 from .. import builtin
 from ..cascade import BaseOptions, Cascade, RefineOptions
 from ..config import REFINERS, RELEASES
+from ..dtypes import DTYPES
 from ..images import read_image
 from ..sampling import Callback
 from ..video import check_video_file, write_video
-from .dtypes import DTYPES
 
 logger = logging.getLogger("i2vgen_xl")
 

@@ -15,6 +15,7 @@ from ..bundle import stored, write_index, write_tower, write_unet, write_vae
 from ..checkpoints.load import open_base, open_refiner
 from ..checkpoints.read import read_config
 from ..checkpoints.unet_keys import GLOBAL_ENCODER
+from ..dtypes import DTYPES
 from ..errors import InputError
 from ..unet import UNet
 from .base import Base, BaseTraining, build_base, train_base
@@ -31,7 +32,6 @@ logger = logging.getLogger("i2vgen_xl")
 
 LORA = "lora.safetensors"
 _PROMPTS = 256  # that the text's tokens are standardised over
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
