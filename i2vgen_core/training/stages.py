@@ -65,17 +65,19 @@ class Job:
 def run_vae(job: Job) -> None:
     """Trains the VAE, and normalises its latent space at the end where its encoder was trained."""
     config = read_recipe(VAETraining, job.recipe)
-    vae = build_vae(config)
+    vae, earlier = build_vae(config), None
     if (job.model / "vae").is_dir():
         from ..encoders import load_vae
 
-        vae.load_state_dict(load_vae(job.model / "vae").model.state_dict())
+        earlier = load_vae(job.model / "vae", device=job.device).model
+        vae.load_state_dict(earlier.state_dict())
     source = job.source(config.data, config.loop.seed)
     loop = train_vae(vae, source, job.run, config, job.device)
 
     def write() -> None:
         if not config.freeze_encoder:
-            normalise_latents(vae, [pictures(source, -1 - i, config).to(job.device) for i in range(32)])
+            images = [pictures(source, -1 - i, config).to(job.device) for i in range(32)]
+            normalise_latents(vae, images, earlier)
         write_vae(job.model / "vae", vae, stored(vae.state_dict(), DTYPES[job.dtype]))
 
     _finish(loop, job, write)

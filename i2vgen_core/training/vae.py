@@ -133,23 +133,25 @@ def pictures(source: Source, number: int, config: VAETraining) -> Tensor:
 
 
 @torch.no_grad()
-def normalise_latents(vae: Any, batches: list[Tensor]) -> None:
+def normalise_latents(vae: Any, batches: list[Tensor], earlier: Any = None) -> None:
     """Turns and scales the latent space so that `VAE_SCALE` times a latent has mean 0, deviation 1 and no correlation
     between channels on these images; the change is linear and goes into the 1x1 convolutions between the parts.
 
     Args:
         vae: a diffusers.AutoencoderKL.
         batches: images [N, H, W, 3] in 0..1.
+        earlier: the VAE that this one was trained further from. Of all such spaces the one nearest to its own is
+            taken, so that networks that know the earlier one have little to learn anew (orthogonal Procrustes problem).
     """
-    latents = []
-    for images in batches:
-        pixels = (images * 2 - 1).permute(0, 3, 1, 2).to(next(vae.parameters()))
-        latents.append(vae.quant_conv(vae.encoder(pixels))[:, : vae.config.latent_channels].transpose(0, 1).flatten(1))
-    values = torch.cat(latents, dim=1).double()
+    values = _latents(vae, batches)
     mean = values.mean(1)
     variances, axes = torch.linalg.eigh(torch.cov(values))
     # To unit variance and back to the old axes: of all whitenings the one that changes channels the least.
     whiten = axes @ torch.diag(variances.rsqrt()) @ axes.T / VAE_SCALE
+    if earlier is not None:
+        known = _latents(earlier, batches)
+        left, _, right = torch.linalg.svd((known - known.mean(1, keepdim=True)) @ (whiten @ (values - mean[:, None])).T)
+        whiten = left @ right @ whiten
     colour = torch.linalg.inv(whiten)
 
     quant, post = vae.quant_conv, vae.post_quant_conv
@@ -161,3 +163,12 @@ def normalise_latents(vae: Any, batches: list[Tensor]) -> None:
     matrix, bias = post.weight[:, :, 0, 0].double(), post.bias.double()
     post.weight.copy_((matrix @ colour)[..., None, None])
     post.bias.copy_(bias + matrix @ mean)
+
+
+def _latents(vae: Any, batches: list[Tensor]) -> Tensor:
+    """The posterior's mode of images, unscaled: [4, numbers], float64."""
+    latents = []
+    for images in batches:
+        pixels = (images * 2 - 1).permute(0, 3, 1, 2).to(next(vae.parameters()))
+        latents.append(vae.quant_conv(vae.encoder(pixels))[:, : vae.config.latent_channels].transpose(0, 1).flatten(1))
+    return torch.cat(latents, dim=1).double()

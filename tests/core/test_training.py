@@ -238,6 +238,23 @@ class TestLatentSpace:
         assert torch.allclose(values.mean(1), torch.zeros(4), atol=1e-3)
         assert torch.allclose(torch.cov(values), torch.eye(4), atol=1e-2)
 
+    def test_a_vae_trained_further_keeps_its_latents_axes(self):
+        """Whitened anew alone, the space of a VAE whose latents have been turned would stay turned."""
+        config = vae.VAETraining(channels=(32, 32, 32, 32))
+        earlier, turned = vae.build_vae(config).eval(), vae.build_vae(config).eval()
+        images = [torch.stack([World().clip(i, 64, 64, 1, 8).frames[0] for i in range(8)])]
+        vae.normalise_latents(earlier, images)
+        turned.load_state_dict(earlier.state_dict())
+        rotation = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0))).Q
+        with torch.no_grad():
+            quant = turned.quant_conv
+            quant.weight[:4] = torch.einsum("ij,jkhw->ikhw", rotation, quant.weight[:4])
+            quant.bias[:4] = rotation @ quant.bias[:4]
+        known = vae._latents(earlier, images)
+        assert (vae._latents(turned, images) - known).std() > 0.5 * known.std()
+        vae.normalise_latents(turned, images, earlier)
+        assert torch.allclose(vae._latents(turned, images), known, atol=1e-2 * known.std().item())
+
 
 class TestSpectrumError:
     def test_detail_in_the_wrong_place_costs_less_than_none(self):
