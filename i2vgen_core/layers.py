@@ -9,7 +9,7 @@ expands the weight instead.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .attention import Attention
+from .hooks import Hooks
 
 GROUPS = 32
+
+Over = Literal["places", "context", "frames"]
+"""What an attention layer attends to: the places of a frame, the context, the frames at a place."""
 
 
 class Layers:
@@ -54,16 +58,19 @@ def sinusoidal_embedding(positions: Tensor, width: int) -> Tensor:
 class MultiHeadAttention(nn.Module):
     """Attention of tokens to a context, or to themselves."""
 
-    def __init__(self, width: int, context_dim: int, heads: int, layers: Layers):
+    def __init__(self, over: Over, width: int, context_dim: int, heads: int, layers: Layers):
         super().__init__()
-        self.heads = heads
+        self.over, self.heads = over, heads
         self.to_q = layers.linear(width, width, bias=False)
         self.to_k = layers.linear(context_dim, width, bias=False)
         self.to_v = layers.linear(context_dim, width, bias=False)
         self.to_out = nn.Sequential(layers.linear(width, width))
 
     def forward(self, x: Tensor, context: Tensor, attention: Attention) -> Tensor:
-        return self.to_out(attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
+        """Tokens x [n, t, c]; context [b, m, d] is shared by n / b consecutive sequences, which are all frames of a video.
+        They make one sequence here, so that keys and values are made once a video, not once a frame."""
+        queries = self.to_q(rearrange(x, "(b f) t c -> b (f t) c", b=len(context)))
+        return self.to_out(attention(queries, self.to_k(context), self.to_v(context), self.heads)).view(x.shape)
 
 
 class GEGLU(nn.Module):
@@ -92,28 +99,21 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, context_dim: int | None, layers: Layers):
         super().__init__()
-        self.attn1 = MultiHeadAttention(width, width, heads, layers)
+        over: tuple[Over, Over] = ("frames", "frames") if context_dim is None else ("places", "context")
+        self.attn1 = MultiHeadAttention(over[0], width, width, heads, layers)
         self.ff = FeedForward(width, layers)
-        self.attn2 = MultiHeadAttention(width, context_dim or width, heads, layers)
+        self.attn2 = MultiHeadAttention(over[1], width, context_dim or width, heads, layers)
         self.norm1 = layers.layer_norm(width)
         self.norm2 = layers.layer_norm(width)
         self.norm3 = layers.layer_norm(width)
 
-    def forward(self, x: Tensor, context: Tensor | None, attention: Attention) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None, hooks: Hooks) -> Tensor:
         """Tokens x [n, t, c]; context [b, m, d] is shared by the n / b consecutive sequences of a video."""
         y = self.norm1(x)
-        x = self.attn1(y, y, attention) + x
+        x = hooks.attend(self.attn1, y, y) + x
         y = self.norm2(x)
-        if context is None:
-            x = self.attn2(y, y, attention) + x
-        else:
-            x = (self.attn2(_video_queries(y, context), context, attention)).view(x.shape) + x
+        x = hooks.attend(self.attn2, y, y if context is None else context) + x
         return self.ff(self.norm3(x)) + x
-
-
-def _video_queries(x: Tensor, context: Tensor) -> Tensor:
-    """All frames' tokens of a video as one sequence, so that keys and values are made once a video, not once a frame."""
-    return rearrange(x, "(b f) t c -> b (f t) c", b=len(context))
 
 
 class SpatialTransformer(nn.Module):
@@ -126,11 +126,11 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, context_dim, layers)])
         self.proj_out = layers.linear(channels, channels)
 
-    def forward(self, x: Tensor, context: Tensor, attention: Attention) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, hooks: Hooks) -> Tensor:
         """x [(b f), c, h, w], context [b, m, d]."""
         tokens = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c").contiguous())
         for block in self.transformer_blocks:
-            tokens = block(tokens, context, attention)
+            tokens = block(tokens, context, hooks)
         return rearrange(self.proj_out(tokens), "n (h w) c -> n c h w", h=x.shape[2]) + x
 
 
@@ -144,13 +144,13 @@ class TemporalTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([TransformerBlock(width, heads, None, layers)])
         self.proj_out = layers.linear(width, channels)
 
-    def forward(self, x: Tensor, frames: int, attention: Attention) -> Tensor:
+    def forward(self, x: Tensor, frames: int, hooks: Hooks) -> Tensor:
         """x [(b f), c, h, w]."""
         _, _, h, w = x.shape
         y = self.norm(rearrange(x, "(b f) c h w -> b c f (h w)", f=frames))
         tokens = self.proj_in(rearrange(y, "b c f s -> (b s) f c").contiguous())
         for block in self.transformer_blocks:
-            tokens = block(tokens, None, attention)
+            tokens = block(tokens, None, hooks)
         return rearrange(self.proj_out(tokens), "(b h w) f c -> (b f) c h w", h=h, w=w) + x
 
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import Attention, scaled_dot_product_attention
 from .conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection
 from .config import UNetConfig
+from .hooks import Hooks
 from .layers import (
     Downsample,
     Layers,
@@ -130,7 +130,7 @@ class UNet(nn.Module):
         frames: int,
         fps: Tensor | None = None,
         details: Tensor | None = None,
-        attention: Attention = scaled_dot_product_attention,
+        hooks: Hooks | None = None,
     ) -> Tensor:
         """One evaluation.
 
@@ -142,11 +142,12 @@ class UNet(nn.Module):
             frames: f, 1 or more.
             fps: [b], the motion's frame rate (bases).
             details: detail features [(b f), 4, h, w] (`i2vgen_xl`).
-            attention: the attention to use.
+            hooks: what is to run otherwise than in the paper; its attention is used for every layer.
 
         Returns:
             The velocity [(b f), 4, h, w].
         """
+        hooks = hooks or Hooks()
         embedding = self._embed(timesteps, fps, x.dtype)
         height, width = x.shape[-2:]
         if details is not None:
@@ -161,9 +162,9 @@ class UNet(nn.Module):
                 case ResBlock():
                     return call(module, x, embedding, frames)
                 case SpatialTransformer():
-                    return call(module, x, context, attention)
+                    return call(module, x, context, hooks)
                 case TemporalTransformer():
-                    return call(module, x, frames, attention)
+                    return call(module, x, frames, hooks)
                 case Upsample():
                     return module(x, skips[-1].shape[-2:])
                 case nn.ModuleList():
@@ -173,15 +174,15 @@ class UNet(nn.Module):
             return module(x)
 
         skips: list[Tensor] = []
-        for module in self.input_blocks:
-            x = run(module, x)
+        for number, module in enumerate(self.input_blocks):
+            x = hooks.block(("input", number), partial(run, module), x)
             skips.append(x)
-        x = run(self.middle_block, x)
+        x = hooks.block(("middle", 0), partial(run, self.middle_block), x)
         for number, module in enumerate(self.output_blocks):
             skip = skips.pop()
             if self.config.kind == "sr600" and number < len(_SR600_FILTERS):
                 x, skip = _free_u(x, skip, *_SR600_FILTERS[number])
-            x = run(module, torch.cat([x, skip], dim=1))
+            x = hooks.block(("output", number), partial(run, module), x, skip)
         return self.out(x)[..., :height, :width]
 
     def _embed(self, timesteps: Tensor, fps: Tensor | None, dtype: torch.dtype) -> Tensor:

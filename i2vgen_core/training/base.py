@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..conditioning import GlobalEncoder
 from ..config import RELEASES, TIMESTEPS, UNetConfig
+from ..hooks import Hooks
 from ..layers import Layers
 from ..schedules import schedule_for
 from ..unet import UNet
@@ -98,7 +99,7 @@ class Base(nn.Module):
         """
         context = torch.cat([text, self.encoder(latent), self.network.context_embedding(image)], dim=1)
         details = self.network.detail_encoder(latent, frames)
-        return self.network(x, timesteps, context, frames, fps, details, attention_for(x.device))
+        return self.network(x, timesteps, context, frames, fps, details, Hooks(attention_for(x.device)))
 
 
 def build_base(config: BaseTraining) -> Base:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import RELEASES, UNetConfig
+from ..hooks import Hooks
 from ..schedules import schedule_for
 from ..unet import UNet
 from .data import Source, World
@@ -110,8 +111,8 @@ def train_refiner(
         latents, text = (t.repeat_interleave(config.repeats, 0) for t in b)
         timesteps = draw_timesteps(len(latents), config.levels, config.bias, generator)
         noised = add_noise(latents, schedule, timesteps, noise_like(latents, 0.0, generator))
-        attention = attention_for(latents.device)
-        predicted = network(noised.x, timesteps, text, latents.shape[1], attention=attention)
+        hooks = Hooks(attention_for(latents.device))
+        predicted = network(noised.x, timesteps, text, latents.shape[1], hooks=hooks)
         return velocity_loss(predicted, noised, config.levels)
 
     return Loop(network, loss, batch, folder, config.loop, device=device)

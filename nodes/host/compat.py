@@ -56,7 +56,8 @@ def clip(target: Any, state: dict[str, Tensor], disable_dynamic: bool) -> comfy.
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, transformer_options: dict[str, Any]) -> Tensor:
-    """The host's attention, or what a node has put in its place. On the CPU torch's own, which is faster there."""
-    if q.device.type == "cpu" and "optimized_attention_override" not in transformer_options:
+    """The host's attention, or what a node has put in its place. On the CPU torch's own, which is faster there, but for
+    queries that a node has cut into more sequences than keys, as HyperTile does: the host's cuts the keys too."""
+    if q.device.type == "cpu" and len(q) == len(k) and "optimized_attention_override" not in transformer_options:
         return scaled_dot_product_attention(q, k, v, heads)
     return comfy.ldm.modules.attention.optimized_attention(q, k, v, heads, transformer_options=transformer_options)

@@ -15,6 +15,7 @@ import comfy.ops
 import comfy.supported_models_base
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
@@ -25,6 +26,7 @@ from ...i2vgen_core.layers import Layers
 from ...i2vgen_core.schedules import Schedule, schedule_for
 from ...i2vgen_core.unet import UNet
 from . import compat
+from .patches import StockPatches
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -76,10 +78,31 @@ class HostUNet(UNet):
         fps: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
-        """x [(b f), 4, h, w] and timesteps [(b f)]; context [b, n, d] and fps [b] are there once a video."""
-        frames = len(x) // len(context)
-        attention = partial(compat.attention, transformer_options=transformer_options or {})
-        return super().forward(x, timesteps[::frames], context, frames, fps, details, attention)
+        """x [(b f), 4, h, w] and timesteps [(b f)]; context [b, n, d] and fps [b] are there once a video.
+
+        Raises:
+            InputError: there is a ControlNet; none was trained for these networks.
+        """
+        options = {} if transformer_options is None else transformer_options
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        run = WrapperExecutor.new_class_executor(self._evaluate, self, wrappers)
+        return run.execute(x, timesteps, context, control, options, details=details, fps=fps)
+
+    def _evaluate(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        control: Any,
+        transformer_options: dict[str, Any],
+        details: Tensor | None,
+        fps: Tensor | None,
+    ) -> Tensor:
+        if control is not None:
+            remedy = "Take the Apply ControlNet block out of the conditioning."
+            raise InputError("conditioning", "no ControlNet, since none was trained for these networks", "one", remedy)
+        frames, hooks = len(x) // len(context), StockPatches(transformer_options, x.shape)
+        return super().forward(x, timesteps[::frames], context, frames, fps, details, hooks)
 
 
 class _PerVideo(comfy.conds.CONDCrossAttn):

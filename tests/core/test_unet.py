@@ -20,6 +20,7 @@ from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official
 from i2vgen_core.conditioning import DetailEncoder, GlobalEncoder, position_ramp
 from i2vgen_core.config import REFINERS
 from i2vgen_core.errors import InputError
+from i2vgen_core.hooks import Hooks
 from i2vgen_core.layers import Layers, SpatialTransformer, TemporalTransformer, fourier_filter
 from i2vgen_core.unet import UNet
 
@@ -187,7 +188,7 @@ def test_a_replacement_is_used_for_every_attention(small, kind, monkeypatch):
         calls.append((tuple(q.shape[:2]), tuple(k.shape[:2])))
         return explicit_attention(q, k, v, heads)
 
-    assert toy.error(unet(**made, attention=replacement), expected) <= EXACT
+    assert toy.error(unet(**made, hooks=Hooks(replacement)), expected) <= EXACT
 
     kinds = Counter(type(module) for module in unet.modules())
     spatial, temporal = kinds[SpatialTransformer], kinds[TemporalTransformer]
@@ -203,8 +204,51 @@ def test_a_replacement_is_used_for_every_attention(small, kind, monkeypatch):
 
 def test_what_the_attention_returns_is_used(small):
     made = toy.inputs(toy.CONFIG)
-    nothing = small["i2vgen_xl"](**made, attention=lambda q, k, v, heads: torch.zeros_like(q))
+    nothing = small["i2vgen_xl"](**made, hooks=Hooks(lambda q, k, v, heads: torch.zeros_like(q)))
     assert toy.error(nothing, small["i2vgen_xl"](**made)) > 1e-3
+
+
+class Recording(Hooks):
+    """Writes down what is asked of it, and does what the network does."""
+
+    def __init__(self):
+        super().__init__()
+        self.places, self.layers = [], []
+
+    def block(self, place, run, x, skip=None):
+        self.places.append(place)
+        assert (skip is not None) == (place[0] == "output")
+        return super().block(place, run, x, skip)
+
+    def attend(self, layer, x, context):
+        self.layers.append((self.places[-1], layer.over))
+        assert (context is x) == (layer.over != "context")
+        return super().attend(layer, x, context)
+
+
+@pytest.mark.parametrize("kind", toy.KINDS)
+def test_hooks_are_asked_for_every_block_and_layer(small, kind):
+    unet, hooks = small[kind], Recording()
+    made = toy.inputs(unet.config, frames=2, batch=2)
+    assert torch.equal(unet(**made, hooks=hooks), unet(**made))
+    downs = [("input", number) for number in range(len(unet.input_blocks))]
+    ups = [("output", number) for number in range(len(unet.output_blocks))]
+    assert hooks.places == [*downs, ("middle", 0), *ups]
+    assert [over for place, over in hooks.layers if place == ("middle", 0)] == ["places", "context", "frames", "frames"]
+    kinds = Counter(type(module) for module in unet.modules())
+    counted = Counter(over for _, over in hooks.layers)
+    assert counted["places"] == counted["context"] == kinds[SpatialTransformer]
+    assert counted["frames"] == 2 * kinds[TemporalTransformer]
+
+
+def test_what_a_hook_returns_is_used(small):
+    class Changing(Hooks):
+        def block(self, place, run, x, skip=None):
+            out = super().block(place, run, x, skip)
+            return out * 2 if place == ("output", 0) else out
+
+    made = toy.inputs(toy.CONFIG)
+    assert toy.error(small["i2vgen_xl"](**made, hooks=Changing()), small["i2vgen_xl"](**made)) > 1e-3
 
 
 # ---------------------------------------------------------------- layers

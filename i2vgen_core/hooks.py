@@ -1,0 +1,43 @@
+"""Where a caller may reach into a network while it runs. ComfyUI's model patches do; the network alone needs none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from .attention import Attention, scaled_dot_product_attention
+
+if TYPE_CHECKING:
+    from .layers import MultiHeadAttention
+
+Place = tuple[Literal["input", "middle", "output"], int]
+"""A block of the UNet: on the way down, in the middle or on the way up, and its number there."""
+
+
+class Hooks:
+    """Every method as it is here gives the network of the paper. A subclass overrides what it changes.
+
+    Args:
+        attention: computes every attention.
+    """
+
+    def __init__(self, attention: Attention = scaled_dot_product_attention):
+        self.attention = attention
+
+    def block(self, place: Place, run: Callable[[Tensor], Tensor], x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Runs one block.
+
+        Args:
+            place: which one.
+            run: the block itself.
+            x: what the last block gave, [(b f), c, h, w].
+            skip: on the way up, what the block of this size on the way down gave.
+        """
+        return run(x if skip is None else torch.cat([x, skip], dim=1))
+
+    def attend(self, layer: MultiHeadAttention, x: Tensor, context: Tensor) -> Tensor:
+        """Runs one attention layer; `layer.over` says what it attends over. Shapes as in MultiHeadAttention.forward."""
+        return layer(x, context, self.attention)

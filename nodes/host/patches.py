@@ -1,0 +1,73 @@
+"""The host's model patches in our networks: what stock nodes and packs put into `transformer_options`.
+
+As in the host's own video UNet (SVD), they reach the blocks and the attention within frames; attention over the frames
+has no counterpart in the models that they were written for, and stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ...i2vgen_core.hooks import Hooks, Place
+from ...i2vgen_core.layers import MultiHeadAttention
+from . import compat
+
+
+class StockPatches(Hooks):
+    """One evaluation of a network with the patches of its MODEL.
+
+    Args:
+        transformer_options: the host's, with `patches` and `patches_replace`. As in the host's own networks, `block`,
+            `block_index` and `original_shape` are written into it for the patches to read.
+        shape: of the network's input, [(b f), 4, h, w].
+    """
+
+    def __init__(self, transformer_options: dict[str, Any], shape: tuple[int, ...]):
+        super().__init__(partial(compat.attention, transformer_options=transformer_options))
+        self._options = transformer_options
+        self._patches = transformer_options.get("patches", {})
+        self._replacements = transformer_options.get("patches_replace", {})
+        transformer_options |= {"original_shape": list(shape), "block_index": 0}
+
+    def block(self, place: Place, run: Callable[[Tensor], Tensor], x: Tensor, skip: Tensor | None = None) -> Tensor:
+        if place[0] != "output" and place != ("input", 0):
+            x = self._through("input_block_patch_after_skip", x)  # of the last block, whose output is kept by now
+        self._options["block"] = place
+        if skip is not None:
+            for patch in self._patches.get("output_block_patch", []):
+                x, skip = patch(x, skip, self._options)
+        x = super().block(place, run, x, skip)
+        return self._through("input_block_patch", x) if place[0] == "input" else x
+
+    def attend(self, layer: MultiHeadAttention, x: Tensor, context: Tensor) -> Tensor:
+        if layer.over == "frames":
+            return super().attend(layer, x, context)
+        name = "attn1" if layer.over == "places" else "attn2"
+        changes = self._patches.get(f"{name}_patch", [])
+        replacements = self._replacements.get(name, {})
+        place = self._options["block"]
+        replacement = replacements.get((*place, self._options["block_index"]), replacements.get(place))
+        self._options |= {"n_heads": layer.heads, "dim_head": x.shape[-1] // layer.heads, "attn_precision": None}
+        if changes or replacement:
+            queries, keys, values = x, context, context
+            if layer.over == "context":  # once a frame, as patches expect it
+                keys = values = context.repeat_interleave(len(x) // len(context), dim=0)
+            for patch in changes:
+                queries, keys, values = patch(queries, keys, values, self._options)
+            q, k, v = layer.to_q(queries), layer.to_k(keys), layer.to_v(values)
+            attended = replacement(q, k, v, self._options) if replacement else self.attention(q, k, v, layer.heads)
+            y = layer.to_out(attended)
+        else:
+            y = super().attend(layer, x, context)
+        for patch in self._patches.get(f"{name}_output_patch", []):
+            y = patch(y, self._options)
+        return y
+
+    def _through(self, name: str, x: Tensor) -> Tensor:
+        for patch in self._patches.get(name, []):
+            x = patch(x, self._options)
+        return x
