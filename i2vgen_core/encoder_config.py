@@ -10,12 +10,15 @@ from typing import Any
 from torch import Tensor
 
 from .checkpoints import clip_keys, vae_keys
+from .config import VAE_SCALE
 from .errors import CheckpointError
 
 TEXT_HEAD_DIM = 64  # ViT-H/14, both as released
 VISION_HEAD_DIM = 80
 _MOST_LEVELS = 8
 PENULTIMATE_LAYERS = 23  # ViT-H/14's 24 text blocks less the last, as Stable Diffusion 2's folder stores them
+
+_SDXL_SCALE = 0.13025
 
 Settings = Mapping[str, Any]
 
@@ -164,11 +167,13 @@ class VAEConfig:
         """Reads the sizes from a VAE in any layout of `checkpoints.vae_keys`.
 
         Args:
-            settings: config.json of an AutoencoderKL, for `norm_num_groups`, which leaves no trace in shapes.
+            settings: config.json of an AutoencoderKL, for what leaves no trace in shapes: `norm_num_groups`, and
+                `scaling_factor`, by which SDXL's VAE is told from Stable Diffusion's.
 
         Raises:
-            CheckpointError: no VAE, or a tensor that the sizes are read from is missing.
+            CheckpointError: no VAE, SDXL's, or a tensor that the sizes are read from is missing.
         """
+        _refuse_sdxl(settings or {})
         weights = vae_keys.vae_to_diffusers(state_dict)
         # From the decoder, which has a block in every level; an encoder without any has nothing in its last level.
         levels = clip_keys.count(weights, r"decoder\.up_blocks\.(\d+)\.")
@@ -185,6 +190,18 @@ class VAEConfig:
             blocks=blocks,
             norm_groups=_whole("VAE", settings or {}, "norm_num_groups", cls.norm_groups),
         )
+
+
+def _refuse_sdxl(settings: Settings) -> None:
+    """Its tensors have the same names and shapes, and another latent space."""
+    try:
+        scale = float(settings.get("scaling_factor", VAE_SCALE))
+    except (TypeError, ValueError, OverflowError):
+        value = repr(settings["scaling_factor"])[:60]
+        raise CheckpointError("VAE", "a number for scaling_factor", value, _CORRECT) from None
+    if abs(scale - _SDXL_SCALE) < 1e-3:
+        remedy = "Use the VAE of Stable Diffusion 2.1 (or 1.5)."
+        raise CheckpointError("VAE", "one of Stable Diffusion 1 or 2", f"SDXL's, scaling_factor {scale}", remedy)
 
 
 def _of_tower(settings: Settings | None, name: str) -> Settings:

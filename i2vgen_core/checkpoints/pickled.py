@@ -13,8 +13,10 @@ import os
 import pickle
 import pickletools
 import struct
+import sys
 import tarfile
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, as pickle and torch read them
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,13 +30,55 @@ from .check import named
 
 _MOST_PICKLE = 2**23
 _MOST_DIRECTORY = 2**22
-_MOST_OPERATIONS = 500_000
+_MOST_OPERATIONS = 300_000
+"""A training of this family has 1500 tensors, their moving average and three of the optimizer each: 240,000."""
 _MOST_WEIGHT = 10_000
 _NESTED = 4
 _LEGACY_PICKLES = 5
 _LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 """How torch began its files before 1.6 (torch/serialization.py, MAGIC_NUMBER): a pickle of this number, then of the
 format's version, the system's sizes, the content, and the names of the storages; then the storages themselves."""
+
+
+# The names of torch's own list that state dicts need; what is left out can allocate or set what a file likes.
+_OF_TORCH = {
+    "collections.OrderedDict",  # state dicts, and the empty backward hooks of every tensor
+    "collections.Counter",  # milestones of a learning rate schedule
+    "_codecs.encode",  # bytes: the value of a numpy scalar
+    "torch.Size",
+    "torch.device",  # of a training's settings
+    "torch._utils._rebuild_tensor_v2",  # a view of a storage, bounds checked by torch
+    "torch._utils._rebuild_tensor_v3",  # the same for newer types, of 8 bits for example
+    "torch._utils._rebuild_parameter",  # the same as a Parameter
+    "torch.storage.UntypedStorage",
+}
+_TORCH_TYPES = {str(value) for value in vars(torch).values() if isinstance(value, torch.dtype)}
+_TORCH_STORAGES = {f"torch.{name}" for name in vars(torch) if name.endswith("Storage")}
+_ALLOWED = _OF_TORCH | _TORCH_TYPES | _TORCH_STORAGES
+
+# What else trainings leave in a checkpoint beside the weights: their callbacks, settings and optimizers. Any name of
+# another package is one of these, pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint and
+# numpy.core.multiarray.scalar in Stable Diffusion's. It is safe because an empty class of this file is there in its
+# place: the package is not imported, and nothing of it is run. Of Python's own names and of torch's only these are taken
+# so; the rest is refused, since no training's state needs them, and torch would call some.
+_OF_TRAININGS = {
+    "argparse.Namespace",
+    "collections.defaultdict",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.PosixPath",
+    "pathlib._local.WindowsPath",
+    "typing.Any",
+    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")),
+}
+_OPTIMIZERS = "torch.optim."
+_DICTIONARIES = {
+    "collections.defaultdict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+}
+"""Their entries are set one by one, which torch does with plain dictionaries alone."""
+_MOST_STAND_INS = 30
 
 
 class _Inert:
@@ -47,37 +91,16 @@ class _Inert:
         pass
 
 
-def _inert(full_name: str) -> type[_Inert]:
+class _InertDictionary:
+    def __new__(cls, *_: object) -> Any:
+        return {}
+
+
+def _stand_in(full_name: str) -> type:
     module, _, name = full_name.rpartition(".")
-    return type(name, (_Inert,), {"__module__": module, "__qualname__": name})
+    base = _InertDictionary if full_name in _DICTIONARIES else _Inert
+    return type(name, (base,), {"__module__": module, "__qualname__": name})
 
-
-# Stable Diffusion's checkpoints hold the state of their training's callbacks beside the weights. Each name below is
-# safe because what it stands for here is an empty class of this file: neither Lightning nor numpy is imported or run.
-_STAND_INS = {
-    name: _inert(name)
-    for name in (
-        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",  # a key of `callbacks`: the class itself
-        "numpy.core.multiarray.scalar",  # best_model_score and current_score of that callback
-        "numpy._core.multiarray.scalar",  # the same, written with numpy 2
-        "numpy.dtype",  # the type of those two numbers
-    )
-}
-
-# The names of torch's own list that state dicts need; what is left out can allocate or set what a file likes.
-_OF_TORCH = {
-    "collections.OrderedDict",  # state dicts, and the empty backward hooks of every tensor
-    "collections.Counter",  # milestones of a learning rate schedule
-    "_codecs.encode",  # bytes: the value of a numpy scalar
-    "torch.Size",
-    "torch._utils._rebuild_tensor_v2",  # a view of a storage, bounds checked by torch
-    "torch._utils._rebuild_tensor_v3",  # the same for newer types, of 8 bits for example
-    "torch._utils._rebuild_parameter",  # the same as a Parameter
-    "torch.storage.UntypedStorage",
-}
-_TORCH_TYPES = {str(value) for value in vars(torch).values() if isinstance(value, torch.dtype)}
-_TORCH_STORAGES = {f"torch.{name}" for name in vars(torch) if name.endswith("Storage")}
-_ALLOWED = _OF_TORCH | _TORCH_TYPES | _TORCH_STORAGES | set(_STAND_INS)
 
 # Operations that torch's reader knows (torch/_weights_only_unpickler.py).
 _OPERATIONS = {
@@ -104,9 +127,9 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     if not tensors:
         remedy = "Use the file of the network's weights."
         raise CheckpointError(f"file {path.name}", "a state dict", type(content).__name__, remedy)
-    size, most = sum(map(_bytes, tensors.values())), 2 * path.stat().st_size  # 2: names that share a tensor
-    if size > most:
-        raise _refusal(path, f"tensors of {size} bytes in a file of {most // 2}")
+    size, most = sum(map(_bytes, tensors.values())), path.stat().st_size
+    if size > most:  # many names of one tensor, which would be as many tensors once they are cast
+        raise _refusal(path, f"tensors of {size} bytes in a file of {most}")
     return tensors
 
 
@@ -116,8 +139,8 @@ def _bytes(value: Tensor) -> int:
 
 def _load(path: Path) -> Any:
     try:
-        zipped = _check(path)
-        with _stand_ins():
+        zipped, names = _check(path)
+        with _stand_ins(names):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # whatever a damaged or hostile file makes torch, zipfile or pickletools raise
         message = str(error).strip()
@@ -130,10 +153,10 @@ def _refusal(path: Path, found: str) -> CheckpointError:
 
 
 @contextmanager
-def _stand_ins() -> Iterator[None]:
-    """Lets torch know the stand-ins, while one file is read."""
+def _stand_ins(names: set[str]) -> Iterator[None]:
+    """Lets torch know a stand-in for each name, while one file is read."""
     before = torch.serialization.get_safe_globals()
-    torch.serialization.add_safe_globals(list(_STAND_INS.values()))
+    torch.serialization.add_safe_globals([_stand_in(name) for name in names])
     try:
         yield
     finally:
@@ -141,21 +164,22 @@ def _stand_ins() -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def _check(path: Path) -> bool:
-    """Looks a file through. True for a zip file, False for torch's older form. Raises ValueError for what is refused."""
+def _check(path: Path) -> tuple[bool, set[str]]:
+    """Looks a file through. Raises ValueError for what is refused.
+
+    Returns:
+        True for a zip file, False for torch's older form; and the names that need a stand-in.
+    """
     with path.open("rb") as file:
         start = file.read(len(_LEGACY_START))
         if start.startswith(b"PK\x03\x04"):
-            _check_pickle(_zipped_pickle(file))
-            return True
+            return True, _check_pickle(_zipped_pickle(file))
         if start != _LEGACY_START:
             raise ValueError("neither a zip file nor torch's older form")
         head = io.BytesIO(start + file.read(_MOST_PICKLE))
     if tarfile.is_tarfile(path):  # torch would write what is in it into a temporary folder
         raise ValueError("a tar file")
-    for _ in range(_LEGACY_PICKLES):
-        _check_pickle(head)
-    return False
+    return False, set().union(*(_check_pickle(head) for _ in range(_LEGACY_PICKLES)))
 
 
 def _zipped_pickle(file: BinaryIO) -> BinaryIO:
@@ -199,8 +223,9 @@ def _check_directory(file: BinaryIO) -> None:
         raise ValueError(f"a zip directory of {max(sizes)} bytes")
 
 
-def _check_pickle(stream: BinaryIO) -> None:
-    """Raises ValueError for a pickle that does more than state dicts need. Nothing of it is run.
+def _check_pickle(stream: BinaryIO) -> set[str]:
+    """The names that need a stand-in. Raises ValueError for a pickle that does more than state dicts and a training's
+    state need. Nothing of it is run.
 
     A model of the reader's stack holds how many values a nested tuple has, since a few bytes can nest one so that to
     hash it takes for ever; 0 stands for a name, which alone may be called.
@@ -208,13 +233,16 @@ def _check_pickle(stream: BinaryIO) -> None:
     stack: list[int] = []
     marks: list[int] = []
     memory: dict[int, int] = {}
+    stand_ins: set[str] = set()
     argument: Any
     for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
         name = operation.name
         if name not in _OPERATIONS or count > _MOST_OPERATIONS:
             raise ValueError(f"a pickle of more than {_MOST_OPERATIONS} steps" if count > _MOST_OPERATIONS else name)
-        if name == "GLOBAL" and argument.replace(" ", ".") not in _ALLOWED:
-            raise ValueError(f"a reference to {argument.replace(' ', '.')}")
+        if name == "GLOBAL" and (full_name := _full_name(argument)) not in _ALLOWED:
+            stand_ins.add(full_name)
+            if not _needs_no_more_than_a_stand_in(full_name) or len(stand_ins) > _MOST_STAND_INS:
+                raise ValueError(f"a reference to {full_name}")
         if name == "MARK":
             marks.append(len(stack))
         elif name in ("BINGET", "LONG_BINGET"):
@@ -223,6 +251,21 @@ def _check_pickle(stream: BinaryIO) -> None:
             memory[argument] = stack[-1]
         else:
             _step(operation, stack, marks)
+    return stand_ins
+
+
+def _full_name(argument: str) -> str:
+    """What GLOBAL refers to, under Python 3's name, which torch reads instead of Python 2's."""
+    module, _, name = argument.partition(" ")
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
+
+
+def _needs_no_more_than_a_stand_in(full_name: str) -> bool:
+    root = full_name.partition(".")[0]
+    if root == "torch":
+        return full_name.startswith(_OPTIMIZERS)
+    return full_name in _OF_TRAININGS or root not in sys.stdlib_module_names
 
 
 def _step(operation: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -> None:

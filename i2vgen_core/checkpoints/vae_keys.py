@@ -13,6 +13,7 @@ from .clip_keys import count, unprefixed
 PREFIXES = ("module.", "first_stage_model.")
 
 _TRAINING = ("loss.", "model_ema.")  # what the original VAE checkpoints keep of their training
+_SDXL = "conditioner.embedders."  # only its checkpoints have text encoders of this name beside their VAE
 _SHORTCUT = ("nin_shortcut", "conv_shortcut")
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 _ATTENTION_BEFORE_0_18 = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers < 0.18
@@ -23,8 +24,11 @@ def vae_tensors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The VAE's tensors alone, in the layout they came in; diffusers' older attention names in the newer form.
 
     Raises:
-        CheckpointError: there is no VAE in either layout.
+        CheckpointError: there is no VAE in either layout, or it is in a whole SDXL checkpoint.
     """
+    if any(key.startswith(_SDXL) for key in state_dict):
+        remedy = "Choose the VAE of Stable Diffusion 2.1."
+        raise CheckpointError("VAE", "one of Stable Diffusion 1 or 2", "a checkpoint of SDXL", remedy)
     tensors = unprefixed(state_dict, PREFIXES)
     if not any(key.startswith(("encoder.down", "decoder.up")) for key in tensors):
         raise CheckpointError(

@@ -127,9 +127,6 @@ def load_vae(bundle: Path) -> comfy.sd.VAE:
     state, settings = _read(bundle / "vae")
     config = VAEConfig.from_state_dict(state, settings)
     remedy = "Use the VAE of Stable Diffusion 2.1 (or 1.5)."
-    scale = float(settings.get("scaling_factor", 0))
-    if abs(scale - comfy.latent_formats.SDXL().scale_factor) < 1e-3:
-        raise CheckpointError(_VAE, "one of Stable Diffusion 1 or 2", f"SDXL's, scaling_factor {scale}", remedy)
     width = config.channels[0]
     if config.scale_factor != _DOWNSCALE or any(channels % width for channels in config.channels):
         expected = "4 levels, each a multiple of the first one's channels"
@@ -153,7 +150,9 @@ def load_vae(bundle: Path) -> comfy.sd.VAE:
         expected = AutoencoderKL(**parameters).state_dict()
     tensors = vae_keys.vae_tensors(state)
     check_tensors(tensors, expected if vae_keys.is_ldm(tensors) else vae_keys.vae_to_diffusers(expected), _VAE)
-    vae = (ScaledVAE if scale else comfy.sd.VAE)(sd=vae_keys.vae_to_ldm(state), config={"params": parameters})
+    vae = (ScaledVAE if "scaling_factor" in settings else comfy.sd.VAE)(
+        sd=vae_keys.vae_to_ldm(state), config={"params": parameters}
+    )
     vae.patcher.cached_patcher_init = (_vae_patcher, (bundle,))
     return vae
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import released
 import torch
 import transformers
 from diffusers import AutoencoderKL
@@ -428,3 +429,26 @@ def test_another_vocabulary_is_refused(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(CheckpointError, match="49408"):
         Tokenizer(tmp_path)
+
+
+SDXL_VAES = {
+    "by its config.json": ({}, {"scaling_factor": 0.13025}, "found SDXL's, scaling_factor 0.13025"),
+    "by its metadata": ({}, {"scaling_factor": "0.13025"}, "found SDXL's, scaling_factor 0.13025"),
+    "in its checkpoint": (
+        {"conditioner.embedders.0.transformer.text_model.final_layer_norm.bias": torch.zeros(8)},
+        {},
+        "found a checkpoint of SDXL",
+    ),
+    "of no scale at all": ({}, {"scaling_factor": "x"}, "expected a number for scaling_factor, found 'x'"),
+}
+
+
+@pytest.mark.parametrize("what", SDXL_VAES)
+def test_sdxls_vae_is_refused(what):
+    """Its tensors have the same shapes."""
+    beside, settings, message = SDXL_VAES[what]
+    vae = {f"first_stage_model.{key}": value for key, value in released.ldm_vae().items()}
+    for scale in (0.18215, 0.18125):  # as trained, and as the folder says
+        assert encoders.load_vae(vae, settings={"scaling_factor": scale})
+    with pytest.raises(CheckpointError, match=message):
+        encoders.load_vae(vae | beside, settings=settings)
