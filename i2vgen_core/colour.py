@@ -26,8 +26,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 _SIDE = 128  # pixels of the shorter side that colours are compared at; drift has no detail
 _SAME = 0.06  # how far a corrected pixel may be from the image's and count as the same by about a half, of 1
 _LOW = 1 / 8  # deviation of the low band's Gaussian, in shorter sides
-_CONTRAST = 0.05  # added to both deviations: where there is next to no contrast, none is added
-_GAINS = 0.7, 1.4
+_CONTRAST = 0.1  # added to both deviations: where there is next to no contrast, none is added
+_GAINS = 0.8, 1.25
 
 
 class _Correction(NamedTuple):
@@ -40,7 +40,7 @@ class _Correction(NamedTuple):
         return frame * self.gain + self.offset
 
 
-def match_colours(frames: Tensor, reference: Tensor, method: Method = "adain", strength: float = 1.0) -> Tensor:
+def match_colours(frames: Tensor, reference: Tensor, method: Method = "wavelet", strength: float = 1.0) -> Tensor:
     """Matches a clip's colours to those of its first frame's image, over time and without following content.
 
     `adain` gives each channel one gain and one offset a frame, so that mean and deviation of what has stayed are the

@@ -7,14 +7,13 @@ the positive and the negative side's tokens of one kind, or the frames of the de
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn import functional
 
 from .config import UNetConfig
 from .errors import InputError
@@ -25,7 +24,8 @@ _MARGIN, _HEADING = 24, 58
 _GREY, _FAR, _NEAR = (120, 120, 120), (213, 94, 0), (235, 235, 235)  # far and near: of the cosine similarity 0 and 1
 _SHOWN = 4  # frames of the details
 
-Box = tuple[float, float, float, float]
+Sides = dict[str, Tensor]
+"""The tokens of one kind by the names of their sides."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def split_context(context: Tensor, details: Tensor | None, network: UNetConfig) 
         return Parts(text=context)
     if not network.reads_details:
         return Parts(image=context)
-    text = len(context) - network.image_tokens - _GLOBAL_TOKENS
-    parts = context.split([text, _GLOBAL_TOKENS, network.image_tokens])
-    return Parts(*parts, details=details)
+    sizes = [len(context) - network.image_tokens - _GLOBAL_TOKENS, _GLOBAL_TOKENS, network.image_tokens]
+    text, global_tokens, image = context.split(sizes)
+    return Parts(text, global_tokens, image, details)
 
 
 def inspect(positive: Parts, negative: Parts | None = None) -> tuple[Tensor, str]:
@@ -82,12 +82,11 @@ def inspect(positive: Parts, negative: Parts | None = None) -> tuple[Tensor, str
     Raises:
         InputError: there is nothing in either.
     """
-    sides = [positive] if negative is None else [positive, negative]
-    texts, grids, images = (
-        [tokens for side in sides if (tokens := getattr(side, name)) is not None]
-        for name in ("text", "global_tokens", "image")
-    )
-    details = next((side.details for side in sides if side.details is not None), None)
+    sides = {"positive": positive} if negative is None else {"positive": positive, "negative": negative}
+    texts = {name: side.text for name, side in sides.items() if side.text is not None}
+    grids = {name: side.global_tokens for name, side in sides.items() if side.global_tokens is not None}
+    images = {name: side.image for name, side in sides.items() if side.image is not None}
+    details = next((side.details for side in sides.values() if side.details is not None), None)
     if not (texts or grids or images or details is not None):
         raise InputError("conditioning", "text, image or details", "none of them", "Wire Global Encode's output in.")
     image_name = "CLIP image" if positive.projected else "CLIP image embedding"
@@ -99,7 +98,7 @@ def inspect(positive: Parts, negative: Parts | None = None) -> tuple[Tensor, str
     if grids:
         panels.append(_grid_panel("global", grids))
     if images:
-        panels.append(_bars_panel(image_name, images, height=250))
+        panels.append(_bars_panel(image_name, images, height=250 if positive.projected else 150))
     if details is not None:
         panels.append(_details_panel(details_name, details))
     table = _table({"text": texts, "global": grids, image_name: images}, details_name, details)
@@ -107,10 +106,10 @@ def inspect(positive: Parts, negative: Parts | None = None) -> tuple[Tensor, str
 
 
 def principal_colours(vectors: Tensor) -> Tensor:
-    """The first three principal components of vectors [n, d] as colours [n, 3] in 0..1; grey where all are the same.
+    """The first three principal components of vectors [n, d] as colours [n, 3] in 0..0.9; grey where all are the same.
 
     Each component fills its channel from the 2nd to the 98th percentile, but one much weaker than the first stays weak.
-    Its sign is that of its skewness, so that the same vectors always have the same colours.
+    Its sign is that of its skewness, so that the same vectors always have the same colours. None is white.
     """
     centred = (vectors - vectors.mean(0)).double()
     _, lengths, axes = torch.linalg.svd(centred, full_matrices=False)
@@ -118,13 +117,12 @@ def principal_colours(vectors: Tensor) -> Tensor:
     components = centred @ axes.T
     components = components * torch.where((components**3).sum(0) < 0, -1.0, 1.0)
     low, high = (components.quantile(share, dim=0) for share in (0.02, 0.98))
-    spread = (high - low).clamp(min=1e-6)
-    spread = torch.maximum(spread, 0.25 * spread[0])
+    spread = torch.maximum((high - low).clamp(min=1e-6), 0.1 * (components[:, 0].max() - components[:, 0].min()))
     colours = torch.full((len(vectors), 3), 0.5)
     shades = 0.5 + 0.8 * (components - (low + high) / 2) / spread
     if lengths[0] > 1e-4 * (vectors.double().norm() + 1e-12):
         colours[:, : axes.shape[0]] = shades.float()
-    return colours.clamp(0, 1)
+    return colours.clamp(0, 0.9)
 
 
 # ---------------------------------------------------------------- panels
@@ -137,19 +135,20 @@ def _panel(heading: str, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]
     return image, draw
 
 
-def _bars_panel(name: str, sides: Sequence[Tensor], height: int = 330) -> Image.Image:
+def _bars_panel(name: str, sides: Sides, height: int = 330) -> Image.Image:
     """Norms of tokens as bars in their colours, positive upwards and negative downwards, their similarity between."""
-    count = len(sides[0])
-    image, draw = _panel(f"{name}: {_number(count)}{_similarity_words(sides)}", height)
+    counts = [len(tokens) for tokens in sides.values()]
+    image, draw = _panel(f"{name}: {_number(counts[0])}{_similarity_words(sides)}", height)
     small = ImageFont.load_default(_SMALL)
-    norms = [tokens.norm(dim=-1) for tokens in sides]
+    norms = [tokens.norm(dim=-1) for tokens in sides.values()]
     most = max(1e-6, *(norm.max().item() for norm in norms))
-    colours = principal_colours(torch.cat(list(sides))).split([len(tokens) for tokens in sides])
+    colours = principal_colours(torch.cat(list(sides.values()))).split(counts)
+    similarity = _similarity(sides)
     left, right, top, bottom = 190.0, _WIDTH - _MARGIN, _HEADING + 6.0, height - 14.0
     paired = len(sides) == 2
-    strip = 22 if paired and len(sides[0]) == len(sides[1]) else 0
+    strip = 22 if similarity is not None else 0
     middle = (top + bottom - strip) / 2 if paired else bottom
-    step = (right - left) / max(map(len, sides))
+    step = (right - left) / max(counts)
     gap = min(2.0, step / 8)
     for side, (norm, colour) in enumerate(zip(norms, colours, strict=True)):
         room = middle - top
@@ -158,42 +157,44 @@ def _bars_panel(name: str, sides: Sequence[Tensor], height: int = 330) -> Image.
             reach = max(2.0, room * length / most)
             y = (middle - reach, middle) if side == 0 else (middle + strip, middle + strip + reach)
             draw.rectangle((x, y[0], x + step - gap, y[1]), fill=rgb)
-    if strip:
-        for index, value in enumerate(cosine_similarity(*sides, dim=-1).tolist()):
+    if similarity is not None:
+        for index, value in enumerate(similarity.tolist()):
             x = left + index * step
             draw.rectangle((x, middle + 3, x + step - gap, middle + strip - 3), fill=_similarity_colour(value))
-    draw.text((_MARGIN, top + 0.3 * _SMALL), "positive", _GREY, small, anchor="lm")
+    first, *others = sides
+    draw.text((_MARGIN, top + 0.3 * _SMALL), first, _GREY, small, anchor="lm")
     draw.text((_MARGIN, top + 1.5 * _SMALL), f"to {most:.3g}", _GREY, small, anchor="lm")
-    if paired:
-        draw.text((_MARGIN, bottom - 0.3 * _SMALL), "negative", _GREY, small, anchor="lm")
+    for other in others:
+        draw.text((_MARGIN, bottom - 0.3 * _SMALL), other, _GREY, small, anchor="lm")
     if strip:
         draw.text((_MARGIN, middle + strip / 2), "cosine", _GREY, small, anchor="lm")
     return image
 
 
-def _grid_panel(name: str, sides: Sequence[Tensor]) -> Image.Image:
+def _grid_panel(name: str, sides: Sides) -> Image.Image:
     """Tokens of an 8x8 grid: squares in their colours whose sizes are the norms, and a map of the similarity."""
     height = 374
-    image, draw = _panel(f"{name}: {_number(len(sides[0]))}{_similarity_words(sides)}", height)
+    counts = [len(tokens) for tokens in sides.values()]
+    image, draw = _panel(f"{name}: {_number(counts[0])}{_similarity_words(sides)}", height)
     small = ImageFont.load_default(_SMALL)
-    count = math.isqrt(len(sides[0]))
+    count = math.isqrt(counts[0])
     side = 248
     cell = side / count
-    most = max(1e-6, *(tokens.norm(dim=-1).max().item() for tokens in sides))
-    colours = principal_colours(torch.cat(list(sides))).split([len(tokens) for tokens in sides])
-    titles = ["positive", "negative"][: len(sides)]
+    most = max(1e-6, *(tokens.norm(dim=-1).max().item() for tokens in sides.values()))
+    colours = principal_colours(torch.cat(list(sides.values()))).split(counts)
     lefts = [_MARGIN + i * (side + 80.0) for i in range(3)]
     top = _HEADING + 10.0
-    for title, left, tokens, colour in zip(titles, lefts, sides, colours, strict=False):
+    for (title, tokens), left, colour in zip(sides.items(), lefts, colours, strict=False):
         draw.rectangle((left, top, left + side, top + side), fill=(248, 248, 248))
         for index, (norm, rgb) in enumerate(zip(tokens.norm(dim=-1).tolist(), _bytes(colour), strict=True)):
             reach = (cell - 1) * max(0.15, norm / most) / 2
             x, y = left + (index % count + 0.5) * cell, top + (index // count + 0.5) * cell
             draw.rectangle((x - reach, y - reach, x + reach, y + reach), fill=rgb)
         draw.text((left + side / 2, top + side + 26), title, _GREY, small, anchor="mm")
-    if len(sides) == 2:
+    similarity = _similarity(sides)
+    if similarity is not None:
         left = lefts[2]
-        for index, value in enumerate(cosine_similarity(*sides, dim=-1).tolist()):
+        for index, value in enumerate(similarity.tolist()):
             x, y = left + index % count * cell, top + index // count * cell
             draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=_similarity_colour(value))
         draw.text((left + side / 2, top + side + 26), "cosine", _GREY, small, anchor="mm")
@@ -236,10 +237,17 @@ def _number(count: int, noun: str = "token") -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
-def _similarity_words(sides: Sequence[Tensor]) -> str:
-    if len(sides) < 2 or sides[0].shape != sides[1].shape:
-        return ""
-    return f", mean cosine {cosine_similarity(*sides, dim=-1).mean().item():.2f}"
+def _similarity_words(sides: Sides) -> str:
+    similarity = _similarity(sides)
+    return "" if similarity is None else f", mean cosine {similarity.mean().item():.2f}"
+
+
+def _similarity(sides: Sides) -> Tensor | None:
+    """The cosine similarity of two sides token by token, [n]; None where they cannot be compared."""
+    first, *others = sides.values()
+    if not others or first.shape != others[0].shape:
+        return None
+    return functional.cosine_similarity(first, others[0], dim=-1)
 
 
 def _similarity_colour(value: float) -> tuple[int, int, int]:
@@ -255,16 +263,16 @@ def _bytes(colours: Tensor) -> list[tuple[int, int, int]]:
 # ---------------------------------------------------------------- table
 
 
-def _table(tokens: dict[str, list[Tensor]], details_name: str, details: Tensor | None) -> str:
+def _table(tokens: dict[str, Sides], details_name: str, details: Tensor | None) -> str:
     """Count, width and norms of each kind of token on each side, their similarity, and the details' RMS by frame."""
     lines = ["| | tokens | width | norm: least | mean | most | cosine: least | mean |", "|---" * 8 + "|"]
     for name, sides in tokens.items():
-        for side, values in zip(("positive", "negative"), sides, strict=False):
+        for side, values in sides.items():
             norm = values.norm(dim=-1)
             cells = [f"{name}, {side}", str(len(values)), str(values.shape[-1])]
             cells += [f"{figure.item():.2f}" for figure in (norm.min(), norm.mean(), norm.max())]
-            if side == "negative" and values.shape == sides[0].shape:
-                similarity = cosine_similarity(sides[0], values, dim=-1)
+            similarity = _similarity(sides) if side == "negative" else None
+            if similarity is not None:
                 cells += [f"{figure.item():.3f}" for figure in (similarity.min(), similarity.mean())]
             else:
                 cells += ["", ""]

@@ -33,7 +33,7 @@ class ColorMatch(io.ComfyNode):
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
-                    default="adain",
+                    default="wavelet",
                     tooltip="adain: one gain and one offset a channel for the whole frame. wavelet: the low band, so that one "
                     "corner may be corrected otherwise than another. Both compare only what has not moved.",
                 ),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from i2vgen_core.config import RELEASES
+from i2vgen_core.images import SIZES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "web" / "docs"
@@ -131,3 +132,32 @@ def test_refiner_loader_page_has_the_releases_values():
             "cfg": f"{release.guidance:g}",
             "rescale": f"{release.rescale:g}",
         }
+
+
+def test_every_input_and_output_has_a_tooltip():
+    for block, inputs in BLOCKS.items():
+        for entry in inputs:
+            assert "tooltip" in entry.keywords, f"{block}: {entry.name}"
+    outputs = [
+        call
+        for file in (ROOT / "nodes").glob("*.py")
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "Output"
+    ]
+    assert len(outputs) >= 20
+    for call in outputs:
+        assert "tooltip" in {keyword.arg for keyword in call.keywords}, ast.unparse(call)
+
+
+def test_size_page_has_the_sizes():
+    stated = _values(_page("I2VGenXLSize"), "Sizes")["Latent"]
+    assert stated == {name: f"{width // 8}x{height // 8}" for name, (width, height) in SIZES.items()}
+    for name, (width, height) in SIZES.items():
+        assert name.endswith(f"{width}x{height}") and width % 8 == height % 8 == 0
+
+
+def test_sizes_halve_evenly():
+    """Three times for the bases; the refiners take heights of 2 more. The tiny cascade's are its own."""
+    for name, (width, height) in SIZES.items():
+        if not name.startswith("tiny"):
+            assert width // 8 % 8 == 0 and height // 8 % 8 == (2 if name.startswith("refiner") else 0), name

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from i2vgen_core.errors import InputError
-from i2vgen_core.spectrum import BANDS, Spectrum, band_distance, band_level, plot, spatial_spectrum, temporal_spectrum
+from i2vgen_core.spectrum import (
+    BANDS,
+    Spectrum,
+    analyse,
+    band_distance,
+    band_level,
+    plot,
+    spatial_spectrum,
+    temporal_spectrum,
+)
 
 
 def noise(frames, height, width, deviation=0.1):
@@ -132,3 +141,32 @@ def test_plot():
     assert curves[0] - curves[1] > 40  # 20 dB higher is higher in the picture
     with pytest.raises(InputError, match="1 to 6"):
         plot({}, "", "")
+
+
+def test_analysis_of_one_video():
+    picture, table = analyse(noise(16, 64, 64))
+    assert picture.shape == (1200, 960, 3)
+    lines = table.splitlines()
+    assert lines[0] == "| | video |" and [line.split(" |")[0] for line in lines[2:]] == [
+        f"| {axis} {band}, dB" for axis in ("spatial", "temporal") for band in BANDS
+    ]
+    level = float(lines[2].split("|")[2])
+    assert level == pytest.approx(-20, abs=0.5)  # the deviation is 0.1
+
+
+def test_analysis_before_and_after():
+    """A blur that halves the size, and a stage that brings it back."""
+    sharp = noise(8, 64, 64)
+    small = torch.nn.functional.interpolate(sharp.movedim(-1, 1), (32, 32), mode="area").movedim(1, -1)
+    _, table = analyse(small, sharp)
+    rows = {line.split("|")[1].strip(): line.split("|")[2:5] for line in table.splitlines()[2:]}
+    before, after, change = map(float, rows["spatial high, dB"])
+    assert change == pytest.approx(after - before, abs=0.011) and change > 15
+    picture, text = analyse(sharp[:3], sharp)
+    assert picture.shape == (1200, 960, 3)
+    assert text.endswith("No temporal spectrum of before: it needs 8 frames.") and "| temporal low, dB |  | -2" in text
+
+
+def test_analysis_of_a_picture_is_spatial():
+    picture, table = analyse(noise(1, 64, 64))
+    assert picture.shape == (600, 960, 3) and "temporal low" not in table
