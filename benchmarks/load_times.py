@@ -3,9 +3,10 @@
     python benchmarks/load_times.py FOLDER [--only NAME ...]
 
 Files of made-up weights are written into FOLDER, which has to have 15 GB free: one source, which stays for the next
-run, and one file at a time. Every load has a process of its own, whose largest resident set is the peak; that counts the
-libraries, and pages of mapped files. Seconds are those until each weight was read once, as the first step does, and leave
-the import of libraries out. Cold is after the file's pages were dropped from the system's cache, warm after a load.
+run, and one file at a time. Every load has a process of its own, forked once the libraries are there. Its largest
+resident set is the peak, the libraries' 0.5 GB and pages of mapped files among it. Seconds are those until each weight
+was read once, as the first step does; those of the processor are in brackets. Cold is after the file's pages were
+dropped from the system's cache, warm after a load.
 
 `read` reads the file's bytes into one buffer. `plain` is torch.load with weights_only, or safetensors' load_file.
 `library` is from_pretrained of diffusers or transformers for the same network. Needs Linux.
@@ -17,23 +18,28 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, I2VGenXLUNet
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
 
+from i2vgen_core import encoders
 from i2vgen_core.bundle import WEIGHTS
 from i2vgen_core.checkpoints import clip_keys, vae_keys
+from i2vgen_core.checkpoints.load import open_base, open_refiner
 from i2vgen_core.checkpoints.parts import part_tensors
 from i2vgen_core.checkpoints.read import read_state_dict
+from i2vgen_core.scaffold import SIZES, scaffold
 
-CALLS = ("read", "ours", "plain", "library")
 TOWER = "model.safetensors"
 
 # ---------------------------------------------------------------- the files, from a folder of scaffold's in fp16
@@ -43,8 +49,6 @@ def source(place: Path) -> Path:
     """A folder in diffusers' layout with made-up weights, fp16."""
     folder = place / "source"
     if not (folder / "model_index.json").is_file():
-        from i2vgen_core.scaffold import SIZES, scaffold
-
         shutil.rmtree(folder, ignore_errors=True)
         scaffold(folder, SIZES["full"])
     return folder
@@ -64,8 +68,6 @@ def vgen(part: str, step: int) -> Callable[[Path, Path], None]:
 
 def whole_folder(part: str, name: str = WEIGHTS) -> Callable[[Path, Path], None]:
     def write(folder: Path, target: Path) -> None:
-        from safetensors.torch import save_file
-
         target.mkdir()
         shutil.copy(folder / part / "config.json", target)
         save_file(wide(read_state_dict(folder / part)[0]), target / name, {"format": "pt"})
@@ -95,8 +97,6 @@ def lightning(folder: Path, target: Path) -> None:
 
 
 def load_base(path: Path, dtype: torch.dtype | None = None) -> Iterable[Tensor]:
-    from i2vgen_core.checkpoints.load import open_base
-
     checkpoint = open_base(path)
     encoder = checkpoint.build_global_encoder(dtype)
     assert encoder is not None
@@ -104,46 +104,32 @@ def load_base(path: Path, dtype: torch.dtype | None = None) -> Iterable[Tensor]:
 
 
 def load_refiner(path: Path) -> Iterable[Tensor]:
-    from i2vgen_core.checkpoints.load import open_refiner
-
     return open_refiner(path).build_network().parameters()
 
 
 def load_clip(path: Path) -> Iterable[Tensor]:
-    from i2vgen_core import encoders
-
     towers = encoders.load_text_encoder(path), encoders.load_image_encoder(path)
     return [value for tower in towers for value in tower.model.parameters()]
 
 
 def load_vision(path: Path) -> Iterable[Tensor]:
-    from i2vgen_core import encoders
-
     return encoders.load_image_encoder(path).model.parameters()
 
 
 def load_vae(path: Path) -> Iterable[Tensor]:
-    from i2vgen_core import encoders
-
     return encoders.load_vae(path).model.parameters()
 
 
 def plain(path: Path) -> Iterable[Tensor]:
     file = next(path.glob("*.safetensors")) if path.is_dir() else path
     if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
         return load_file(file).values()
     content = torch.load(file, map_location="cpu", weights_only=True)
     return content.get("state_dict", content).values()
 
 
-def pretrained(module: str, name: str, dtype: torch.dtype = torch.float32) -> Callable[[Path], Iterable[Tensor]]:
-    def load(path: Path) -> Iterable[Tensor]:
-        library = __import__(module)
-        return getattr(library, name).from_pretrained(path, torch_dtype=dtype).parameters()
-
-    return load
+def pretrained(network: Any, dtype: torch.dtype = torch.float32) -> Callable[[Path], Iterable[Tensor]]:
+    return lambda path: network.from_pretrained(path, torch_dtype=dtype).parameters()
 
 
 def read(path: Path) -> Iterable[Tensor]:
@@ -174,13 +160,11 @@ class Kind:
 
 HALF = torch.float16
 KINDS = {
-    "base fp16, safetensors": Kind("unet", None, load_base, pretrained("diffusers", "I2VGenXLUNet", HALF)),
+    "base fp16, safetensors": Kind("unet", None, load_base, pretrained(I2VGenXLUNet, HALF)),
     "the same, to compute in fp32": Kind(
-        "unet", None, lambda path: load_base(path, torch.float32), pretrained("diffusers", "I2VGenXLUNet")
+        "unet", None, lambda path: load_base(path, torch.float32), pretrained(I2VGenXLUNet)
     ),
-    "base fp32, safetensors": Kind(
-        "unet_fp32", whole_folder("unet"), load_base, pretrained("diffusers", "I2VGenXLUNet")
-    ),
+    "base fp32, safetensors": Kind("unet_fp32", whole_folder("unet"), load_base, pretrained(I2VGenXLUNet)),
     "base fp32, .pth": Kind("i2vgen_xl_00854500.pth", vgen("unet", 854500), load_base),
     "refiner fp32, .pth": Kind("non_ema_0035000.pth", vgen("refiner", 35000), load_refiner),
     "CLIP fp32, open_clip .bin": Kind(
@@ -190,10 +174,10 @@ KINDS = {
         "image_fp32",
         whole_folder("image_encoder", TOWER),
         load_vision,
-        pretrained("transformers", "CLIPVisionModelWithProjection"),
+        pretrained(CLIPVisionModelWithProjection),
     ),
     "VAE of SD 2.1's .ckpt": Kind("v2-1_512-ema-pruned.ckpt", lightning, load_vae),
-    "VAE fp32, safetensors": Kind("vae_fp32", whole_folder("vae"), load_vae, pretrained("diffusers", "AutoencoderKL")),
+    "VAE fp32, safetensors": Kind("vae_fp32", whole_folder("vae"), load_vae, pretrained(AutoencoderKL)),
 }
 
 # ---------------------------------------------------------------- measuring
@@ -211,50 +195,59 @@ def drop(path: Path) -> None:
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def timed(kind: Kind, call: str, path: Path) -> float:
-    """Seconds of one load, in this process."""
-    load = {"read": read, "ours": kind.ours, "plain": plain, "library": kind.library}[call]
-    assert load is not None
-    import diffusers  # imports are not counted
-    import transformers
+def in_child(work: Callable[[], object]) -> tuple[str, float]:
+    """What `work` gives in a fork of this process, as JSON, and the child's peak in bytes. Empty if it fails."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            os.write(writing, json.dumps(work()).encode())
+            status = 0
+        except Exception as error:  # the load's, which is told by the empty result
+            sys.stderr.write(f"{type(error).__name__}: {str(error)[:200]}\n")
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading) as output:
+        said = output.read()
+    _, _, usage = os.wait4(child, 0)
+    return said, usage.ru_maxrss * 1024
 
-    import i2vgen_core.checkpoints.load
-    import i2vgen_core.encoders  # noqa: F401
 
-    if call == "library":
-        diffusers.I2VGenXLUNet, diffusers.AutoencoderKL, transformers.CLIPVisionModelWithProjection  # noqa: B018  # lazy
-    start = time.perf_counter()
+def timed(load: Callable[[Path], Iterable[Tensor]], path: Path) -> tuple[float, float]:
+    """Seconds of one load, on the clock and of the processor."""
+    start, processor = time.perf_counter(), time.process_time()
     with torch.no_grad():
         for value in load(path):
             value.sum()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - processor
 
 
-def measured(name: str, call: str, path: Path) -> str:
-    """Seconds and gigabytes of a load in a process of its own, or that it was refused."""
-    command = [sys.executable, __file__, str(path), "--only", name, "--call", call]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    return "refuses" if status else f"{json.loads(output):.1f} s, {usage.ru_maxrss * 1024 / 1e9:.1f} GB"
+def cell(load: Callable[[Path], Iterable[Tensor]] | None, path: Path) -> str:
+    if load is None:
+        return ""
+    said, peak = in_child(lambda: timed(load, path))
+    if not said:
+        return "refuses"
+    seconds, processor = json.loads(said)
+    return f"{seconds:.1f} s ({processor:.1f}), {peak / 1e9:.1f} GB"
 
 
 def row(name: str, place: Path) -> str:
     kind = KINDS[name]
     path = (place if kind.write else place / "source") / kind.file
     if kind.write:
-        subprocess.run([sys.executable, __file__, str(place), "--only", name, "--write"], check=True)
+        write = kind.write
+        said, _ = in_child(lambda: write(place / "source", path) or "written")
+        assert said, f"{path} could not be written"
     size = sum(file.stat().st_size for file in files(path)) / 1e9
     cells = [name, f"{size:.2f} GB"]
-    for call in CALLS:
-        if call == "library" and kind.library is None:
-            cells += ["", ""]
-            continue
+    for load in (read, kind.ours, plain, kind.library):
         drop(path)
-        cells.append(measured(name, call, path))
-        if call != "read":
-            cells.append(measured(name, call, path))
+        cells.append(cell(load, path))
+        if load is not read:
+            cells.append(cell(load, path))
     if kind.write:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return "| " + " | ".join(cells) + " |"
@@ -264,19 +257,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS), metavar="NAME")
-    parser.add_argument("--call", choices=CALLS, help=argparse.SUPPRESS)
-    parser.add_argument("--write", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.call:
-        sys.stdout.write(json.dumps(timed(KINDS[options.only[0]], options.call, options.folder)))
-        return
-    place = source(options.folder)
-    if options.write:
-        kind = KINDS[options.only[0]]
-        assert kind.write
-        kind.write(place, options.folder / kind.file)
-        return
-    head = ("File", "Size", "read, cold", *(f"{call}, {how}" for call in CALLS[1:] for how in ("cold", "warm")))
+    in_child(lambda: str(source(options.folder)))
+    others = (f"{what}, {how}" for what in ("ours", "plain", "library") for how in ("cold", "warm"))
+    head = ("File", "Size", "read, cold", *others)
     sys.stdout.write("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|\n")
     for name in options.only:
         sys.stdout.write(row(name, options.folder) + "\n")
