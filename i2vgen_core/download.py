@@ -75,7 +75,7 @@ RELEASES = {
         file="text_encoder/model.fp16.safetensors",
         folder="text_encoders",
         name="i2vgen_xl_text_encoder_fp16.safetensors",
-        gigabytes=0.68,
+        gigabytes=0.71,
         licence="MIT",
     ),
     "vision": Release(
@@ -111,10 +111,10 @@ RELEASES = {
     "image2video": Release(
         title="MS-Image2Video, another base",
         repository="ali-vilab/MS-Image2Video",
-        file="img2video_ldm_0779000.pth",
+        file="base_03_alldata_fps_v_80g_0789000.pth",
         folder="diffusion_models",
-        name="img2video_ldm_0779000.pth",
-        gigabytes=5.7,
+        name="base_03_alldata_fps_v_80g_0789000.pth",
+        gigabytes=5.68,
         licence=_NO_DERIVATIVES,
     ),
     "sr600": Release(

@@ -57,8 +57,8 @@ _TORCH_STORAGES = {f"torch.{name}" for name in vars(torch) if name.endswith("Sto
 _ALLOWED = _OF_TORCH | _TORCH_TYPES | _TORCH_STORAGES
 
 # What else trainings leave in a checkpoint beside the weights: their callbacks, settings and optimizers. Any name of
-# another package is one of these, pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint and
-# numpy.core.multiarray.scalar in Stable Diffusion's. It is safe because an empty class of this file is there in its
+# another package is one of these; in Stable Diffusion 2.1's (whose eight names its page on the Hub lists) they are
+# pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint, numpy.core.multiarray.scalar and numpy.dtype. It is safe because an empty class of this file is there in its
 # place: the package is not imported, and nothing of it is run. Of Python's own names and of torch's only these are taken
 # so; the rest is refused, since no training's state needs them, and torch would call some.
 _OF_TRAININGS = {

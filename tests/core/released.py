@@ -8,7 +8,7 @@ writes the table of docs/checkpoints.md anew.
 import json
 import pickle
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from i2vgen_core import encoders  # noqa: E402
 from i2vgen_core.checkpoints import clip_keys, vae_keys  # noqa: E402
 from i2vgen_core.checkpoints.convert import convert  # noqa: E402
+from i2vgen_core.checkpoints.gguf import read_gguf_header  # noqa: E402
 from i2vgen_core.checkpoints.load import open_base, open_refiner, parse_unet  # noqa: E402
 from i2vgen_core.checkpoints.read import read_state_dict  # noqa: E402
 from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, from_official, to_diffusers  # noqa: E402
@@ -227,16 +228,70 @@ def hf_clip():
     return towers | projection | positions | {"logit_scale": torch.tensor(4.6052)}
 
 
+def hf_text():
+    """As transformers 4 saved it, whose names begin with `text_model.`."""
+    return clip_keys.text_to_transformers(open_clip())
+
+
+def hf_vision():
+    return clip_keys.vision_to_transformers(open_clip())
+
+
 def write_hf_clip(path):
     path.mkdir()
     (path / "config.json").write_text(json.dumps(CLIP_SETTINGS), encoding="utf-8")
     torch.save(module_state(hf_clip()), path / "pytorch_model.bin")
 
 
-def own_file(path):
-    source = path.with_name("source.safetensors")  # a .pth would say nothing of heads, which are not 64 here
-    save_file(as_dtype(unet("i2vgen_xl"), torch.float32), source, {key: str(value) for key, value in HEADS.items()})
-    convert(source, path)
+def own_unet(kind):
+    def write(path):
+        source = path.with_name("source.safetensors")  # a .pth would say nothing of heads, which are not 64 here
+        save_file(as_dtype(unet(kind), torch.float32), source, {key: str(value) for key, value in HEADS.items()})
+        convert(source, path, kind=kind)
+
+    return write
+
+
+def own_part(part):
+    """Of the VAE from Stable Diffusion's checkpoint, of a tower from the Hugging Face folder, which states the heads."""
+
+    def write(path):
+        source = path.with_name("v2-1_512-ema-pruned.ckpt" if part == "vae" else "source")
+        save(lightning(stable_diffusion()), source) if part == "vae" else write_hf_clip(source)
+        convert(source, path, part=part)
+
+    return write
+
+
+def write_gguf(path, state, name="Q8_0", metadata=None, rearranged=True):
+    """As ComfyUI's converters do: vectors in F32, matrices quantised, those whose rows are no whole blocks stored in
+    rows of 256 with their true shape beside them, or in F16 where that does not go either."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "i2vgen")
+    for key, value in (metadata or {}).items():
+        writer.add_string(key, value)
+    for key, value in state.items():
+        data, kind = value.contiguous().numpy(), gguf.GGMLQuantizationType[name]
+        block = gguf.GGML_QUANT_SIZES[kind][0]
+        if value.ndim < 2:
+            kind = gguf.GGMLQuantizationType.F32
+        elif data.shape[-1] % block and data.size % 256 == 0 and rearranged:
+            writer.add_array(f"comfy.gguf.orig_shape.{key}", [int(size) for size in data.shape])
+            data = data.reshape(-1, 256)
+        elif data.shape[-1] % block:
+            kind = gguf.GGMLQuantizationType.F16
+        writer.add_tensor(key, gguf.quants.quantize(data, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def quantised(name):
+    metadata = {key: str(value) for key, value in HEADS.items()}
+    return lambda path: write_gguf(path, unet("i2vgen_xl"), name, metadata)
 
 
 # ---------------------------------------------------------------- what is read from them
@@ -323,22 +378,43 @@ def bits(value):
     return value.contiguous().reshape(-1).view(torch.uint8)
 
 
+def from_gguf(path):
+    """Of a base whose every tensor is there in its shape; how near the weights are, test_gguf.py shows."""
+    checkpoint = open_base(path)
+    found = checkpoint.network | {GLOBAL_ENCODER + key: value for key, value in checkpoint.global_encoder.items()}
+    expected = from_official(unet("i2vgen_xl"))
+    assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in expected.items()}
+    kinds = Counter(tensor.type_name for tensor in read_gguf_header(path)[0].values())
+    stored = next(name for name, _ in kinds.most_common() if name != "F32")
+    _, values = forward(checkpoint)
+    error = toy.error(values, load_file(toy.GOLDEN / "unet.safetensors")["single.i2vgen.cond"])
+    return Result(checkpoint.config.kind, stored, len(found), error)
+
+
 @torch.no_grad()
+def text(path, **heads):
+    tower = clip_keys.text_tower(read_state_dict(path)[0])
+    encoded = encoders.load_text_encoder(path, **heads).encode(CASES["encoders"]["prompts"])
+    error = toy.error(encoded, load_file(toy.GOLDEN / "encoders.safetensors")["text_penultimate"])
+    return Result("CLIP text", NAMES[next(iter(tower.values())).dtype], len(tower), error)
+
+
+@torch.no_grad()
+def vision(path, **heads):
+    tower = clip_keys.vision_tower(read_state_dict(path)[0])
+    size = CLIP["vision"]["image_size"]
+    pixels = weights.noise(CASES["encoders"]["pixels"], (2, 3, size, size))
+    encoded = encoders.load_image_encoder(path, **heads).encode(pixels)
+    error = toy.error(encoded, load_file(toy.GOLDEN / "encoders.safetensors")["image_embeds"])
+    return Result("CLIP vision", NAMES[next(iter(tower.values())).dtype], len(tower), error)
+
+
 def clip(path):
     """Both towers, from a file or from a Hugging Face folder."""
     heads = {} if path.is_dir() else {"head_dim": 16}
-    text, image = encoders.load_text_encoder(path, **heads), encoders.load_image_encoder(path, **heads)
-    golden = load_file(toy.GOLDEN / "encoders.safetensors")
-    size = CLIP["vision"]["image_size"]
-    pixels = weights.noise(CASES["encoders"]["pixels"], (2, 3, size, size))
-    errors = (
-        toy.error(text.encode(CASES["encoders"]["prompts"]), golden["text_penultimate"]),
-        toy.error(image.encode(pixels), golden["image_embeds"]),
-    )
-    state = read_state_dict(path)[0]
-    count = len(clip_keys.text_tower(state)) + len(clip_keys.vision_tower(state))
-    stored = NAMES[next(iter(clip_keys.text_tower(state).values())).dtype]
-    return Result("CLIP text, CLIP vision", stored, count, max(errors))
+    one, other = text(path, **heads), vision(path, **heads)
+    kind = f"{one.kind}, {other.kind}"
+    return Result(kind, one.stored, one.tensors + other.tensors, max(one.error, other.error))
 
 
 @torch.no_grad()
@@ -393,7 +469,8 @@ def _tuned(dtype):
 
 SAFE = "diffusion_pytorch_model.safetensors"
 FP16 = "diffusion_pytorch_model.fp16.safetensors"
-VGEN, DIFFUSERS = "ali-vilab/i2vgen-xl, models/", "ali-vilab/i2vgen-xl"
+VGEN, DIFFUSERS, OWN = "ali-vilab/i2vgen-xl, models/", "ali-vilab/i2vgen-xl", "`convert` of this project"
+FOLDERS = {"CLIP text": "text_encoder/", "CLIP vision": "image_encoder/"}
 ROWS = (
     Row("i2vgen_xl_00854500.pth", VGEN, "fp32", "i2vgen_xl", vgen("i2vgen_xl"), base),
     Row("unet/", DIFFUSERS, "fp32", "i2vgen_xl", folder(UNET_SETTINGS, SAFE, i2vgen_diffusers), base),
@@ -478,11 +555,31 @@ ROWS = (
         vae,
         1e-2,
     ),
+    *(
+        Row(name, DIFFUSERS, NAMES[dtype], kind, folder(settings, file, state, dtype), open_, limit)
+        for kind, settings, state, open_ in (
+            ("CLIP text", CLIP_SETTINGS["text_config"], hf_text, text),
+            ("CLIP vision", CLIP_SETTINGS["vision_config"], hf_vision, vision),
+        )
+        for name, file, dtype, limit in (
+            (FOLDERS[kind], "model.safetensors", torch.float32, 1e-5),
+            (f"{FOLDERS[kind]}, .fp16. variant", "model.fp16.safetensors", torch.float16, 1e-2),
+        )
+    ),
     Row("a fine-tune.safetensors", "anyone", "fp16", "i2vgen_xl", _tuned(torch.float16), base, 1e-2),
     Row("a fine-tune.safetensors", "anyone", "bf16", "i2vgen_xl", _tuned(torch.bfloat16), base, 1e-1),
     Row("a fine-tune.safetensors", "anyone", "fp8_e4m3fn", "i2vgen_xl", _tuned(torch.float8_e4m3fn), base, 0.5),
     Row("a fine-tune, prefixed ema.safetensors", "anyone", "fp32", "vid2vid_xl", _ema, refiner()),
-    Row("converted.safetensors", "`convert` of this project", "fp32", "i2vgen_xl", own_file, base),
+    Row("a quantised one.gguf", "anyone", "Q8_0", "i2vgen_xl", quantised("Q8_0"), from_gguf, 0.1),
+    Row("a quantised one.gguf", "anyone", "Q5_0", "i2vgen_xl", quantised("Q5_0"), from_gguf, 0.5),
+    Row("a quantised one.gguf", "anyone", "Q4_0", "i2vgen_xl", quantised("Q4_0"), from_gguf, 1),
+    Row("converted.safetensors", OWN, "fp32", "i2vgen_xl", own_unet("i2vgen_xl"), base),
+    Row("converted.safetensors", OWN, "fp32", "image2video", own_unet("image2video"), base),
+    Row("converted.safetensors", OWN, "fp32", "vid2vid_xl", own_unet("vid2vid_xl"), refiner()),
+    Row("converted.safetensors", OWN, "fp32", "sr600", own_unet("sr600"), refiner()),
+    Row("converted.safetensors", OWN, "fp32", "vae", own_part("vae"), vae),
+    Row("converted.safetensors", OWN, "fp32", "CLIP text", own_part("text"), text),
+    Row("converted.safetensors", OWN, "fp32", "CLIP vision", own_part("vision"), vision),
 )
 
 

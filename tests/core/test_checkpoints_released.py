@@ -1,8 +1,10 @@
 """Every released file, in its own format: keys, nesting and types, and that nothing else is needed to read it."""
 
 import json
+import pickletools
 import shutil
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +120,27 @@ def test_lightning_need_not_be_there(tmp_path):
     assert encoders.load_text_encoder(path, head_dim=16).config.layers == 4  # its text encoder is CLIP's too
     with pytest.raises(CheckpointError, match="expected a network of the I2VGen-XL family"):
         open_base(path)
+
+
+def test_the_pickle_is_that_of_stable_diffusion_2_1(tmp_path):
+    """It refers to what the Hub's page of stabilityai/stable-diffusion-2-1-base lists as the file's imports, and to the
+    form of numpy 2 for a scalar."""
+    path = tmp_path / "v2-1_512-ema-pruned.ckpt"
+    released.save(released.lightning(released.stable_diffusion()), path)
+    with zipfile.ZipFile(path) as archive:
+        pickled = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    found = {argument for operation, argument, _ in pickletools.genops(pickled) if operation.name == "GLOBAL"}
+    assert found == {
+        "_codecs encode",
+        "collections OrderedDict",
+        "numpy dtype",
+        "numpy._core.multiarray scalar",
+        "numpy.core.multiarray scalar",
+        "pytorch_lightning.callbacks.model_checkpoint ModelCheckpoint",
+        "torch FloatStorage",
+        "torch IntStorage",
+        "torch._utils _rebuild_tensor_v2",
+    }
 
 
 @pytest.mark.parametrize("name", ["open_clip_pytorch_model.bin", "open_clip_model.safetensors"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import toy
+from released import write_gguf as write
 from safetensors.torch import load_file
 
 from i2vgen_core.__main__ import main
@@ -23,30 +24,6 @@ REFINER = replace(WIDE, kind="vid2vid_xl", image_dim=1024)
 
 LIMITS = {"Q8_0": 0.01, "Q5_0": 0.08, "Q5_1": 0.06, "Q4_0": 0.15, "Q4_1": 0.12}
 """Largest error of a weight of each type, in units of the largest of its tensor."""
-
-
-def write(path, state, name="Q8_0", metadata=None, rearranged=True):
-    """As ComfyUI's converters do: vectors in F32, matrices quantised, those whose rows are no whole blocks stored in
-    rows of 256 with their true shape beside them, or in F16 where that does not go either."""
-    writer = gguf.GGUFWriter(path, "i2vgen")
-    for key, value in (metadata or {}).items():
-        writer.add_string(key, value)
-    for key, value in state.items():
-        data, kind = value.contiguous().numpy(), QUANTS[name]
-        block = gguf.GGML_QUANT_SIZES[kind][0]
-        if value.ndim < 2:
-            kind = QUANTS.F32
-        elif data.shape[-1] % block and data.size % 256 == 0 and rearranged:
-            writer.add_array(f"comfy.gguf.orig_shape.{key}", [int(size) for size in data.shape])
-            data = data.reshape(-1, 256)
-        elif data.shape[-1] % block:
-            kind = QUANTS.F16
-        writer.add_tensor(key, gguf.quants.quantize(data, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import Parameter
 
 from i2vgen_core import builtin
 from i2vgen_core.checkpoints.load import open_unet
@@ -118,6 +121,60 @@ def test_metadata_says_which_refiner(host, folder, bundles):
     }
     network = host.run(graph, {"model": ("refiner", 0)}).kept["model"].model.network
     assert (network.kind, network.head_dim) == ("sr600", 8)
+
+
+# ---- files that cannot be loaded
+
+
+def _alive(value: Tensor) -> list[Tensor]:
+    """Tensors of its shape that hold what is no number, wherever they are held."""
+    gc.collect()
+    found = [each for each in gc.get_objects() if type(each) in (Tensor, Parameter) and each.shape == value.shape]
+    return [each for each in found if each.is_floating_point() and each.isnan().any()]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_failed_load_leaves_the_earlier_model_and_no_memory(host, folder, official, suffix):
+    import comfy.model_management
+
+    name, bias = f"damaged{suffix}", torch.full_like(official["out.2.bias"], float("nan"))
+    weights = official | {"out.2.bias": bias}
+    torch.save({"state_dict": weights}, folder / name) if suffix == ".pth" else save_file(weights, folder / name)
+    save_file(official, folder / "whole.safetensors")
+    good = _file_graph("whole.safetensors")
+    before = host.run(good, {"latent": ("base", 0), "model": ("file", 0)}).kept
+    loaded = len(comfy.model_management.current_loaded_models)
+    del weights
+    assert len(_alive(bias)) == 1, "the one that this test holds itself"
+    for _ in range(2):
+        result = host.run(_file_graph(name), reuse_cache=True, keep={"latent": ("base", 0)})
+        assert result.error_node == "file" and "expected finite weights, found 1 not finite" in result.error
+    assert len(_alive(bias)) == 1
+    assert len(comfy.model_management.current_loaded_models) <= loaded
+    if sys.platform == "linux":
+        assert name not in Path("/proc/self/maps").read_text()
+    kept = before["model"].model.diffusion_model.state_dict()
+    assert all(torch.equal(kept[key], value) for key, value in open_unet(folder / "whole.safetensors").network.items())
+    stock = changed(good, base__model=["kept", 0]) | {"kept": node(_holder(host, before["model"]))}
+    assert torch.equal(_run(host, stock), before["latent"]["samples"])
+
+
+def _holder(host: Host, model: Any) -> str:
+    """A block that gives a MODEL that is there already."""
+
+    class HeldModel:
+        RETURN_TYPES = ("MODEL",)
+        FUNCTION = "give"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {"required": {}}
+
+        def give(self) -> tuple[Any]:
+            return (model,)
+
+    host.nodes["HeldModel"] = HeldModel
+    return "HeldModel"
 
 
 # ---- types of weights
