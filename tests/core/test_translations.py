@@ -152,12 +152,14 @@ def test_help_page_says_the_same(language, block):
 @of_every_block
 def test_help_page_has_the_names_that_the_block_shows(language, block):
     texts = NODE_DEFS[language][block]
+    outputs = {output.name: texts["outputs"][str(i)] for i, output in enumerate(BLOCKS[block].outputs) if output.name}
     page = _page(block, language)
     assert page[0] == f"# {texts['display_name']}"
     for line, english in zip(page, _page(block), strict=True):
-        if re.match(r"- (`\w+`(, )?)+ \(", english):
-            for name in re.findall(r"`(\w+)`", english.split(" (")[0]):
-                assert texts["inputs"][name]["name"] in line, name
+        entry = re.match(r"- ((?:`\w+`(?:, )?)+)(?: \(|:)", english)
+        for name in re.findall(r"\w+", entry[1] if entry else ""):
+            shown = texts["inputs"].get(name) or outputs.get(name)
+            assert shown is None or shown["name"] in line, name
 
 
 def test_help_pages_have_a_language():
