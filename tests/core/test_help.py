@@ -1,56 +1,17 @@
 """The help pages in web/docs say what the blocks and the releases are. Blocks are read from their source, no host."""
 
-import ast
 import re
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+from blocks import ROOT, read_blocks
 
 from i2vgen_core.config import RELEASES
 from i2vgen_core.images import SIZES
 
-ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "web" / "docs"
 
 
-@dataclass(frozen=True)
-class Input:
-    name: str
-    keywords: dict[str, ast.expr]
-
-    def constant(self, keyword: str):
-        """A keyword's value; None if it is absent or computed."""
-        try:
-            return ast.literal_eval(self.keywords[keyword])
-        except (KeyError, ValueError):
-            return None
-
-
-def _blocks() -> dict[str, list[Input]]:
-    """Inputs by node id."""
-    found = {}
-    for file in sorted((ROOT / "nodes").glob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        names = {
-            target.id: node.value
-            for node in tree.body
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
-        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-            schema = {keyword.arg: keyword.value for keyword in call.keywords}
-            if "node_id" in schema:
-                inputs = (names.get(item.id) if isinstance(item, ast.Name) else item for item in schema["inputs"].elts)
-                found[ast.literal_eval(schema["node_id"])] = [
-                    Input(ast.literal_eval(item.args[0]), {keyword.arg: keyword.value for keyword in item.keywords})
-                    for item in inputs
-                ]
-    return found
-
-
-BLOCKS = _blocks()
+BLOCKS = read_blocks()
 
 
 def _page(block: str) -> str:
@@ -81,13 +42,13 @@ def test_every_block_has_a_page_and_every_page_a_block():
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_page_lists_the_inputs_in_order(block):
-    assert list(_inputs(_page(block))) == [entry.name for entry in BLOCKS[block]]
+    assert list(_inputs(_page(block))) == [entry.name for entry in BLOCKS[block].inputs]
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_page_states_ranges_and_choices(block):
     stated = _inputs(_page(block))
-    for entry in BLOCKS[block]:
+    for entry in BLOCKS[block].inputs:
         low, high, options = entry.constant("min"), entry.constant("max"), entry.constant("options")
         if low is not None and high is not None:
             assert stated[entry.name].startswith(f"{low:g} to {high:g}"), entry.name
