@@ -73,6 +73,26 @@ class FrontEnd:
             values,
         )
 
+    def set_language(self, language: str) -> None:
+        """Sets the language as the settings' dialog does; the blocks and the opened graph follow."""
+        self.page.evaluate("language => app.extensionManager.setting.set('Comfy.Locale', language)", language)
+
+    def hover_widget(self, node_type: str, name: str) -> None:
+        """Brings a node into view, and the mouse to one of its widgets."""
+        x, y = self.page.evaluate(
+            """([type, name]) => {
+                const node = app.graph.nodes.find(node => node.type === type)
+                app.canvas.centerOnNode(node)
+                const top = node.widgets.find(widget => widget.name === name).y
+                const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] / 2, node.pos[1] + top + 10])
+                const { left, top: above } = app.canvas.canvas.getBoundingClientRect()
+                return [left + x, above + y]
+            }""",
+            [node_type, name],
+        )
+        self.page.mouse.move(x - 1, y)
+        self.page.mouse.move(x, y)
+
     def run_prompt(self) -> Result:
         """Hands the opened graph's API format to the server, and waits for its end."""
         graph = self.prompt()["output"]
