@@ -4,7 +4,7 @@
 
 Files of made-up weights are written into FOLDER, which has to have 15 GB free: one source, which stays for the next
 run, and one file at a time. Every load has a process of its own, forked once the libraries are there. Its largest
-resident set is the peak, the libraries' 0.5 GB and pages of mapped files among it. Seconds are those until each weight
+resident set is the peak, the libraries' 0.4 GB and pages of mapped files among it. Seconds are those until each weight
 was read once, as the first step does; those of the processor are in brackets. Cold is after the file's pages were
 dropped from the system's cache, warm after a load.
 
