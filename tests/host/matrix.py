@@ -116,8 +116,8 @@ class Judge:
 def run(host: Host, row: Row, judge: Judge) -> Outcome:
     """Runs a row on a host that `prepare` has been called for. Raises AssertionError for an error that is not the row's."""
     if row.saves is not None:
-        _save(host, row.saves(plain()))
-    result = host.run(row.graph(plain()), {"frames": ("frames", 0)}, reuse_cache=True)
+        _save(host, _known(host, row.saves(plain())))
+    result = host.run(_known(host, row.graph(plain())), {"frames": ("frames", 0)}, reuse_cache=True)
     if row.refused:
         assert result.error is not None and row.refused in result.error, result.error
         return Outcome(False)
@@ -126,6 +126,22 @@ def run(host: Host, row: Row, judge: Judge) -> Outcome:
     assert frames.isfinite().all(), row.name
     clip = frames if row.judged is None else frames[list(row.judged)]
     return Outcome(True, tuple(frames.shape) == (row.frames, row.height, row.width, 3), judge.kept(clip))
+
+
+def _known(host: Host, graph: Graph) -> Graph:
+    """The graph without the inputs that this host's nodes do not have yet."""
+
+    def offered(class_type: str) -> set[str]:
+        types = host.nodes[class_type].INPUT_TYPES()
+        return {name for group in ("required", "optional") for name in types.get(group, {})}
+
+    return {
+        name: {
+            **each,
+            "inputs": {key: value for key, value in each["inputs"].items() if key in offered(each["class_type"])},
+        }
+        for name, each in graph.items()
+    }
 
 
 def prepare(host: Host) -> None:

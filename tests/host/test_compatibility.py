@@ -8,8 +8,8 @@ from . import matrix
 from .available import PACK
 from .in_process import Host
 
+HOST_VERSION = "0.33.0"  # of the tables
 DOCUMENT = PACK / "docs" / "compatibility.md"
-SAMPLERS = 44  # of host 0.33, at least
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,17 @@ def test_nodes(ready, judge, outcomes, row):
 
 def test_samplers_and_schedulers(ready, judge, outcomes):
     names = matrix.Names.of(ready)
-    assert len(names.samplers) >= SAMPLERS or "FrameInterpolate" not in ready.nodes
+    assert len(names.samplers) > 30 and len(names.schedulers) > 8
     for row in names.rows():
         outcomes[row.name] = outcome = matrix.run(ready, row, judge)
         assert outcome.runs and outcome.shape, row.name
 
 
 def test_the_tables_in_the_docs_are_up_to_date(ready, outcomes):
+    from comfyui_version import __version__
+
+    if __version__ != HOST_VERSION:
+        pytest.skip(f"the tables are of ComfyUI {HOST_VERSION}")
     names = matrix.Names.of(ready).rows()
     if set(outcomes) != {row.name for row in (*matrix.ROWS, *names)}:
         pytest.skip("not every row was run")
