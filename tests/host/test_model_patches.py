@@ -152,19 +152,6 @@ def test_stock_patch_on_both_stages(host, name):
         assert relative_error(patched, latent) > 1e-3, sampler
 
 
-def test_compiled(sample, plain):
-    """What TorchCompileModel does, but for the compiler behind it: one graph, traced once for all steps."""
-    import torch._dynamo
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    compiled = sample(lambda model: set_torch_compile_wrapper(model=model, backend="eager"))
-    assert relative_error(compiled, plain) < 1e-4
-    assert not torch._dynamo.utils.counters["graph_break"]
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-
-
 def test_model_sampling(host):
     """The host's node makes our base's schedule anew, and is refused where it cannot, on a refiner."""
     settings = {"sampling": "v_prediction", "zsnr": True}
