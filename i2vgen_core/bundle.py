@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .checkpoints.unet_keys import to_diffusers, to_official
 from .config import UNetConfig
+from .encoder_config import LATENT_RGB
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -59,9 +60,15 @@ def write_tower(folder: Path, tower: nn.Module, state: Mapping[str, Tensor]) -> 
     write_part(folder, state, settings, "model.safetensors")
 
 
-def write_vae(folder: Path, vae: Any, state: Mapping[str, Tensor]) -> None:
-    """A diffusers.AutoencoderKL with these weights."""
+def write_vae(folder: Path, vae: Any, state: Mapping[str, Tensor], latent_rgb: list[list[float]] | None = None) -> None:
+    """A diffusers.AutoencoderKL with these weights.
+
+    Args:
+        latent_rgb: to preview its latents by, see encoder_config.latent_rgb; None for Stable Diffusion's.
+    """
     settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}
+    if latent_rgb is not None:
+        settings[LATENT_RGB] = latent_rgb
     write_part(folder, state, {"_class_name": "AutoencoderKL", **settings})
 
 

@@ -20,6 +20,9 @@ PENULTIMATE_LAYERS = 23  # ViT-H/14's 24 text blocks less the last, as Stable Di
 
 _SDXL_SCALE = 0.13025
 
+
+LATENT_RGB = "latent_rgb"  # key of a VAE's config.json
+
 Settings = Mapping[str, Any]
 
 _CORRECT = "Correct the model's config.json or metadata."
@@ -202,6 +205,25 @@ def _refuse_sdxl(settings: Settings) -> None:
     if abs(scale - _SDXL_SCALE) < 1e-3:
         remedy = "Use the VAE of Stable Diffusion 2.1 (or 1.5)."
         raise CheckpointError("VAE", "one of Stable Diffusion 1 or 2", f"SDXL's, scaling_factor {scale}", remedy)
+
+
+def latent_rgb(settings: Settings) -> list[list[float]] | None:
+    """The colours that a VAE's latent stands for, to preview it by: five rows of red, green and blue in -1..1, what one
+    unit of each of the four channels (times config.VAE_SCALE) adds, and what is there without.
+
+    Args:
+        settings: config.json of the VAE. One of Stable Diffusion's has no such entry.
+
+    Raises:
+        CheckpointError: not five rows of three numbers.
+    """
+    rows = settings.get(LATENT_RGB)
+    if rows is None:
+        return None
+    shaped = isinstance(rows, list) and [len(row) if isinstance(row, list) else 0 for row in rows] == [3] * 5
+    if not shaped or not all(isinstance(value, (int, float)) and math.isfinite(value) for row in rows for value in row):
+        raise CheckpointError("VAE", f"five rows of three numbers for {LATENT_RGB}", repr(rows)[:60], _CORRECT)
+    return rows
 
 
 def _of_tower(settings: Settings | None, name: str) -> Settings:

@@ -1,8 +1,22 @@
 """What all tiers of tests share."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
+
+from .host.available import why_no_browser, why_no_host
+
+LACKING = {"host": why_no_host, "ui": why_no_browser}
+"""What each folder of tests lacks, if anything: then all of its tests are skipped, and say so."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for folder, lacking in LACKING.items():
+        reason = lacking()
+        for item in items:
+            if reason and Path(__file__).parent / folder in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

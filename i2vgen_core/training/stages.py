@@ -26,7 +26,7 @@ from .loop import Loop
 from .lora import add_lora, save_lora
 from .recipe import read_recipe
 from .refiner import RefinerTraining, build_refiner, train_refiner
-from .vae import VAETraining, build_vae, normalise_latents, pictures, train_vae
+from .vae import VAETraining, build_vae, fit_latent_rgb, normalise_latents, train_vae, unseen_pictures
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -75,10 +75,11 @@ def run_vae(job: Job) -> None:
     loop = train_vae(vae, source, job.run, config, job.device)
 
     def write() -> None:
+        unseen = unseen_pictures(source, config, job.device)
         if not config.freeze_encoder:
-            images = [pictures(source, -1 - i, config).to(job.device) for i in range(32)]
-            normalise_latents(vae, images, earlier)
-        write_vae(job.model / "vae", vae, stored(vae.state_dict(), DTYPES[job.dtype]))
+            normalise_latents(vae, unseen, earlier)
+        rgb = fit_latent_rgb(vae, unseen)
+        write_vae(job.model / "vae", vae, stored(vae.state_dict(), DTYPES[job.dtype]), rgb)
 
     _finish(loop, job, write)
 

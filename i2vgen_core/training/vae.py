@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..bundle import write_json
+from ..checkpoints.read import read_config
 from ..config import VAE_SCALE
+from ..encoder_config import LATENT_RGB
 from .data import Source, World
 from .loop import Loop, LoopConfig
 
@@ -172,3 +175,39 @@ def _latents(vae: Any, batches: list[Tensor]) -> Tensor:
         pixels = (images * 2 - 1).permute(0, 3, 1, 2).to(next(vae.parameters()))
         latents.append(vae.quant_conv(vae.encoder(pixels))[:, : vae.config.latent_channels].transpose(0, 1).flatten(1))
     return torch.cat(latents, dim=1).double()
+
+
+@torch.no_grad()
+def fit_latent_rgb(vae: Any, batches: list[Tensor]) -> list[list[float]]:
+    """The colours to preview a VAE's latents by: the affine map from `VAE_SCALE` times a latent to the picture in -1..1
+    at the latent's size that has the least squared error on these images.
+
+    Args:
+        vae: a diffusers.AutoencoderKL.
+        batches: images [N, H, W, 3] in 0..1.
+
+    Returns:
+        A row of red, green and blue for each channel, and one for the constant, see encoder_config.latent_rgb.
+    """
+    values = F.pad(VAE_SCALE * _latents(vae, batches).T.cpu(), (0, 1), value=1.0)
+    pixels = [(images * 2 - 1).permute(0, 3, 1, 2) for images in batches]
+    reduction = 2 ** (len(vae.config.block_out_channels) - 1)
+    colours = [F.avg_pool2d(each, reduction).movedim(1, -1).flatten(0, 2).double().cpu() for each in pixels]
+    rows = torch.linalg.lstsq(values, torch.cat(colours)).solution
+    return [[round(value, 4) for value in row] for row in rows.tolist()]
+
+
+def write_latent_rgb(model: Path) -> None:
+    """Fits the preview's colours of a model folder's VAE anew, on pictures of the world, into its config.json."""
+    from ..encoders import load_vae
+
+    folder, config = model / "vae", VAETraining()
+    rows = fit_latent_rgb(load_vae(folder).model, unseen_pictures(config.data, config))
+    write_json(folder / "config.json", read_config(folder) | {LATENT_RGB: rows})
+
+
+def unseen_pictures(
+    source: Source, config: VAETraining, device: torch.device | str = "cpu", count: int = 32
+) -> list[Tensor]:
+    """Batches that training has not seen, for what is measured of a VAE at its end."""
+    return [pictures(source, -1 - i, config).to(device) for i in range(count)]

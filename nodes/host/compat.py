@@ -11,6 +11,8 @@ import comfy.model_patcher
 import comfy.sd
 import folder_paths
 from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
 from torch import Tensor
 
 from ...i2vgen_core.attention import scaled_dot_product_attention
@@ -61,3 +63,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, transformer_option
     if q.device.type == "cpu" and len(q) == len(k) and "optimized_attention_override" not in transformer_options:
         return scaled_dot_product_attention(q, k, v, heads)
     return comfy.ldm.modules.attention.optimized_attention(q, k, v, heads, transformer_options=transformer_options)
+
+
+def progress_text(text: str) -> None:
+    """Writes below the block that runs now, where the host has a front end."""
+    running, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if running is not None and server is not None:
+        server.send_progress_text(text, running.node_id, server.client_id)

@@ -19,14 +19,17 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor, nn
 
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
+from ...i2vgen_core.checkpoints.read import read_config
 from ...i2vgen_core.conditioning import GlobalEncoder
 from ...i2vgen_core.config import DetailGain, Kind, Release, UNetConfig
+from ...i2vgen_core.encoder_config import latent_rgb
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.layers import Layers
 from ...i2vgen_core.schedules import Schedule, schedule_for
 from ...i2vgen_core.unet import UNet
 from . import compat
 from .patches import StockPatches
+from .preview import VideoLatent
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -101,7 +104,7 @@ class HostUNet(UNet):
         if control is not None:
             remedy = "Take the Apply ControlNet block out of the conditioning."
             raise InputError("conditioning", "no ControlNet, since none was trained for these networks", "one", remedy)
-        frames, hooks = len(x) // len(context), StockPatches(transformer_options, x.shape)
+        frames, hooks = len(x) // len(context), StockPatches(transformer_options)
         return super().forward(x, timesteps[::frames], context, frames, fps, details, hooks)
 
 
@@ -134,6 +137,7 @@ class VideoModel(comfy.model_base.BaseModel):
         to = {"device": device, "dtype": self.manual_cast_dtype or self.get_dtype()}
         text: Tensor | None = kwargs.get("cross_attn")
         if self.network.is_refiner:
+            self._check_schedule()
             context = self._checked(text).to(**to)
             return {"c_crossattn": _PerVideo(context)}
 
@@ -157,6 +161,13 @@ class VideoModel(comfy.model_base.BaseModel):
         details = self.diffusion_model.detail_encoder(self.process_latent_in(latent), len(noise))
         return conds | {"c_crossattn": _PerVideo(context), "details": comfy.conds.CONDNoiseShape(details)}
 
+    def _check_schedule(self) -> None:
+        """Raises InputError if a node has replaced a refiner's schedule: the host's nodes cannot make it anew."""
+        sigmas, own = self.model_sampling.sigmas, _host_sigmas(self.schedule)
+        if sigmas.shape != own.shape or not torch.allclose(sigmas.cpu(), own.float(), rtol=1e-3):
+            remedy = "Take the ModelSampling block out; it makes schedules of other models alone."
+            raise InputError("model", "a refiner with the schedule it was trained with", "another schedule", remedy)
+
     def _checked(self, text: Tensor | None) -> Tensor:
         found, width = None if text is None else text.shape[-1], self.network.context_dim
         if text is None or found != width:
@@ -167,12 +178,14 @@ class VideoModel(comfy.model_base.BaseModel):
 
 class _ModelConfig(comfy.supported_models_base.BASE):
     unet_extra_config: ClassVar[dict[str, Any]] = {}
-    latent_format = comfy.latent_formats.SD15
+    latent_format = VideoLatent
     memory_usage_factor = 1.1  # counted: 9.15 GiB for two guided halves of 16 frames at 1280x704 in 16 bit are 1.04
 
-    def __init__(self, network: UNetConfig, release: Release):
+    def __init__(self, network: UNetConfig, release: Release, rgb: list[list[float]] | None):
         super().__init__({"model_channels": network.model_channels})
-        self.network, self.release = network, release
+        self.network, self.release, self.latent_format = network, release, VideoLatent(rgb)
+        if network.kind == "i2vgen_xl":  # what ModelSamplingDiscrete makes a schedule of; the default is image2video's
+            self.sampling_settings = {"beta_schedule": "cosine", "zsnr": True}
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> VideoModel:
         return VideoModel(self, device)
@@ -195,7 +208,8 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
         weight_dtype: one of WEIGHT_DTYPES.
         disable_dynamic: the host's, when it asks for a copy whose weights are not streamed.
     """
-    state, config = dict(checkpoint.network), _ModelConfig(checkpoint.config, checkpoint.release)
+    rgb = latent_rgb(read_config(path.parent / "vae")) if path.is_dir() else None  # of the bundle's own VAE
+    state, config = dict(checkpoint.network), _ModelConfig(checkpoint.config, checkpoint.release, rgb)
     management = comfy.model_management
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
     dtype = WEIGHT_DTYPES[weight_dtype] or management.unet_dtype(
@@ -260,7 +274,10 @@ def _host_sigmas(schedule: Schedule) -> Tensor:
 
 def _check_frames(condition: VideoCondition, frames: int) -> None:
     if condition.frames != frames:
-        remedy = "Wire the latent of the Global Encode block that made the conditioning into the sampler."
+        remedy = (
+            "A latent's batch is the frames of one video: wire in that of the Global Encode block that made the "
+            "conditioning. For more videos, run with other seeds."
+        )
         raise InputError("latent", f"{condition.frames} frames, as the conditioning has", f"{frames}", remedy)
 
 

@@ -22,19 +22,21 @@ class StockPatches(Hooks):
 
     Args:
         transformer_options: the host's, with `patches` and `patches_replace`. As in the host's own networks, `block`,
-            `block_index` and `original_shape` are written into it for the patches to read.
-        shape: of the network's input, [(b f), 4, h, w].
+            `block_index` and `original_shape` are written into it for the patches to read; the shape is that of the
+            latent as the network has padded it, from which patches count tokens.
     """
 
-    def __init__(self, transformer_options: dict[str, Any], shape: tuple[int, ...]):
+    def __init__(self, transformer_options: dict[str, Any]):
         super().__init__(partial(compat.attention, transformer_options=transformer_options))
         self._options = transformer_options
         self._patches = transformer_options.get("patches", {})
         self._replacements = transformer_options.get("patches_replace", {})
-        transformer_options |= {"original_shape": list(shape), "block_index": 0}
+        transformer_options["block_index"] = 0
 
     def block(self, place: Place, run: Callable[[Tensor], Tensor], x: Tensor, skip: Tensor | None = None) -> Tensor:
-        if place[0] != "output" and place != ("input", 0):
+        if place == ("input", 0):
+            self._options["original_shape"] = [len(x), 4, *x.shape[2:]]
+        elif place[0] != "output":
             x = self._through("input_block_patch_after_skip", x)  # of the last block, whose output is kept by now
         self._options["block"] = place
         if skip is not None:

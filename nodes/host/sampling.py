@@ -10,7 +10,6 @@ from typing import Any
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
-import latent_preview
 import torch
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from ...i2vgen_core.schedules import (
     inversion_timesteps,
     refine_steps,
 )
+from .preview import prepare_callback
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -178,7 +178,7 @@ def sample_base(model: Any, positive: Any, negative: Any, latent: dict[str, Any]
         noise = noise + release.offset_noise * offset
     sampler = CoreSampler(ddim(steps, settings.eta, schedule, settings.seed))
     sigmas = _sigmas(model, ddim_timesteps(steps))
-    callback = latent_preview.prepare_callback(model, steps)
+    callback = prepare_callback(model, steps)
     return comfy.sample.sample_custom(
         model,
         noise,
@@ -207,7 +207,7 @@ def sample_refiner(
 
     visited = inversion_timesteps(min(steps, level), level) if inverts else []
     total = len(visited) + steps
-    preview = latent_preview.prepare_callback(model, total)
+    preview = prepare_callback(model, total)
 
     def callback_from(first: int) -> Any:
         return lambda step, denoised, x, _: preview(first + step, denoised, x, total)

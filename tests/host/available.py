@@ -1,15 +1,17 @@
-"""Where ComfyUI is, and whether it can be tested with."""
+"""Where ComfyUI and Chromium are, and whether they can be tested with."""
 
+import importlib.util
 import os
+import shutil
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 
 from .install_host import requirements, unmet
 
 PACK = Path(__file__).resolve().parents[2]
 HOST = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI").expanduser()
+CHROMIUM = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def why_no_host() -> str | None:
@@ -21,8 +23,10 @@ def why_no_host() -> str | None:
     return None
 
 
-def skip(items: list[pytest.Item], folder: Path, reason: str | None) -> None:
-    """Skips a folder's tests if there is a reason."""
-    for item in items:
-        if reason and folder in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason=reason))
+def why_no_browser() -> str | None:
+    """What is missing for tests of the front end; None if nothing is."""
+    if importlib.util.find_spec("playwright") is None:
+        return "Playwright not installed: pip install playwright"
+    if CHROMIUM is None:
+        return "Chromium not found: set CHROMIUM_PATH"
+    return why_no_host()

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from i2vgen_core.cascade import BaseOptions
+
 Graph = dict[str, dict[str, Any]]
 
 BUNDLE = "tiny"
@@ -13,6 +15,10 @@ REFINE_NEGATIVE = "worst quality"
 WIDTH, HEIGHT, FRAMES, FPS, STEPS, SEED = 96, 64, 3, 16, 3, 7
 REFINED_WIDTH, REFINED_HEIGHT = 120, 88  # latents of 15x11, which the refiners pad in both directions
 RATE = 8.0
+BASE_OPTIONS = BaseOptions(
+    width=WIDTH, height=HEIGHT, frames=FRAMES, fps=FPS, steps=STEPS, seed=SEED, negative=NEGATIVE
+)
+"""The settings of `base_latent` for the core."""
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:

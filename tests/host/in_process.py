@@ -89,6 +89,20 @@ class Host:
         result.kept = dict(self._kept)
         return result
 
+    def values(self, graph: dict[str, Any], *names: str) -> list[Any]:
+        """First outputs of nodes, of a LATENT the tensor. What the last graph has computed is not computed again.
+
+        Raises:
+            AssertionError: the graph was refused, or a node failed.
+        """
+        result = self.run(graph, {name: (name, 0) for name in names}, reuse_cache=True)
+        assert result.error is None, f"{result.error_node}: {result.error}"
+        return [value["samples"] if isinstance(value := result.kept[name], dict) else value for name in names]
+
+    def value(self, graph: dict[str, Any], name: str = "base") -> Any:
+        """The same of one node."""
+        return self.values(graph, name)[0]
+
     def _receive(self, event: Any, data: Any, client: str | None = None) -> None:
         if isinstance(data, dict) and event != "progress":
             self._result.note(event, data)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+_PREVIEW, _TEXT = 1, 3  # the host's numbers for its binary messages
+
 
 @dataclass
 class Result:
@@ -13,7 +15,8 @@ class Result:
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # by node: what it gave the front end to show
     kept: dict[str, Any] = field(default_factory=dict, repr=False)  # in process only: the values asked for with `keep`
     progress: list[tuple[str, int, int]] = field(default_factory=list)  # over the server: node, value, of how many
-    previews: int = 0  # over the server: preview images received
+    previews: list[bytes] = field(default_factory=list, repr=False)  # over the server: image files, as they came
+    texts: list[tuple[str, str]] = field(default_factory=list)  # over the server: node, and what is written below it
     error: str | None = None  # the message that a user reads
     error_node: str | None = None
     interrupted: bool = False
@@ -30,6 +33,14 @@ class Result:
             self.error, self.error_node = data["exception_message"].strip(), data["node_id"]
         elif event == "execution_interrupted":
             self.interrupted, self.error_node = True, data["node_id"]
+
+    def note_bytes(self, message: bytes) -> None:
+        """Adds one of the host's binary messages: a preview, or text for a node. All numbers are four bytes long."""
+        kind, number, rest = int.from_bytes(message[:4], "big"), int.from_bytes(message[4:8], "big"), message[8:]
+        if kind == _PREVIEW:
+            self.previews.append(rest)
+        elif kind == _TEXT:
+            self.texts.append((rest[:number].decode(), rest[number:].decode()))
 
     def refuse(self, error: dict[str, Any] | None, node_errors: dict[str, Any]) -> "Result":
         """Takes over why the host's validation refused the graph, or some of its outputs."""

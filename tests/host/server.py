@@ -15,7 +15,6 @@ from typing import Any
 
 from .result import Result
 
-_PREVIEW = 1  # first four bytes of a binary frame that holds a preview image
 _START_SECONDS = 180
 
 
@@ -118,7 +117,7 @@ class Server:
                 return result.refuse(answer.get("error"), answer["node_errors"])
             async for message in messages:
                 if message.type == aiohttp.WSMsgType.BINARY:
-                    result.previews += int.from_bytes(message.data[:4], "big") == _PREVIEW
+                    result.note_bytes(message.data)
                     continue
                 event = json.loads(message.data)
                 if event["data"].get("prompt_id") != answer["prompt_id"]:

@@ -14,7 +14,6 @@ from i2vgen_core.training.world import caption
 from . import graphs
 from .available import PACK
 from .graphs import changed, node
-from .in_process import Host
 
 FRAMES = PACK / "tests" / "frames"
 SCENE = 13  # of demo/scene.png, from which the stored frames come
@@ -46,12 +45,6 @@ def _graph() -> graphs.Graph:
     )
 
 
-def _run(host: Host, graph: graphs.Graph, at: str) -> Tensor:
-    result = host.run(graph, {"value": (at, 0)}, reuse_cache=True)
-    assert result.error is None, f"{result.error_node}: {result.error}"
-    return result.kept["value"]
-
-
 def _difference(frames: Tensor, name: str) -> tuple[float, float]:
     """Mean and largest difference from a stored picture of frames 0, 5, 10 and 15, in 255ths."""
     height, width = frames.shape[1:3]
@@ -64,7 +57,7 @@ def _difference(frames: Tensor, name: str) -> tuple[float, float]:
 def test_frames_are_the_cores(host, at, name):
     """To the tolerance of the stored frames (tests/frames/README.md), the largest difference doubled: the host rounds
     otherwise at every step, and 4.5 was seen in single pixels of the refined frames."""
-    mean, most = _difference(_run(host, _graph(), at), name)
+    mean, most = _difference(host.value(_graph(), at), name)
     assert mean <= 0.5 and most <= 8
 
 
@@ -85,7 +78,7 @@ def test_stock_sampler_moves_the_shape_too(host):
     )
     graph = _graph() | {"base": stock, "base_frames": node("VAEDecode", samples=["base", 0], vae=["loader", 4])}
     case = held_out_case(SCENE, 128, 64, 16, fps=8)
-    assert case.obeyed(case.tracker(_run(host, graph, "base_frames").cpu()))
+    assert case.obeyed(case.tracker(host.value(graph, "base_frames").cpu()))
 
 
 def test_the_scene_block_draws_held_out_scenes(host):

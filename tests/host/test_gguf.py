@@ -41,12 +41,6 @@ def _write(path: Path, state: dict[str, Tensor]) -> None:
     writer.close()
 
 
-def _run(host: Host, graph: graphs.Graph, at: str) -> Tensor:
-    result = host.run(graph, {"latent": (at, 0)}, reuse_cache=True)
-    assert result.error is None, f"{result.error_node}: {result.error}"
-    return result.kept["latent"]["samples"]
-
-
 def _options(host: Host, class_type: str) -> list[str]:
     kind, settings = host.nodes[class_type].INPUT_TYPES()["required"]["model_name"]
     return list(settings["options"] if kind == "COMBO" else kind)
@@ -61,7 +55,7 @@ def test_base(host: Host, folder: Path, bundles: Path) -> None:
     graph = changed(graphs.base_latent("short"), **SMALL, **FEW_STEPS)
     file = node("I2VGenXLBaseLoader", model_name="quantised/base.gguf", weight_dtype="default", detail_gain="official")
     quantised = changed(graph | {"file": file}, base__model=["file", 0], global_encode__global_encoder=["file", 1])
-    error = relative_error(_run(host, quantised, "base"), _run(host, graph, "base"))
+    error = relative_error(host.value(quantised, "base"), host.value(graph, "base"))
     assert 1e-5 < error < 0.1
 
 
@@ -69,7 +63,7 @@ def test_refiner(host: Host, folder: Path, bundles: Path) -> None:
     _write(folder / "refiner.gguf", open_unet(bundles / "short" / "refiner").network)
     graph = changed(graphs.refined_latent("short"), refine__steps=1, refine__cfg=1.0, refine__rescale=0.0)
     quantised = changed(graph, refiner__model_name="quantised/refiner.gguf")
-    error = relative_error(_run(host, quantised, "refine"), _run(host, graph, "refine"))
+    error = relative_error(host.value(quantised, "refine"), host.value(graph, "refine"))
     assert 1e-5 < error < 0.1
 
 

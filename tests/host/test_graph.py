@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from i2vgen_core.cascade import BaseOptions, Cascade, RefineOptions
+from i2vgen_core.cascade import Cascade, RefineOptions
 from i2vgen_core.config import RELEASES
 from i2vgen_core.images import read_image
 
@@ -21,24 +21,8 @@ BASE_SAME = 1e-4
 REFINE_SAME = 1e-3
 
 
-def _run(host: Host, graph: graphs.Graph, *names: str) -> list[Any]:
-    """First outputs of nodes; what the last graph has computed is not computed again."""
-    result = host.run(graph, {name: (name, 0) for name in names}, reuse_cache=True)
-    assert result.error is None, f"{result.error_node}: {result.error}"
-    return [value["samples"] if isinstance(value := result.kept[name], dict) else value for name in names]
-
-
 def _base(cascade: Cascade, photo: Path, **changes: Any) -> Tensor:
-    options = BaseOptions(
-        width=graphs.WIDTH,
-        height=graphs.HEIGHT,
-        frames=graphs.FRAMES,
-        fps=graphs.FPS,
-        steps=graphs.STEPS,
-        seed=graphs.SEED,
-        negative=graphs.NEGATIVE,
-    )
-    options = replace(options, **changes)
+    options = replace(graphs.BASE_OPTIONS, **changes)
     return cascade.sample_base(cascade.condition(read_image(photo), graphs.PROMPT, options), options)
 
 
@@ -87,22 +71,22 @@ def no_suffix(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_base(host, bundles, photo, bundle, settings):
     """`others` is MS-Image2Video: no global encoder, offset noise, a guidance of its own."""
     graph = graphs.changed(graphs.base_latent(bundle), **{f"base__{key}": value for key, value in settings.items()})
-    (latent,) = _run(host, graph, "base")
+    latent = host.value(graph, "base")
     assert relative_error(latent, _base(Cascade(bundles / bundle), photo, **settings)) < BASE_SAME
 
 
 def test_frames_and_rate(host, bundles, photo):
     """One frame; and the frame rate is a condition."""
     one = graphs.changed(graphs.base_latent(), global_encode__frames=1)
-    (latent,) = _run(host, one, "base")
+    latent = host.value(one, "base")
     assert relative_error(latent, _base(Cascade(bundles / "tiny"), photo, frames=1)) < BASE_SAME
     slow = graphs.changed(one, global_encode__fps=8)
-    assert relative_error(_run(host, slow, "base")[0], latent) > 3 * BASE_SAME
+    assert relative_error(host.value(slow, "base"), latent) > 3 * BASE_SAME
 
 
 def test_whole_cascade(host, bundles, photo, no_suffix):
     """Each side on its own, from the photo to the refined latent."""
-    base, encoded, refined = _run(host, graphs.refined_latent(), "base", "encode", "refine")
+    base, encoded, refined = host.values(graphs.refined_latent(), "base", "encode", "refine")
     cascade = Cascade(bundles / "tiny")
     our_base = _base(cascade, photo)
     our_encoded = cascade.encode_video(cascade.decode(our_base), REFINE)
@@ -134,7 +118,7 @@ def test_refiner(host, bundles, no_suffix, bundle, variant, settings):
     names = {"guidance": "cfg"}
     inputs = {f"refine__{names.get(key, key)}": value for key, value in settings.items()}
     graph = graphs.changed(graphs.refined_latent(bundle), refiner__variant=variant, **inputs)
-    encoded, refined = _run(host, graph, "encode", "refine")
+    encoded, refined = host.values(graph, "encode", "refine")
     cascade = Cascade(bundles / bundle, refiner_kind=None if variant == "auto" else variant)
     ours = cascade.sample_refiner(encoded, graphs.REFINE_PROMPT, replace(REFINE, **settings))
     assert relative_error(refined, ours) < REFINE_SAME
@@ -146,7 +130,7 @@ def test_refiner(host, bundles, no_suffix, bundle, variant, settings):
 def test_refine_prompt_with_the_suffix(host, bundles, prompt):
     """What the graph's prompt has to hold where the command line appends it. Both are cut after 75 tokens."""
     text = prompt + RELEASES["vid2vid_xl"].prompt_suffix
-    encoded, refined = _run(host, graphs.changed(graphs.refined_latent(), positive__text=text), "encode", "refine")
+    encoded, refined = host.values(graphs.changed(graphs.refined_latent(), positive__text=text), "encode", "refine")
     ours = Cascade(bundles / "tiny").sample_refiner(encoded, prompt, REFINE)
     assert relative_error(refined, ours) < REFINE_SAME
 
@@ -154,9 +138,9 @@ def test_refine_prompt_with_the_suffix(host, bundles, prompt):
 def test_settings_change_the_video(host):
     """Every setting that is compared above is one that matters."""
     graph = graphs.changed(_short(), base__steps=3)
-    base, refined = _run(host, graph, "base", "refine")
+    base, refined = host.values(graph, "base", "refine")
     for change in ({"base__eta": 0.7}, {"base__cfg": 3.0}, {"base__seed": 8}, {"clip_encode__prompt": "a storm"}):
-        assert relative_error(_run(host, graphs.changed(graph, **change), "base")[0], base) > 1e-2, change
+        assert relative_error(host.value(graphs.changed(graph, **change), "base"), base) > 1e-2, change
     for change in (
         {"refine__eta": 0.0},
         {"refine__cfg": 2.0},
@@ -168,7 +152,7 @@ def test_settings_change_the_video(host):
         {"positive__text": "a storm"},
         {"refiner__variant": "sr600"},
     ):
-        assert relative_error(_run(host, graphs.changed(graph, **change), "refine")[0], refined) > 1e-3, change
+        assert relative_error(host.value(graphs.changed(graph, **change), "refine"), refined) > 1e-3, change
 
 
 # ---- 0 and -1 are the releases' numbers
@@ -176,16 +160,16 @@ def test_settings_change_the_video(host):
 
 def test_base_defaults(host):
     graph = graphs.changed(_short(), base__steps=0)
-    (released,) = _run(host, graph, "base")
-    (explicit,) = _run(host, graphs.changed(graph, base__steps=50, base__cfg=9.0), "base")
+    released = host.value(graph, "base")
+    explicit = host.value(graphs.changed(graph, base__steps=50, base__cfg=9.0), "base")
     assert relative_error(released, explicit) == 0
 
 
 def test_image2video_defaults(host):
     """Its 50 steps are the same setting as I2VGen-XL's; here the guidance."""
     graph = graphs.base_latent("others")
-    (released,) = _run(host, graph, "base")
-    (explicit,) = _run(host, graphs.changed(graph, base__cfg=3.0), "base")
+    released = host.value(graph, "base")
+    explicit = host.value(graphs.changed(graph, base__cfg=3.0), "base")
     assert relative_error(released, explicit) == 0
 
 
@@ -201,7 +185,7 @@ def test_refiner_defaults(host, variant, solver, numbers):
     names = ("steps", "cfg", "rescale", "noise_level", "entry")
     released = graphs.changed(_short(), refiner__variant=variant, refine__solver=solver, refine__steps=0)
     explicit = graphs.changed(released, **{f"refine__{n}": value for n, value in zip(names, numbers, strict=True)})
-    assert relative_error(_run(host, released, "refine")[0], _run(host, explicit, "refine")[0]) == 0
+    assert relative_error(host.value(released, "refine"), host.value(explicit, "refine")) == 0
 
 
 # ---- once a run, once a step, once a video
@@ -251,10 +235,10 @@ def test_base_computes_conditions_once(host, calls):
 
 def test_refiner_is_called_once_a_step(host, calls):
     graph = graphs.changed(graphs.refined_latent(), refine__steps=4)
-    _run(host, graphs.changed(graph, refine__seed=1), "refine")
+    host.values(graphs.changed(graph, refine__seed=1), "refine")
     for entry, evaluations in (("noise", [2] * 4), ("inversion", [1] * 4 + [2] * 4)):
         calls.shapes["network"].clear()
-        _run(host, graphs.changed(graph, refine__entry=entry), "refine")
+        host.values(graphs.changed(graph, refine__entry=entry), "refine")
         h, w = graphs.REFINED_HEIGHT // 8, graphs.REFINED_WIDTH // 8
         assert calls.shapes["network"] == [[videos * graphs.FRAMES, 4, h, w] for videos in evaluations]
 
@@ -262,10 +246,10 @@ def test_refiner_is_called_once_a_step(host, calls):
 def test_context_keys_are_made_once_a_video(host, monkeypatch):
     """Cross-attention's to_k sees the tokens of each video, not of each frame."""
     graph = graphs.base_latent()
-    (model,) = _run(host, graph, "loader")
+    model = host.value(graph, "loader")
     to_k = model.model.diffusion_model.get_submodule("input_blocks.1.1.transformer_blocks.0.attn2.to_k")
     rows: list[list[int]] = []
     hook = to_k.register_forward_pre_hook(lambda _, inputs: rows.append(list(inputs[0].shape)))
-    _run(host, graphs.changed(graph, base__seed=99), "base")
+    host.values(graphs.changed(graph, base__seed=99), "base")
     hook.remove()
     assert rows == [[2, 77 + 64 + 4, 64]] * graphs.STEPS

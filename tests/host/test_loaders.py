@@ -26,12 +26,6 @@ from .in_process import Host
 SMALL = {"clip_encode__width": 64, "global_encode__width": 64, "global_encode__frames": 2}
 
 
-def _run(host: Host, graph: graphs.Graph, at: str = "base") -> Tensor:
-    result = host.run(graph, {"latent": (at, 0)}, reuse_cache=True)
-    assert result.error is None, f"{result.error_node}: {result.error}"
-    return result.kept["latent"]["samples"]
-
-
 @pytest.fixture(scope="module")
 def folder(host: Host) -> Path:
     return host.base_directory / "models" / "diffusion_models"
@@ -71,18 +65,18 @@ def test_base_file(host, folder, bundles, official, name):
     else:
         shutil.copy(bundles / "short" / "unet" / "diffusion_pytorch_model.safetensors", folder / name)
         assert "transformer_in.proj_in.weight" in load_file(folder / name)
-    assert relative_error(_run(host, _file_graph(name)), _run(host, _bundle_graph())) < 1e-6
+    assert relative_error(host.value(_file_graph(name)), host.value(_bundle_graph())) < 1e-6
 
 
 def test_detail_gain(host, folder, official):
     save_file(official, folder / "gain.safetensors")
-    twice, once = (_run(host, _file_graph("gain.safetensors", gain)) for gain in ("official", "once"))
+    twice, once = (host.value(_file_graph("gain.safetensors", gain)) for gain in ("official", "once"))
     assert relative_error(once, twice) > 1e-2
     doubled = dict(official)
     weight = doubled["input_blocks.0.0.weight"].clone()
     weight[:, 4:] *= 2  # the concat half
     save_file(doubled | {"input_blocks.0.0.weight": weight}, folder / "doubled.safetensors")
-    assert relative_error(_run(host, _file_graph("doubled.safetensors", "once")), twice) < 1e-4
+    assert relative_error(host.value(_file_graph("doubled.safetensors", "once")), twice) < 1e-4
 
 
 @pytest.mark.parametrize("layout", ["official", "diffusers"])
@@ -110,7 +104,7 @@ def test_refiner_file(host, folder, bundles, variant):
     result = host.run(file, keep, reuse_cache=True)
     assert result.error is None, result.error
     assert result.kept["model"].model.network.kind == ("vid2vid_xl" if variant == "auto" else variant)
-    assert relative_error(result.kept["latent"]["samples"], _run(host, graph, "refine")) < 1e-6
+    assert relative_error(result.kept["latent"]["samples"], host.value(graph, "refine")) < 1e-6
 
 
 def test_metadata_says_which_refiner(host, folder, bundles):
@@ -156,7 +150,7 @@ def test_a_failed_load_leaves_the_earlier_model_and_no_memory(host, folder, offi
     kept = before["model"].model.diffusion_model.state_dict()
     assert all(torch.equal(kept[key], value) for key, value in open_unet(folder / "whole.safetensors").network.items())
     stock = changed(good, base__model=["kept", 0]) | {"kept": node(_holder(host, before["model"]))}
-    assert torch.equal(_run(host, stock), before["latent"]["samples"])
+    assert torch.equal(host.value(stock), before["latent"]["samples"])
 
 
 def _holder(host: Host, model: Any) -> str:
@@ -199,7 +193,7 @@ FEW_STEPS = {
 @pytest.mark.parametrize(("loader", "sampler"), [("loader", "base"), ("refiner", "refine")])
 def test_weight_dtype(host, loader, sampler, dtype, stored, limit):
     """The test's weights are fp16, and on the CPU the host computes in float32, so that fp16 is exact."""
-    exact = _run(host, changed(FEW_STEPS[loader], **{f"{loader}__weight_dtype": "fp32"}), sampler)
+    exact = host.value(changed(FEW_STEPS[loader], **{f"{loader}__weight_dtype": "fp32"}), sampler)
     graph = changed(FEW_STEPS[loader], **{f"{loader}__weight_dtype": dtype})
     result = host.run(graph, {"latent": (sampler, 0), "model": (loader, 0)}, reuse_cache=True)
     assert result.error is None, result.error
@@ -230,7 +224,7 @@ def test_lists(host, folder, bundles, official):
     save_file(official, folder / "new.safetensors")
     for loader in ("I2VGenXLBaseLoader", "I2VGenXLRefinerLoader"):
         assert "new.safetensors" in _options(host, loader, "model_name")
-    assert _run(host, _file_graph("new.safetensors")).isfinite().all()
+    assert host.value(_file_graph("new.safetensors")).isfinite().all()
 
     copies = bundles / "group" / "copied"
     assert "group/copied" not in _options(host, "I2VGenXLCascadeLoader", "bundle")
@@ -240,7 +234,7 @@ def test_lists(host, folder, bundles, official):
         assert "group/copied" in _options(host, "I2VGenXLCascadeLoader", "bundle")
         assert "group/copied/refiner" not in _options(host, "I2VGenXLRefinerLoader", "model_name")
         graph = changed(_bundle_graph(), loader__bundle="group/copied")
-        assert relative_error(_run(host, graph), _run(host, _bundle_graph())) == 0
+        assert relative_error(host.value(graph), host.value(_bundle_graph())) == 0
     finally:
         shutil.rmtree(bundles / "group")
     result = host.run(changed(_bundle_graph(), loader__bundle="group/copied"), {"latent": ("base", 0)})

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from i2vgen_core.cascade import BaseOptions, Cascade
+from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_unet
 from i2vgen_core.images import read_image
 from i2vgen_core.training.lora import add_lora, merge_lora, save_lora
@@ -40,44 +40,29 @@ def _with_lora(graph: graphs.Graph, model: str, sampler: str, file: Path, streng
     return changed(graph | {"lora": lora}, **{f"{sampler}__model": ["lora", 0]})
 
 
-def _latent(host: Host, graph: graphs.Graph, name: str) -> Tensor:
-    result = host.run(graph, {name: (name, 0)}, reuse_cache=True)
-    assert result.error is None, f"{result.error_node}: {result.error}"
-    return result.kept[name]["samples"]
-
-
 def test_on_the_base(host: Host, bundles: Path, photo: Path, caplog: Any) -> None:
     """The stock loader takes every tensor, and the video is that of the core with the file merged."""
     file = _file(host, bundles / "tiny" / "unet")
     graph = changed(graphs.base_latent(), loader__weight_dtype="fp32")
-    plain = _latent(host, graph, "base")
+    plain = host.value(graph, "base")
     with caplog.at_level("WARNING"):
-        latent = _latent(host, _with_lora(graph, "loader", "base", file, 0.8), "base")
+        latent = host.value(_with_lora(graph, "loader", "base", file, 0.8), "base")
     assert not [text for text in caplog.messages if "not loaded" in text.lower()]
     assert relative_error(latent, plain) > 1e-2
-    assert relative_error(_latent(host, _with_lora(graph, "loader", "base", file, 0.0), "base"), plain) == 0
+    assert relative_error(host.value(_with_lora(graph, "loader", "base", file, 0.0), "base"), plain) == 0
 
     cascade = Cascade(bundles / "tiny")
     merge_lora(cascade.base[0], file, strength=0.8)
-    options = BaseOptions(
-        width=graphs.WIDTH,
-        height=graphs.HEIGHT,
-        frames=graphs.FRAMES,
-        fps=graphs.FPS,
-        steps=graphs.STEPS,
-        seed=graphs.SEED,
-        negative=graphs.NEGATIVE,
-    )
-    conditions = cascade.condition(read_image(photo), graphs.PROMPT, options)
-    assert relative_error(latent, cascade.sample_base(conditions, options)) < 1e-4
+    conditions = cascade.condition(read_image(photo), graphs.PROMPT, graphs.BASE_OPTIONS)
+    assert relative_error(latent, cascade.sample_base(conditions, graphs.BASE_OPTIONS)) < 1e-4
 
 
 def test_on_the_refiner(host: Host, bundles: Path, caplog: Any) -> None:
     """A file for the other kind of network is taken as whole."""
     file = _file(host, bundles / "tiny" / "refiner")
     graph = changed(graphs.refined_latent(), refiner__weight_dtype="fp32")
-    plain = _latent(host, graph, "refine")
+    plain = host.value(graph, "refine")
     with caplog.at_level("WARNING"):
-        latent = _latent(host, _with_lora(graph, "refiner", "refine", file, 1.0), "refine")
+        latent = host.value(_with_lora(graph, "refiner", "refine", file, 1.0), "refine")
     assert not [text for text in caplog.messages if "not loaded" in text.lower()]
     assert relative_error(latent, plain) > 1e-2

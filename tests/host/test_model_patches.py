@@ -21,7 +21,7 @@ def sample(host: Host) -> Callable[[Any], Tensor]:
     """sample(patch): the base's latent with `patch` applied to a clone of its MODEL."""
     keep = {"model": ("loader", 0)}
     keep |= {name: ("global_encode", i) for i, name in enumerate(("positive", "negative", "latent"))}
-    kept = host.run(graphs.conditions(), keep).kept
+    kept = host.run(graphs.conditions("short"), keep).kept
     sampling = host.module("nodes.host.sampling")
 
     def run(patch: Callable[[Any], Any] = lambda _: None) -> Tensor:
@@ -45,7 +45,7 @@ def _host_attention(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) ->
     return optimized_attention(q, k, v, options["n_heads"])
 
 
-INPUTS, OUTPUTS = 12, 12  # blocks of the toy bundle on the way down and up, as the releases have
+INPUTS, OUTPUTS = 4, 4  # blocks of the short bundle on the way down and up
 VIDEOS, FRAMES = 2, graphs.FRAMES  # positive and negative in one call
 
 
@@ -137,23 +137,32 @@ PATCHES: dict[str, dict[str, Any]] = {
 }
 
 
-def _latent(host: Host, graph: graphs.Graph, name: str) -> Tensor:
-    result = host.run(graph, {name: (name, 0)}, reuse_cache=True)
-    assert result.error is None, f"{result.error_node}: {result.error}"
-    return result.kept[name]["samples"]
-
-
 @pytest.mark.parametrize("name", PATCHES)
 def test_stock_patch_on_both_stages(host, name):
-    graph = graphs.refined_latent() | {
+    """FreeU looks for widths of 2 and 4 times the first, which the short bundle has not."""
+    graph = graphs.refined_latent("tiny" if name.startswith("FreeU") else "short")
+    graph = changed(graph, base__steps=2, refine__steps=2, global_encode__frames=2) | {
         "base_patch": node(name, model=["loader", 0], **PATCHES[name]),
         "refiner_patch": node(name, model=["refiner", 0], **PATCHES[name]),
     }
     for sampler, patch in (("base", "base_patch"), ("refine", "refiner_patch")):
-        latent = _latent(host, graph, sampler)
-        patched = _latent(host, changed(graph, **{f"{sampler}__model": [patch, 0]}), sampler)
+        latent = host.value(graph, sampler)
+        patched = host.value(changed(graph, **{f"{sampler}__model": [patch, 0]}), sampler)
         assert patched.isfinite().all()
         assert relative_error(patched, latent) > 1e-3, sampler
+
+
+def test_model_sampling(host):
+    """The host's node makes our base's schedule anew, and is refused where it cannot, on a refiner."""
+    settings = {"sampling": "v_prediction", "zsnr": True}
+    graph = changed(graphs.refined_latent("short"), base__steps=2) | {
+        "base_patch": node("ModelSamplingDiscrete", model=["loader", 0], **settings),
+        "refiner_patch": node("ModelSamplingDiscrete", model=["refiner", 0], **settings),
+    }
+    latent = host.value(graph, "base")
+    assert relative_error(host.value(changed(graph, base__model=["base_patch", 0]), "base"), latent) < 1e-4
+    refused = host.run(changed(graph, refine__model=["refiner_patch", 0]), {"latent": ("refine", 0)}, reuse_cache=True)
+    assert refused.error is not None and "Take the ModelSampling block out" in refused.error
 
 
 def test_controlnet_is_refused(sample):

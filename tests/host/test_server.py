@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from i2vgen_core.video import read_video
 
@@ -33,11 +36,20 @@ def test_photo_to_video(server, cascade):
     assert rate == graphs.RATE
     assert frames.std() > 0.01
 
-    assert result.previews > 0
+    frames = {(graphs.WIDTH, graphs.HEIGHT): 0, (graphs.REFINED_WIDTH, graphs.REFINED_HEIGHT): 0}
+    for preview in result.previews:
+        width, height = Image.open(BytesIO(preview)).size
+        strip = next(size for size in frames if abs(width / height - graphs.FRAMES * size[0] / size[1]) < 0.1)
+        frames[strip] += 1
+    assert set(frames.values()) == {graphs.STEPS}
     for sampler in ("base", "refine"):
         steps = [value for name, value, _ in result.progress if name == sampler]
         assert steps == list(range(1, graphs.STEPS + 1)), sampler
         assert {most for name, _, most in result.progress if name == sampler} == {graphs.STEPS}
+        first, *middle, last = (text for name, text in result.texts if name == sampler)
+        assert first == f"step 1 of {graphs.STEPS}"
+        assert all(re.fullmatch(r"step \d of \d, \d+\.\d\d s a step, \d+:\d\d left", text) for text in middle)
+        assert re.fullmatch(rf"step {graphs.STEPS} of {graphs.STEPS}, \d+\.\d\d s a step", last)
 
     again = server.run(cascade)
     assert again.error is None and set(again.executed) <= {"save"}

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from i2vgen_core.cascade import BaseOptions, Cascade
+from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_unet
 from i2vgen_core.images import clip_frame, read_image
 from i2vgen_core.video import read_video
@@ -23,13 +23,6 @@ from .graphs import changed, node
 from .in_process import Host
 
 BASE_INPUTS = {"model": ["loader", 0], "positive": ["global_encode", 0], "negative": ["global_encode", 1]}
-
-
-def _run(host: Host, graph: graphs.Graph, *names: str) -> list[Any]:
-    """First outputs of nodes; what the last graph has computed is not computed again."""
-    result = host.run(graph, {name: (name, 0) for name in names}, reuse_cache=True)
-    assert result.error is None, f"{result.error_node}: {result.error}"
-    return [value["samples"] if isinstance(value := result.kept[name], dict) else value for name in names]
 
 
 # ---- the stock sampler
@@ -124,7 +117,7 @@ def test_stock_sampler_on_the_refiner(host, sampler):
         scheduler="normal",
         denoise=0.6,
     )
-    encoded, refined = _run(host, graphs.refined_latent() | {"refine": stock}, "encode", "refine")
+    encoded, refined = host.values(graphs.refined_latent() | {"refine": stock}, "encode", "refine")
     assert refined.isfinite().all()
     assert relative_error(refined, encoded) > 1e-2
 
@@ -167,7 +160,7 @@ def test_stock_image_encoding_differs_by_its_crop(host):
     assert 1e-3 < difference < 0.2
 
     stock = changed(graph, global_encode__positive=["unclip", 0], global_encode__negative=["negative_prompt", 0])
-    (latent,) = _run(host, stock, "base")
+    latent = host.value(stock, "base")
     assert 1e-6 < relative_error(latent, kept["our latent"]["samples"]) < 0.5
 
 
@@ -195,7 +188,7 @@ def test_stock_vae_nodes(host):
         "encoded": node("VAEEncode", vae=["loader", 4], pixels=["frames", 0]),
     }
     names = ("frames", "stock_decode", "by_one", "one_tile", "tiled", "encoded")
-    ours, stock, by_one, one_tile, tiled, encoded = _run(host, graph, *names)
+    ours, stock, by_one, one_tile, tiled, encoded = host.values(graph, *names)
     assert relative_error(ours, stock) == 0
     assert relative_error(by_one, stock) < 1e-5
     assert relative_error(one_tile, stock) < 1e-5
@@ -211,7 +204,7 @@ def test_between_the_stages(host):
             "LatentUpscale", samples=["cut", 0], upscale_method="bislerp", width=136, height=80, crop="disabled"
         ),
     }
-    (refined,) = _run(host, changed(graph, refine__latent=["larger", 0]), "refine")
+    refined = host.value(changed(graph, refine__latent=["larger", 0]), "refine")
     assert refined.shape == (2, 4, 10, 17)
     assert refined.isfinite().all()
 
@@ -221,7 +214,7 @@ def test_enlarged_latent_before_the_base(host):
     larger = node(
         "LatentUpscale", samples=["global_encode", 2], upscale_method="bilinear", width=128, height=80, crop="disabled"
     )
-    (latent,) = _run(host, changed(graphs.base_latent() | {"larger": larger}, base__latent=["larger", 0]), "base")
+    latent = host.value(changed(graphs.base_latent() | {"larger": larger}, base__latent=["larger", 0]), "base")
     assert latent.shape == (graphs.FRAMES, 4, 10, 16)
     assert latent.isfinite().all()
 
@@ -283,24 +276,15 @@ def test_lora(host, bundles, photo, caplog, names):
     graph = graphs.base_latent() | {
         "lora": node("LoraLoaderModelOnly", model=["loader", 0], lora_name=f"{names}.safetensors", strength_model=1.0)
     }
-    (plain,) = _run(host, graph, "base")
+    plain = host.value(graph, "base")
     with caplog.at_level("WARNING"):
-        (latent,) = _run(host, changed(graph, base__model=["lora", 0]), "base")
+        latent = host.value(changed(graph, base__model=["lora", 0]), "base")
     assert not [text for text in caplog.messages if "not loaded" in text.lower()]
     assert relative_error(latent, plain) > 1e-2
     cascade.base[0].load_state_dict(patched)
-    options = BaseOptions(
-        width=graphs.WIDTH,
-        height=graphs.HEIGHT,
-        frames=graphs.FRAMES,
-        fps=graphs.FPS,
-        steps=graphs.STEPS,
-        seed=graphs.SEED,
-        negative=graphs.NEGATIVE,
-    )
-    conditions = cascade.condition(read_image(photo), graphs.PROMPT, options)
-    assert relative_error(latent, cascade.sample_base(conditions, options)) < 1e-3
-    assert relative_error(_run(host, graph, "base")[0], plain) == 0
+    conditions = cascade.condition(read_image(photo), graphs.PROMPT, graphs.BASE_OPTIONS)
+    assert relative_error(latent, cascade.sample_base(conditions, graphs.BASE_OPTIONS)) < 1e-3
+    assert relative_error(host.value(graph, "base"), plain) == 0
 
 
 def _windows(host: Host, length: int, overlap: int) -> dict[str, Any]:
@@ -330,8 +314,8 @@ def test_context_windows(host, monkeypatch, sampler):
     graph = graphs.base_latent() if sampler == "ours" else graphs.stock_latent()
     graph = changed(graph, global_encode__frames=8, base__steps=2)
     graph |= {"windows": _windows(host, 4, 2), "one_window": _windows(host, 8, 2)}
-    (plain,) = _run(host, graph, "base")
-    (same,) = _run(host, changed(graph, base__model=["one_window", 0]), "base")
+    plain = host.value(graph, "base")
+    same = host.value(changed(graph, base__model=["one_window", 0]), "base")
     assert relative_error(same, plain) == 0
 
     network = host.module("nodes.host.models").HostUNet
@@ -342,7 +326,7 @@ def test_context_windows(host, monkeypatch, sampler):
         return forward(self, x, *args, **kwargs)
 
     monkeypatch.setattr(network, "forward", record)
-    (windowed,) = _run(host, changed(graph, base__model=["windows", 0]), "base")
+    windowed = host.value(changed(graph, base__model=["windows", 0]), "base")
     assert {frames for frames, _ in seen} == {2 * 4} and len(seen) == 2 * 3
     first, last = seen[0][1], seen[2][1]
     assert first.shape == last.shape and relative_error(last, first) > 1e-2
@@ -356,13 +340,13 @@ def test_rescale_cfg(host):
         "base_rescaled": node("RescaleCFG", model=["loader", 0], multiplier=0.7),
         "rescaled": node("RescaleCFG", model=["refiner", 0], multiplier=0.7),
     }
-    base, refined = _run(host, graph, "base", "refine")
-    assert relative_error(_run(host, changed(graph, base__model=["base_rescaled", 0]), "base")[0], base) > 1e-2
+    base, refined = host.values(graph, "base", "refine")
+    assert relative_error(host.value(changed(graph, base__model=["base_rescaled", 0]), "base"), base) > 1e-2
     stock = changed(graph, refine__model=["rescaled", 0])
-    (kept,) = _run(host, stock, "refine")
+    kept = host.value(stock, "refine")
     assert relative_error(kept, refined) > 1e-3
-    assert relative_error(kept, _run(host, changed(graph, refine__rescale=0.0), "refine")[0]) > 1e-2
-    assert relative_error(_run(host, changed(stock, refine__rescale=1.0), "refine")[0], kept) == 0
+    assert relative_error(kept, host.value(changed(graph, refine__rescale=0.0), "refine")) > 1e-2
+    assert relative_error(host.value(changed(stock, refine__rescale=1.0), "refine"), kept) == 0
 
 
 @pytest.mark.parametrize("entry", ["noise", "inversion"])
@@ -377,9 +361,9 @@ def test_noise_mask(host, entry, solver):
         "open": node("SetLatentNoiseMask", samples=["encode", 0], mask=["all", 0]),
     }
     graph = changed(graph, refine__entry=entry, refine__solver=solver)
-    encoded, plain = _run(host, graph, "encode", "refine")
-    (masked,) = _run(host, changed(graph, refine__latent=["masked", 0]), "refine")
-    (opened,) = _run(host, changed(graph, refine__latent=["open", 0]), "refine")
+    encoded, plain = host.values(graph, "encode", "refine")
+    masked = host.value(changed(graph, refine__latent=["masked", 0]), "refine")
+    opened = host.value(changed(graph, refine__latent=["open", 0]), "refine")
     assert relative_error(opened, plain) < 1e-5
     assert relative_error(masked[..., :6], encoded[..., :6]) < 1e-4
     assert relative_error(masked[..., 9:], encoded[..., 9:]) > 1e-2
@@ -390,5 +374,5 @@ def test_noise_mask_on_the_base(host):
         "all": node("SolidMask", value=0.5, width=graphs.WIDTH, height=graphs.HEIGHT),
         "masked": node("SetLatentNoiseMask", samples=["global_encode", 2], mask=["all", 0]),
     }
-    (latent,) = _run(host, changed(graph, base__latent=["masked", 0]), "base")
+    latent = host.value(changed(graph, base__latent=["masked", 0]), "base")
     assert latent.shape[0] == graphs.FRAMES and latent.isfinite().all()

@@ -103,7 +103,8 @@ def test_another_number_of_frames(host, latent, bundle):
     where = "latent" if latent is graphs.base_latent else "latent_image"
     assert _message(host, changed(graph, **{f"base__{where}": ["cut", 0]}), "base") == (
         "latent: expected 3 frames, as the conditioning has, found 2. "
-        "Wire the latent of the Global Encode block that made the conditioning into the sampler."
+        "A latent's batch is the frames of one video: wire in that of the Global Encode block that made the conditioning. "
+        "For more videos, run with other seeds."
     )
 
 

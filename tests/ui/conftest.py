@@ -1,30 +1,12 @@
-"""Fixtures of the tests that open the real front end in headless Chromium. Where that is missing, they are skipped."""
+"""Fixtures of the tests that open the real front end in headless Chromium."""
 
-import importlib.util
-import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from ..host.available import HOST, PACK, skip, why_no_host
+from ..host.available import CHROMIUM, HOST, PACK
 from ..host.server import Server
 from .front_end import FrontEnd
-
-CHROMIUM = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-def _why_no_browser() -> str | None:
-    if importlib.util.find_spec("playwright") is None:
-        return "Playwright not installed: pip install playwright"
-    if CHROMIUM is None:
-        return "Chromium not found: set CHROMIUM_PATH"
-    return None
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    skip(items, Path(__file__).parent, why_no_host() or _why_no_browser())
 
 
 @pytest.fixture(scope="session")
