@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +18,7 @@ from ..host.server import Server
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+CHROMIUM = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser")
 _SECONDS = 1000.0  # in Playwright's milliseconds
 _PATIENCE = 90 * _SECONDS  # two busy cores take 20 s to start the front end, and as long to show its templates
 
@@ -73,8 +79,48 @@ class FrontEnd:
             values,
         )
 
+    def run(self) -> Result:
+        """Presses Run, so that the nodes show what they give, and waits for the end."""
+        finished = self.page.evaluate(
+            """async () => {
+                const {api} = app
+                const end = new Promise(resolve => {
+                    for (const event of ['execution_success', 'execution_error', 'execution_interrupted'])
+                        api.addEventListener(event, ({detail}) => resolve({event, ...detail}), {once: true})
+                })
+                const queued = await app.queuePrompt(0)
+                return queued === false ? {event: 'refused'} : await end
+            }"""
+        )
+        self.page.wait_for_timeout(_SECONDS)  # what was saved is loaded and shown
+        if finished["event"] == "execution_success":
+            history = json.loads(self.fetch(f"/api/history/{finished['prompt_id']}") or "{}")
+            return Result(outputs=history[finished["prompt_id"]]["outputs"])
+        message = finished.get("exception_message", f"{finished['event']}: {self.complaints()}")
+        return Result(error=message.strip(), error_node=finished.get("node_type"))
+
+    def show_all(self) -> None:
+        """Brings the whole graph into view."""
+        self.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        self.page.wait_for_timeout(1.5 * _SECONDS)
+
     def run_prompt(self) -> Result:
         """Hands the opened graph's API format to the server, and waits for its end."""
         graph = self.prompt()["output"]
         with ThreadPoolExecutor(1) as own_loop:  # Playwright's event loop is this thread's
             return own_loop.submit(self._server.run, graph).result()
+
+
+@contextmanager
+def opened(server: Server, screenshots: Path, width: int = 1920, height: int = 1080) -> Iterator[FrontEnd]:
+    """The front end in a headless Chromium of its own; width and height are the page's, in pixels."""
+    from playwright.sync_api import sync_playwright
+
+    switches = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+    switches += ["disable-component-update", "disable-sync"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{switch}" for switch in switches])
+        try:
+            yield FrontEnd(browser.new_page(viewport={"width": width, "height": height}), server, screenshots)
+        finally:
+            browser.close()
