@@ -21,6 +21,7 @@ from .errors import InputError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_LUMA = (0.2126, 0.7152, 0.0722)  # BT.709
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # none that starts another program, as EPS does
 # What Pillow raises on damaged files, found by corrupting files of every format above.
@@ -45,7 +46,7 @@ def video_frame(images: Tensor, width: int, height: int) -> Tensor:
     """
     check_images(images)
     check_size(width, height)
-    return _cover(images, width, height)
+    return cover(images, width, height)
 
 
 def clip_frame(images: Tensor, width: int, size: int = 224) -> Tensor:
@@ -64,7 +65,7 @@ def clip_frame(images: Tensor, width: int, size: int = 224) -> Tensor:
     """
     check_images(images)
     check_size(width, width)
-    square = rearrange(_cover(images, width, width), "n h w c -> n c h w")
+    square = rearrange(cover(images, width, width), "n h w c -> n c h w")
     # torch's antialiased bilinear filter is Pillow's; kornia's antialiasing is a Gaussian blur.
     square = functional.interpolate(square, (size, size), mode="bilinear", align_corners=False, antialias=True)
     square = (square * 255).round() / 255  # CLIP is given 8-bit pictures, by the official code and by the host
@@ -139,6 +140,16 @@ def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
     Image.fromarray(pixels.numpy()).save(path)
 
 
+def luma(images: Tensor) -> Tensor:
+    """BT.709's luma of images [N, H, W, 3] in 0..1, of the values as they are stored: [N, H, W] float64.
+
+    Raises:
+        InputError: images is not such a tensor.
+    """
+    check_images(images)
+    return images.detach().double() @ images.new_tensor(_LUMA, dtype=torch.float64)
+
+
 def check_images(images: Tensor, what: str = "the image") -> None:
     """Raises InputError unless images is a float tensor [N, H, W, 3] with at least one image in it."""
     expected = "a float tensor [N, H, W, 3] in 0..1"
@@ -157,6 +168,24 @@ def check_images(images: Tensor, what: str = "the image") -> None:
         raise InputError(what, expected, found, "Convert it to float and divide by the largest value (8-bit: 255).")
 
 
+SIZES: dict[str, tuple[int, int]] = {
+    "base 1280x704": (1280, 704),
+    "base 704x1280": (704, 1280),
+    "base 960x960": (960, 960),
+    "base 448x256": (448, 256),
+    "base 256x448": (256, 448),
+    "base 320x320": (320, 320),
+    "refiner 1280x720": (1280, 720),
+    "refiner 704x1296": (704, 1296),
+    "refiner 960x976": (960, 976),
+    "refiner 1920x1104": (1920, 1104),
+    "tiny base 128x64": (128, 64),
+    "tiny refiner 288x144": (288, 144),
+}
+"""Sizes that go through a network's levels without a remainder, width and height by name: the releases' own 1280x704,
+448x256 and 1280x720, portrait and square ones of about the same area, and one of twice the refiner's."""
+
+
 def check_size(width: int, height: int) -> None:
     """Raises InputError unless both sides are at least 64 pixels and multiples of 8 (the VAE's step)."""
     for name, side in (("width", width), ("height", height)):
@@ -165,7 +194,8 @@ def check_size(width: int, height: int) -> None:
             raise InputError(name, "at least 64 pixels and a multiple of 8", str(side), f"Use {nearest}.")
 
 
-def _cover(images: Tensor, width: int, height: int) -> Tensor:
+def cover(images: Tensor, width: int, height: int) -> Tensor:
+    """`video_frame` for any size: images [N, H, W, 3] to [N, height, width, 3] float32."""
     source_height, source_width = images.shape[1:3]
     scale = min(source_width / width, source_height / height)
     axes = []

@@ -14,14 +14,19 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .compare import to_larger_size
 from .errors import InputError
-from .images import check_images
+from .images import check_images, luma
+from .tables import plain_table
 
 Band = Literal["low", "middle", "high"]
 BANDS: dict[Band, tuple[float, float]] = {"low": (0, 1 / 6), "middle": (1 / 6, 1 / 3), "high": (1 / 3, 0.5)}
 """Thirds of the frequencies, in cycles per pixel or per frame; a band excludes its lower end and includes its upper."""
 
-_LUMA = (0.2126, 0.7152, 0.0722)  # BT.709
+MIN_FRAMES = 8
+"""A temporal spectrum needs so many."""
+
+_PANEL = (960, 600)  # width and height of a plot of `analyse`
 _FLOOR = 1 / 255**2 / 12  # the power of 8-bit rounding; what is below it cannot be seen
 _LINES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (60, 60, 60))  # Okabe and Ito
 
@@ -50,13 +55,13 @@ def spatial_spectrum(frames: Tensor) -> Spectrum:
     Raises:
         InputError: frames is not such a tensor.
     """
-    luma = _luma(frames)
-    height, width = luma.shape[1:]
+    grey = luma(frames)
+    height, width = grey.shape[1:]
     side = min(height, width)
     if side < 8:
         raise InputError("the video", "at least 8 pixels a side", f"{width}x{height}", "Use a larger picture.")
-    window = _hann(height, luma)[:, None] * _hann(width, luma)
-    power = torch.fft.fft2(window * (luma - luma.mean((1, 2), keepdim=True))).abs().square().mean(0)
+    window = _hann(height, grey)[:, None] * _hann(width, grey)
+    power = torch.fft.fft2(window * (grey - grey.mean((1, 2), keepdim=True))).abs().square().mean(0)
     power = (power / window.square().sum()).flatten()
 
     rows, columns = (torch.fft.fftfreq(n, dtype=power.dtype, device=power.device) for n in (height, width))
@@ -80,13 +85,13 @@ def temporal_spectrum(frames: Tensor) -> Spectrum:
     Raises:
         InputError: frames is not such a tensor.
     """
-    luma = _luma(frames)
-    if len(luma) < 8:
-        raise InputError("the video", "at least 8 frames", str(len(luma)), "Use a longer video.")
-    window = _hann(len(luma), luma)[:, None, None]
-    power = torch.fft.rfft(window * (luma - luma.mean(0)), dim=0).abs().square().mean((1, 2)) / window.square().sum()
+    grey = luma(frames)
+    if len(grey) < MIN_FRAMES:
+        raise InputError("the video", f"at least {MIN_FRAMES} frames", str(len(grey)), "Use a longer video.")
+    window = _hann(len(grey), grey)[:, None, None]
+    power = torch.fft.rfft(window * (grey - grey.mean(0)), dim=0).abs().square().mean((1, 2)) / window.square().sum()
     steps = torch.arange(1, len(power), device=power.device)
-    return Spectrum(steps.double() / len(luma), power[1:])
+    return Spectrum(steps.double() / len(grey), power[1:])
 
 
 def band_level(spectrum: Spectrum, band: Band) -> float:
@@ -114,6 +119,57 @@ def band_distance(a: Spectrum, b: Spectrum, band: Band) -> float:
         found = " and ".join(f"{len(s.frequencies)} up to {s.frequencies[-1].item():.3f}" for s in (a, b))
         raise InputError("the spectra", "the same frequencies", found, "Resize or cut one video to the other's size.")
     return (_decibels(a, band) - _decibels(b, band)).abs().mean().item()
+
+
+def analyse(video: Tensor, after: Tensor | None = None) -> tuple[Tensor, str]:
+    """The frequency analysis of a video, or of one before and after a stage, as a picture and as a table.
+
+    Two videos of different sizes are compared at the larger one's size, the other one enlarged: an enlarged video has
+    nothing in its high band, and what a stage adds there shows. Of fewer than 8 frames there is no temporal spectrum.
+
+    Args:
+        video: [F, H, W, 3] in 0..1, at least 8 pixels a side.
+        after: the same video after the stage, of any size and length.
+
+    Returns:
+        The plots [height, width, 3] in 0..1, spatial above temporal; and as Markdown the levels of the bands in dB,
+        with the change from the one to the other.
+
+    Raises:
+        InputError: an input is not such a tensor.
+    """
+    videos = {"video": video}
+    if after is not None:
+        check_images(video, "the video")
+        check_images(after, "the video after")
+        videos = dict(zip(("before", "after"), to_larger_size(video.float(), after.float()), strict=True))
+    spectra = {"spatial": {name: spatial_spectrum(frames) for name, frames in videos.items()}}
+    pictures = [plot(spectra["spatial"], "spatial", "cycles per pixel", *_PANEL)]
+    timed = {name: frames for name, frames in videos.items() if len(frames) >= MIN_FRAMES}
+    notes = [f"No temporal spectrum of {name}: it needs {MIN_FRAMES} frames." for name in videos if name not in timed]
+    if timed:
+        spectra["temporal"] = {name: temporal_spectrum(frames) for name, frames in timed.items()}
+        pictures.append(plot(spectra["temporal"], "temporal", "cycles per frame", *_PANEL))
+    levels = band_levels(spectra)
+    rows = {row: {name: levels[row].get(name) for name in videos} for row in levels}
+    if after is not None:
+        for row in rows.values():
+            before, later = row["before"], row["after"]
+            row["change"] = None if before is None or later is None else later - before
+    return torch.cat(pictures), "\n\n".join([plain_table(rows), *notes])
+
+
+def band_levels(spectra: Mapping[str, Mapping[str, Spectrum]]) -> dict[str, dict[str, float | None]]:
+    """Levels in dB of the low, middle and high band, by row ("spatial low, dB") and video, for `tables.plain_table`.
+
+    Args:
+        spectra: "spatial" and "temporal", each by the names of its videos.
+    """
+    return {
+        f"{axis} {band}, dB": {name: band_level(spectrum, band) for name, spectrum in videos.items()}
+        for axis, videos in spectra.items()
+        for band in BANDS
+    }
 
 
 def plot(spectra: Mapping[str, Spectrum], title: str, unit: str, width: int = 720, height: int = 480) -> Tensor:
@@ -164,11 +220,6 @@ def plot(spectra: Mapping[str, Spectrum], title: str, unit: str, width: int = 72
     draw.text((left, upper / 2), f"{title}: power, dB", "black", large, anchor="lm")
     draw.text(((left + right) / 2, height - 0.4 * size), unit, "black", large, anchor="ms")
     return torch.from_numpy(np.array(image)).float() / 255
-
-
-def _luma(frames: Tensor) -> Tensor:
-    check_images(frames, "the video")
-    return frames.detach().double() @ frames.new_tensor(_LUMA, dtype=torch.float64)
 
 
 def _hann(length: int, like: Tensor) -> Tensor:

@@ -4,9 +4,14 @@ from comfy_api.latest import ComfyExtension, io
 
 from .base_sample import BaseSampler
 from .clip_encode import CLIPEncode
+from .color_match import ColorMatch
+from .compare_videos import CompareVideos
 from .global_encode import GlobalEncode
+from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
 from .refine_sample import RefineSampler
+from .size import Size
+from .spectrum import Spectrum
 from .tiny_scene import TinyScene
 from .vae_decode import VAEDecode
 
@@ -20,6 +25,11 @@ NODES: list[type[io.ComfyNode]] = [
     RefineSampler,
     VAEDecode,
     TinyScene,
+    Size,
+    ColorMatch,
+    InspectConditioning,
+    Spectrum,
+    CompareVideos,
 ]
 
 

@@ -22,19 +22,30 @@ class BaseSampler(io.ComfyNode):
             category=CATEGORY,
             description="The first stage: DDIM as released, from pure noise to the base video's latent.",
             inputs=[
-                io.Model.Input("model", tooltip="From the Cascade Loader or the Base Loader."),
-                io.Conditioning.Input("positive", tooltip="From the Global Encode block."),
-                io.Conditioning.Input("negative", tooltip="From the Global Encode block."),
-                io.Latent.Input("latent", tooltip="Gives size and frames; what it holds is not read."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A base, from the Cascade Loader or the Base Loader; LoRA loaders and patches may stand between.",
+                ),
+                io.Conditioning.Input("positive", tooltip="From Global Encode's positive."),
+                io.Conditioning.Input("negative", tooltip="From Global Encode's negative."),
+                io.Latent.Input(
+                    "latent", tooltip="From Global Encode. Gives size and frames; what it holds is not read."
+                ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip="Seed of the noise."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=True,
+                    tooltip="Seed of the noise: one seed, one video.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=0,
                     min=0,
                     max=999,
-                    tooltip="0: the model's own, 50 for the releases. Numbers that divide 1000 are the official steps exactly.",
+                    tooltip="0: the model's own, 50 for the releases. Useful: 20 to 50; time grows with them. Numbers that divide "
+                    "1000 are the official steps exactly.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -42,7 +53,8 @@ class BaseSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance scale. 0: the model's own, 9 for I2VGen-XL and 3 for MS-Image2Video.",
+                    tooltip="Guidance scale. 0: the model's own, 9 for I2VGen-XL and 3 for MS-Image2Video. Useful: 3 to 12. "
+                    "Higher follows the prompts more and saturates; 1 reads no negative prompt and takes half the time.",
                 ),
                 io.Float.Input(
                     "eta",
@@ -50,10 +62,10 @@ class BaseSampler(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="0: deterministic, as released. 1 adds as much noise at each step as DDPM.",
+                    tooltip="0: deterministic, as released. 1 adds as much noise at each step as DDPM. Costs nothing.",
                 ),
             ],
-            outputs=[io.Latent.Output()],
+            outputs=[io.Latent.Output(tooltip="The video's latent; to VAE Decode, ours or the stock one.")],
             search_aliases=["image to video", "i2vgen", "ksampler", "ddim"],
         )
 

@@ -32,36 +32,51 @@ class GlobalEncode(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="From the CLIP Encode block, or stock text encoding."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt; it gets the same image details."),
                 GlobalEncoderType.Input("global_encoder", tooltip="From the loader of the base that will sample."),
-                io.Vae.Input("vae", tooltip="Stable Diffusion 2.1's VAE."),
-                io.Image.Input("image", tooltip="Scaled to cover the video's size and cropped to its centre."),
+                io.Vae.Input(
+                    "vae", tooltip="Stable Diffusion 2.1's VAE. Encodes one image, once a video. SDXL's is refused."
+                ),
+                io.Image.Input(
+                    "image",
+                    tooltip="The photo. Scaled to cover the video's size and cropped to its centre. Of a batch, the first image.",
+                ),
                 io.Int.Input(
                     "width",
                     default=1280,
                     min=64,
                     max=8192,
                     step=8,
-                    tooltip="Width of the video. The base was trained at 1280x704; MS-Image2Video at 448x256.",
+                    tooltip="Width of the video, in steps of 8. Released for 1280x704, MS-Image2Video for 448x256; the block "
+                    "I2VGen-XL Size has more that the networks like. Time and memory grow with the pixels.",
                 ),
-                io.Int.Input("height", default=704, min=64, max=8192, step=8, tooltip="Height of the video."),
+                io.Int.Input(
+                    "height",
+                    default=704,
+                    min=64,
+                    max=8192,
+                    step=8,
+                    tooltip="Height of the video, in steps of 8: see width.",
+                ),
                 io.Int.Input(
                     "frames",
                     default=16,
                     min=1,
                     max=4096,
-                    tooltip="Length of the video: 16 is I2VGen-XL's, 32 MS-Image2Video's. Memory and time grow with it.",
+                    tooltip="Length of the video: 16 is I2VGen-XL's, 32 MS-Image2Video's; 1 gives a still. Memory and time "
+                    "grow with it.",
                 ),
                 io.Int.Input(
                     "fps",
                     default=16,
                     min=1,
                     max=120,
-                    tooltip="A condition on motion: 16 calmer, 8 livelier from frame to frame. Not the saved file's rate.",
+                    tooltip="A condition on motion: 16 calmer, 8 livelier from frame to frame; training saw these two. Not the "
+                    "saved file's rate. Costs nothing.",
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive"),
-                io.Conditioning.Output(display_name="negative"),
-                io.Latent.Output(),
+                io.Conditioning.Output(display_name="positive", tooltip="With the image's details; to the sampler."),
+                io.Conditioning.Output(display_name="negative", tooltip="With the same details; to the sampler."),
+                io.Latent.Output(tooltip="Empty, [frames, 4, height / 8, width / 8]; to the same sampler."),
             ],
             search_aliases=["image to video", "i2vgen", "empty video latent"],
         )

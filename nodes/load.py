@@ -12,13 +12,16 @@ from .host.models import WEIGHT_DTYPES, GlobalEncoderSocket, build_model
 GlobalEncoderType = io.Custom("I2VGENXL_GLOBAL_ENCODER")
 
 CATEGORY = "I2VGen-XL"
+INSPECT = "I2VGen-XL/inspect"
+
+_GLOBAL_ENCODER = "The learnt global encoder of this base; to Global Encode. Empty for MS-Image2Video, which has none."
 
 _WEIGHT_DTYPE = io.Combo.Input(
     "weight_dtype",
     options=list(WEIGHT_DTYPES),
     default="default",
-    tooltip="Type that the network's weights are kept in. default: what the graphics card is best at. "
-    "fp8 halves the memory of fp16 at some loss of quality.",
+    tooltip="Type that the network's weights are kept in. default: what the graphics card is best at. A released network "
+    "needs 2.8 GB in fp16 or bf16, 5.7 GB in fp32, and half of fp16's in fp8, at some loss of quality.",
 )
 
 
@@ -41,11 +44,11 @@ class CascadeLoader(io.ComfyNode):
                 _WEIGHT_DTYPE,
             ],
             outputs=[
-                io.Model.Output(),
-                GlobalEncoderType.Output(display_name="global_encoder"),
-                io.Clip.Output(),
-                io.ClipVision.Output(),
-                io.Vae.Output(),
+                io.Model.Output(tooltip="The base network; to Base Sampler or a stock sampler, LoRA loaders between."),
+                GlobalEncoderType.Output(display_name="global_encoder", tooltip=_GLOBAL_ENCODER),
+                io.Clip.Output(tooltip="To CLIP Encode; also to stock CLIP Text Encode, for the refiner's prompts."),
+                io.ClipVision.Output(tooltip="To CLIP Encode."),
+                io.Vae.Output(tooltip="To Global Encode and VAE Decode; to stock VAE Encode before the refiner."),
             ],
             search_aliases=["image to video", "i2vgen", "cascade"],
         )
@@ -85,10 +88,13 @@ class BaseLoader(io.ComfyNode):
                     options=["official", "once"],
                     default="official",
                     tooltip="official adds the image's detail features twice, as the released weights were trained. "
-                    "once is for weights trained against the diffusers port.",
+                    "once is for weights trained against the diffusers port, such as Ctrl-Adapter's. Costs nothing.",
                 ),
             ],
-            outputs=[io.Model.Output(), GlobalEncoderType.Output(display_name="global_encoder")],
+            outputs=[
+                io.Model.Output(tooltip="The base network; to Base Sampler or a stock sampler, LoRA loaders between."),
+                GlobalEncoderType.Output(display_name="global_encoder", tooltip=_GLOBAL_ENCODER),
+            ],
             search_aliases=["image to video", "i2vgen", "image2video"],
         )
 
@@ -123,7 +129,7 @@ class RefinerLoader(io.ComfyNode):
                 ),
                 _WEIGHT_DTYPE,
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The refiner; to Refine Sampler, LoRA loaders between.")],
             search_aliases=["video to video", "vid2vid", "video upscale", "i2vgen"],
         )
 

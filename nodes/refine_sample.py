@@ -23,23 +23,37 @@ class RefineSampler(io.ComfyNode):
             category=CATEGORY,
             description="The second stage: noises the upscaled video part of the way and denoises it with its own network.",
             inputs=[
-                io.Model.Input("model", tooltip="From the Refiner Loader."),
-                io.Conditioning.Input("positive", tooltip="Stock CLIPTextEncode of a short prompt with the suffix."),
-                io.Conditioning.Input("negative", tooltip="Stock CLIPTextEncode of the refiner's negative prompt."),
+                io.Model.Input(
+                    "model", tooltip="A refiner, from the Refiner Loader; LoRA loaders and patches may stand between."
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="Stock CLIP Text Encode of a short prompt that ends in the release's quality suffix.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    tooltip="Stock CLIP Text Encode of the refiner's own negative prompt, as the template has it.",
+                ),
                 io.Latent.Input(
                     "latent",
-                    tooltip="The video at the size to come out, encoded by the VAE: officially 1280x720, scaled bilinearly.",
+                    tooltip="The video at the size to come out, encoded by the VAE: officially 1280x720, scaled bilinearly. Time "
+                    "and memory grow with its pixels and frames.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip="Seed of the noise."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=True,
+                    tooltip="Seed of the noise that is added and of the solver's own.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=0,
                     min=0,
                     max=999,
-                    tooltip="0: the model's own, 30 for the releases (50 with Heun, which evaluates twice a step). "
-                    "Inversion takes as many again.",
+                    tooltip="0: the model's own, 30 for the releases (50 with Heun, which evaluates twice a step). Useful: 15 to "
+                    "50; time grows with them. Inversion takes about as many again.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -47,7 +61,8 @@ class RefineSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance scale. 0: the model's own, 7.5 for vid2vid_xl and 9 for sr600.",
+                    tooltip="Guidance scale. 0: the model's own, 7.5 for vid2vid_xl and 9 for sr600. Useful: 4 to 12. 1 reads no "
+                    "negative prompt and takes half the time.",
                 ),
                 io.Float.Input(
                     "rescale",
@@ -56,7 +71,7 @@ class RefineSampler(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Guidance rescale against oversaturation. -1: the model's own, 0.2 for vid2vid_xl and 0.3 for "
-                    "sr600. 0: none.",
+                    "sr600. 0: none. Costs nothing.",
                 ),
                 io.Int.Input(
                     "noise_level",
@@ -64,7 +79,7 @@ class RefineSampler(io.ComfyNode):
                     min=0,
                     max=999,
                     tooltip="Noise levels of 1000 to start from: more changes more. 0: the model's own, 600 for vid2vid_xl "
-                    "and 700 for sr600.",
+                    "and 700 for sr600. Useful: 300 to 700; the number of steps stays, so does the time.",
                 ),
                 io.Combo.Input(
                     "solver",
@@ -77,7 +92,7 @@ class RefineSampler(io.ComfyNode):
                     options=["auto", "noise", "inversion"],
                     default="auto",
                     tooltip="How the video is brought to the noise level. auto: noise for vid2vid_xl, DDIM inversion for "
-                    "sr600.",
+                    "sr600. Inversion keeps more of the video and about doubles the time.",
                 ),
                 io.Float.Input(
                     "eta",
@@ -85,10 +100,10 @@ class RefineSampler(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Noise that dpmpp_2m_sde adds at each step. 1: as released. 0: none.",
+                    tooltip="Noise that dpmpp_2m_sde adds at each step. 1: as released. 0: none. heun does not read it.",
                 ),
             ],
-            outputs=[io.Latent.Output()],
+            outputs=[io.Latent.Output(tooltip="The refined video's latent; to VAE Decode, ours or the stock one.")],
             search_aliases=["video to video", "vid2vid", "video upscale", "i2vgen", "ksampler"],
         )
 

@@ -26,12 +26,15 @@ class TinyScene(io.ComfyNode):
                     min=0,
                     max=2**32 - 1,
                     control_after_generate=True,
-                    tooltip="Of the scene. The released models take photos: use Load Image instead of this block.",
+                    tooltip="Of the scene; every number draws another one. The released models take photos: use Load Image instead of "
+                    "this block.",
                 ),
             ],
             outputs=[
-                io.Image.Output(),
-                io.String.Output(display_name="prompt"),
+                io.Image.Output(tooltip="One picture, 512x256; to CLIP Encode and Global Encode."),
+                io.String.Output(
+                    display_name="prompt", tooltip="What is there and how it moves; to CLIP Encode's prompt."
+                ),
             ],
             search_aliases=["i2vgen", "test image", "example"],
         )

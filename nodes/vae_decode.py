@@ -23,17 +23,22 @@ class VAEDecode(io.ComfyNode):
             category=CATEGORY,
             description="Decodes the video's latent to frames.",
             inputs=[
-                io.Vae.Input("vae", tooltip="Stable Diffusion 2.1's VAE."),
+                io.Vae.Input("vae", tooltip="Stable Diffusion 2.1's VAE, of the Cascade Loader or stock Load VAE."),
                 io.Latent.Input("latent", tooltip="From a sampler; frames are the batch."),
                 io.Int.Input(
                     "frames_per_batch",
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="Frames decoded at once. 0: as many as fit into free memory. Fewer need less and are as good.",
+                    tooltip="Frames decoded at once. 0: as many as fit into free memory. Useful: 1 to 8; fewer need less memory, "
+                    "and the frames are the same.",
                 ),
             ],
-            outputs=[io.Image.Output()],
+            outputs=[
+                io.Image.Output(
+                    tooltip="The frames, in order; to Create Video, or to Upscale Image for the second stage."
+                )
+            ],
             search_aliases=["i2vgen", "decode video"],
         )
 

@@ -13,6 +13,8 @@ from .. import builtin
 from ..cascade import Cascade
 from ..dtypes import DTYPES
 from ..images import write_image
+from ..spectrum import band_levels
+from ..tables import plain_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,13 +39,13 @@ def run(options: argparse.Namespace) -> int:
     if options.ablations:
         tables = evaluate.ablations(cascade, options.seeds, refined=options.refined)
         for rows in tables.values():
-            sys.stdout.write(evaluate.plain_table(rows) + "\n\n")
+            sys.stdout.write(plain_table(rows) + "\n\n")
         _write_json(options.json, tables)
         return 0
     result = evaluate.evaluate(cascade, options.seeds, refined=options.refined)
     sys.stdout.write(evaluate.table(result.figures) + "\n")
     if result.spectra:
-        sys.stdout.write("\n" + evaluate.plain_table(evaluate.band_levels(result.spectra)) + "\n")
+        sys.stdout.write("\n" + plain_table(band_levels(result.spectra)) + "\n")
     _write_json(options.json, result.json())
     if options.sheet:
         write_image(options.sheet, result.sheet)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..cascade import BaseConditions, BaseOptions, Cascade, RefineOptions
+from ..compare import psnr
 from ..errors import InputError
-from ..spectrum import BANDS, Spectrum, band_distance, band_level, plot, spatial_spectrum, temporal_spectrum
+from ..spectrum import Spectrum, band_distance, band_levels, plot, spatial_spectrum, temporal_spectrum
 from ..video import contact_sheet
 from . import measure
 from .measure import Tracker
@@ -348,25 +349,6 @@ def table(figures: Mapping[str, Figure]) -> str:
     return "\n".join(lines)
 
 
-def plain_table(rows: Mapping[str, Mapping[str, float | None]]) -> str:
-    """Figures by row and column, as Markdown: one of the tables of `ablations`, or `band_levels`."""
-    columns = list(next(iter(rows.values()), {}))
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in rows.items():
-        values = ("" if row[column] is None else f"{row[column]:.2f}" for column in columns)
-        lines.append(f"| {name} | " + " | ".join(values) + " |")
-    return "\n".join(lines)
-
-
-def band_levels(spectra: Mapping[str, Mapping[str, Spectrum]]) -> dict[str, dict[str, float | None]]:
-    """Levels in dB of the low, middle and high band of Evaluation.spectra, by row ("spatial low") and video."""
-    return {
-        f"{axis} {band}, dB": {name: band_level(spectrum, band) for name, spectrum in videos.items()}
-        for axis, videos in spectra.items()
-        for band in BANDS
-    }
-
-
 def spectra_plot(spectra: Mapping[str, Mapping[str, Spectrum]]) -> Tensor:
     """Evaluation.spectra of a refined cascade as one picture [H, W, 3], spatial above temporal."""
     units = {"spatial": "cycles per pixel", "temporal": "cycles per frame"}
@@ -377,8 +359,8 @@ def _score_base(cascade: Cascade, case: Case, video: Tensor, scores: dict[str, l
     """Adds the base's figures of a case, and returns its masks [F, H, W]."""
     given, main = case.truth.frames[:1], case.scene.shapes[0]
     masks = case.tracker(video)
-    scores["frame_0"].append(measure.psnr(video[:1], given))
-    scores["vae_frame_0"].append(measure.psnr(_through_vae(cascade, given), given))
+    scores["frame_0"].append(psnr(video[:1], given))
+    scores["vae_frame_0"].append(psnr(_through_vae(cascade, given), given))
     scores["kept"].append(case.kept(masks))
     if main.growth:
         scores["growth"].append(measure.grows_as_told(masks, main, case.truth.fps))
@@ -414,12 +396,12 @@ def _score_refiner(
     truth = render(case.scene, *size, len(video), case.truth.fps).frames
     enlarged = measure.upsample(case.truth.frames, *size)
     refined = refined_video(cascade, enlarged, case)
-    distance, closeness = _high_band(enlarged, truth), measure.psnr(enlarged, truth)
+    distance, closeness = _high_band(enlarged, truth), psnr(enlarged, truth)
     scores["input_high_band"].append(distance)
     scores["input_psnr"].append(closeness)
     for name, frames in (("refiner", refined), ("vae", _through_vae(cascade, truth))):
         scores[f"{name}_high_band"].append(100 * (_high_band(frames, truth) / distance - 1))
-        scores[f"{name}_psnr"].append(measure.psnr(frames, truth) - closeness)
+        scores[f"{name}_psnr"].append(psnr(frames, truth) - closeness)
 
     base = measure.upsample(video, *size)
     base_refined = refined_video(cascade, base, case)
@@ -448,10 +430,10 @@ def _base_row(cases: Sequence[Case], videos: Sequence[Tensor]) -> dict[str, floa
     masks = [case.tracker(video) for case, video in zip(cases, videos, strict=True)]
     scored = list(zip(cases, videos, masks, strict=True))
     return {
-        "frame 0 PSNR, dB": median(measure.psnr(video[0], case.truth.frames[0]) for case, video, _ in scored),
+        "frame 0 PSNR, dB": median(psnr(video[0], case.truth.frames[0]) for case, video, _ in scored),
         "as the prompt says, %": _percent([case.obeyed(mask) for case, _, mask in scored if case.measurable]),
         "last frame's IoU": median(case.kept(mask) for case, _, mask in scored),
-        "PSNR to the true clip, dB": median(measure.psnr(video, case.truth.frames) for case, video, _ in scored),
+        "PSNR to the true clip, dB": median(psnr(video, case.truth.frames) for case, video, _ in scored),
         "high-band distance, dB": median(_high_band(video, case.truth.frames) for case, video, _ in scored),
     }
 
@@ -463,7 +445,7 @@ def _refiner_row(
     jitters = [255 * measure.jitter(m, region) for m, region in zip(made, regions, strict=True) if region is not None]
     return {
         "high-band distance, dB": median(_high_band(*pair) for pair in pairs),
-        "PSNR to the true clip, dB": median(measure.psnr(*pair) for pair in pairs),
+        "PSNR to the true clip, dB": median(psnr(*pair) for pair in pairs),
         "static jitter, /255": median(jitters) if jitters else None,
     }
 

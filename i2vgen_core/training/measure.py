@@ -146,11 +146,6 @@ def overlap(a: Tensor, b: Tensor) -> float:
     return (a & b).sum().item() / union if union else 0.0
 
 
-def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in 0..1, of any one shape; at most 100."""
-    return -10 * math.log10(max((a - b).square().mean().item(), 1e-10))
-
-
 def static_region(frames: Tensor, moving: Tensor | None = None) -> Tensor:
     """Where nothing happens in a video: [H, W] of bool.
 

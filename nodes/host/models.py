@@ -34,7 +34,7 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
 }
 
-_TEXT_TOKENS = 77
+TEXT_TOKENS = 77
 """Text tokens that a network reads. The official code cuts a longer prompt there; the host goes on in chunks of 77."""
 
 CONDITION = "i2vgen_xl"
@@ -139,7 +139,7 @@ class VideoModel(comfy.model_base.BaseModel):
         if text is None or found != width:
             remedy = "Encode the prompt with this model's CLIP: the loader's, or OpenCLIP ViT-H/14 for a release."
             raise InputError("text conditioning", f"width {width} for {self.release.title}", f"{found}", remedy)
-        return text[:, :_TEXT_TOKENS]
+        return text[:, :TEXT_TOKENS]
 
 
 class _ModelConfig(comfy.supported_models_base.BASE):

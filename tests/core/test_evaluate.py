@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from i2vgen_core.cascade import BaseConditions, Cascade
+from i2vgen_core.compare import psnr
 from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import InputError
-from i2vgen_core.spectrum import Spectrum
+from i2vgen_core.spectrum import Spectrum, band_levels
+from i2vgen_core.tables import plain_table
 from i2vgen_core.training import measure
 from i2vgen_core.training.evaluate import (
     ABLATIONS,
@@ -21,10 +23,8 @@ from i2vgen_core.training.evaluate import (
     Figure,
     Range,
     ablations,
-    band_levels,
     evaluate,
     held_out_case,
-    plain_table,
     spectra_plot,
     table,
 )
@@ -55,8 +55,8 @@ def noisy(frames, deviation, seed=0):
 
 def test_psnr():
     black = torch.zeros(2, 4, 4, 3)
-    assert measure.psnr(black, black + 0.1) == pytest.approx(20, abs=1e-4)
-    assert measure.psnr(black, black) == 100
+    assert psnr(black, black + 0.1) == pytest.approx(20, abs=1e-4)
+    assert psnr(black, black) == 100
 
 
 def test_a_path_is_the_centre_of_its_mask():

@@ -12,6 +12,12 @@ NODES = {
     "I2VGenXLBaseSampler",
     "I2VGenXLRefineSampler",
     "I2VGenXLVAEDecode",
+    "I2VGenXLTinyScene",
+    "I2VGenXLSize",
+    "I2VGenXLColorMatch",
+    "I2VGenXLInspectConditioning",
+    "I2VGenXLSpectrum",
+    "I2VGenXLCompareVideos",
 }
 
 

@@ -1,0 +1,64 @@
+"""What a CONDITIONING holds, and what a network of the cascade makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import torch
+
+from ...i2vgen_core.conditioning import position_ramp
+from ...i2vgen_core.config import VAE_SCALE
+from ...i2vgen_core.errors import InputError
+from ...i2vgen_core.inspection import Parts, split_context
+from .models import CONDITION, TEXT_TOKENS, VideoCondition, network_of
+
+_PLACES = 8, 8  # height and width of a latent where the conditioning says none
+
+
+@torch.no_grad()
+def parts_of(conditioning: Any, model: Any = None) -> Parts:
+    """The first conditioning's parts.
+
+    Args:
+        conditioning: a CONDITIONING.
+        model: a MODEL of this pack, to have the parts as it reads them; it is loaded. None: as the blocks made them.
+
+    Raises:
+        InputError: the conditioning is empty or not for this model, or the model is not of this pack.
+    """
+    if not conditioning:
+        raise InputError("conditioning", "at least one", "an empty list", "Wire a text encoding block into it.")
+    text, extra = conditioning[0]
+    condition: VideoCondition | None = extra.get(CONDITION)
+    if model is not None:
+        return _as_read(text, extra, condition, model)
+    seen = extra.get("unclip_conditioning")
+    embedding = sum(each["clip_vision_output"].image_embeds[:1].float() * each["strength"] for each in seen or ())
+    details = global_tokens = None
+    if condition is not None and condition.image_latent is not None and condition.global_tokens is not None:
+        details = position_ramp(condition.image_latent.float() * VAE_SCALE, condition.frames)[0]
+        global_tokens = condition.global_tokens[0].float()
+    return Parts(
+        text=text[0, :TEXT_TOKENS].float(),
+        global_tokens=global_tokens,
+        image=embedding if seen else None,
+        details=details,
+        projected=False,
+    )
+
+
+def _as_read(text: Any, extra: dict[str, Any], condition: VideoCondition | None, model: Any) -> Parts:
+    network = network_of(model)
+    if network is None:
+        remedy = "Wire the MODEL of one of this pack's loaders into it, or none."
+        raise InputError("model", "a network of the cascade", "another model", remedy)
+    comfy.model_management.load_models_gpu([model])
+    frames = condition.frames if condition else 1
+    latent = condition.image_latent if condition else None
+    height, width = _PLACES if latent is None else latent.shape[-2:]
+    device = model.load_device
+    noise = torch.zeros(frames, network.in_channels, height, width, device=device)
+    conds = model.model.extra_conds(**{**extra, "cross_attn": text.to(device), "noise": noise, "device": device})
+    details = conds["details"].cond.float().cpu() if "details" in conds else None
+    return split_context(conds["c_crossattn"].cond[0].float().cpu(), details, network)

@@ -1,0 +1,39 @@
+"""Size block: one choice of width and height for every block that takes them."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..i2vgen_core.images import SIZES
+from .host import compat
+from .load import CATEGORY
+
+
+class Size(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return compat.schema(
+            node_id="I2VGenXLSize",
+            display_name="I2VGen-XL Size",
+            category=CATEGORY,
+            description="A size that the networks like, for CLIP Encode, Global Encode and Upscale Image alike.",
+            inputs=[
+                io.Combo.Input(
+                    "size",
+                    options=list(SIZES),
+                    default="base 1280x704",
+                    tooltip="base: for CLIP Encode and Global Encode. refiner: for the frames before the second stage. "
+                    "The base's time and memory grow with the pixels: 448x256 has an eighth of 1280x704's. "
+                    "Other multiples of 8 are typed into the blocks themselves.",
+                ),
+            ],
+            outputs=[
+                io.Int.Output(display_name="width", tooltip="To CLIP Encode's and Global Encode's width, in pixels."),
+                io.Int.Output(display_name="height", tooltip="To Global Encode's height, in pixels."),
+            ],
+            search_aliases=["i2vgen", "resolution", "aspect ratio", "width height", "video size"],
+        )
+
+    @classmethod
+    def execute(cls, size: str) -> io.NodeOutput:
+        return io.NodeOutput(*SIZES[size])
