@@ -15,7 +15,9 @@ _TINY_PROMPT = "A green triangle slides gently up."
 
 def image_to_video() -> Blueprint:
     """The base stage: an image in, frames out."""
-    block = Blueprint("Image to Video (I2VGen-XL)", "A picture and a sentence in, a video's frames out: the base stage.")
+    block = Blueprint(
+        "Image to Video (I2VGen-XL)", "A picture and a sentence in, a video's frames out: the base stage."
+    )
     group = block.group("Base", width=400)
     bundle = released("i2vgen_xl", "text", "vision", "vae")
     loader = group.add("I2VGenXLCascadeLoader", bundle=builtin.NAME, models=bundle)

@@ -25,11 +25,16 @@ _ROOM = {
     "SaveVideo": (420, 420),
     "I2VGenXLInspectConditioning": (340, 0),
     "PreviewAny": (400, 260),
+    "I2VGenXLBaseSampler": (0, 380),
+    "I2VGenXLRefineSampler": (0, 480),
+    "KSampler": (0, 430),
+    "SamplerCustomAdvanced": (0, 270),
 }
 """Sizes of nodes that show pictures or text; every other node has the least that the front end gives it."""
 _WIDTH, _NOTE_WIDTH = 290, 440
 _TITLE, _GAP, _PAD, _GROUP_TITLE = 30, 25, 20, 45  # pixels: of a node's title, between boxes, around a group's nodes
-_LINE, _LETTERS = 21, 58  # a note's line in pixels, and the letters on it
+_LINE, _LETTERS = 13, 76  # a note's line in pixels, and the letters on it
+_FRONT_END_ALONE = ("control_after_generate", "upload")
 
 
 @cache
@@ -174,6 +179,18 @@ class Graph:
             "version": 0.4,
         }
 
+    def prompt(self) -> dict[str, dict[str, Any]]:
+        """In API format, as the front end sends it to the server: without what is bypassed."""
+        return {
+            str(node.id): {
+                "class_type": node.type,
+                "inputs": {name: value for name, value in node.widgets.items() if name not in _FRONT_END_ALONE}
+                | {name: [str(source.node.id), source.slot] for name, source in _sources(node)},
+            }
+            for node in self.nodes
+            if not node.bypassed
+        }
+
     def _lay_out(self, x: int) -> None:
         for column in self._columns:
             y = 0
@@ -203,7 +220,7 @@ class Graph:
             "id": 1,
             "type": "MarkdownNote",
             "pos": [0, _TITLE],
-            "size": [_NOTE_WIDTH, 60 + _LINE * lines],
+            "size": [_NOTE_WIDTH, 80 + _LINE * lines],
             "flags": {},
             "order": 0,
             "mode": 0,
@@ -229,12 +246,12 @@ class Blueprint(Graph):
     def __init__(self, name: str, description: str):
         super().__init__(name)
         self.description = description
-        self._inputs: list[tuple[str, list[tuple[Node, str]]]] = []
+        self.exposed: list[tuple[str, list[tuple[Node, str]]]] = []
         self._outputs: list[tuple[str, Output]] = []
 
     def expose(self, name: str, *targets: tuple[Node, str]) -> None:
         """Makes inputs of nodes inside one input of the block; a widget shows as the block's own."""
-        self._inputs.append((name, list(targets)))
+        self.exposed.append((name, list(targets)))
 
     def give(self, name: str, output: Node | Output) -> None:
         """Makes an output inside one of the block's."""
@@ -246,7 +263,7 @@ class Blueprint(Graph):
         inner, number = [link.saved() for link in links], len(links)
         inputs, outputs = [], []
         fed: dict[tuple[int, str], int] = {}
-        for slot, (name, targets) in enumerate(self._inputs):
+        for slot, (name, targets) in enumerate(self.exposed):
             ids = []
             for target, entry in targets:
                 number += 1
@@ -313,14 +330,14 @@ class Blueprint(Graph):
         block_id = self._last_id + 1
         values = {
             name: targets[0][0].widgets[targets[0][1]]
-            for name, targets in self._inputs
+            for name, targets in self.exposed
             if targets[0][1] in targets[0][0].widgets
         }
         block = {
             "id": block_id,
             "type": definition["id"],
             "pos": [0, 0],
-            "size": [400, 80 + 30 * len(self._inputs)],
+            "size": [400, 80 + 30 * len(self.exposed)],
             "flags": {},
             "order": 0,
             "mode": 0,
@@ -422,6 +439,18 @@ def _saved(
     }
 
 
+def _sources(node: Node) -> Any:
+    """Wires into a node, each from the node that runs: a bypassed one hands on its first input of the output's type."""
+    for name, output in node.wires.items():
+        source: Output | None = output
+        while source and source.node.bypassed:
+            kinds = {each["name"]: each["type"] for each in recorded()[source.node.type]["inputs"]}
+            same = (wire for entry, wire in source.node.wires.items() if kinds[entry] == source.type)
+            source = next(same, None)
+        if source:
+            yield name, source
+
+
 def _output(value: Node | Output) -> Output:
     return value if isinstance(value, Output) else Output(value, 0)
 
@@ -432,3 +461,8 @@ def _entry(node_type: str, name: str) -> int:
 
 def _input(node: Node, name: str) -> dict[str, Any]:
     return recorded()[node.type]["inputs"][_entry(node.type, name)]
+
+
+def text(workflow: dict[str, Any]) -> str:
+    """A workflow as its file has it."""
+    return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"

@@ -22,12 +22,13 @@ import torch
 from PIL import Image
 
 from i2vgen_core.video import read_video
-from tests.host.available import HOST, PACK
-from tests.host.server import Server
-from tests.ui.front_end import FrontEnd, opened
+
+from ..host.available import HOST, PACK
+from ..host.server import Server
+from ..ui.front_end import FrontEnd, opened
 
 from .blueprints import BLUEPRINTS
-from .graph import NODES
+from .graph import NODES, text
 from .templates import TEMPLATES
 
 WORKFLOWS, SUBGRAPHS, PICTURES = PACK / "workflows", PACK / "subgraphs", PACK / "docs" / "templates"
@@ -42,12 +43,14 @@ I2VGenXLSize I2VGenXLSpectrum I2VGenXLTinyScene I2VGenXLVAEDecode ImageFromBatch
 ImageUpscaleWithModel KSampler KSamplerSelect LoadVideo LoraLoaderModelOnly PreviewAny PreviewImage RandomNoise
 RepeatLatentBatch SamplerCustomAdvanced SaveVideo SetLatentNoiseMask UpscaleModelLoader VAEDecode VAEDecodeTiled
 VAEEncode""".split()
-_RECORD = """([type, pictures]) => {
-    const node = LiteGraph.createNode(type)
+_RECORD = """type => {
+    const made = [LiteGraph.createNode(type)]
+    const [node] = made
     app.graph.add(node)
-    if (type === 'BatchImagesNode') // a wire into its last input makes it grow another
-        for (let slot = 0; slot < pictures; slot++) {
+    if (type === 'BatchImagesNode') // a wire into its last input makes it grow another: three pictures are joined
+        for (let slot = 0; slot < 3; slot++) {
             const picture = LiteGraph.createNode('EmptyImage')
+            made.push(picture)
             app.graph.add(picture)
             picture.connect(0, node, slot)
         }
@@ -55,14 +58,14 @@ _RECORD = """([type, pictures]) => {
     const slot = ({name, type, shape, widget}) =>
         ({name, type, ...(shape !== undefined && {shape}), ...(widget && {widget: widget.name})})
     const widgets = (node.widgets ?? []).filter(widget => widget.serialize !== false)
-    const size = [...node.computeSize()].map(Math.ceil)
-    app.graph.clear()
-    return {
+    const found = {
         inputs: (saved.inputs ?? []).map(slot),
         outputs: (saved.outputs ?? []).map(slot),
         widgets: Object.fromEntries(widgets.map(widget => [widget.name, widget.value])),
-        size,
+        size: [...node.computeSize()].map(Math.ceil),
     }
+    for (const each of made) app.graph.remove(each)
+    return found
 }"""
 
 
@@ -73,11 +76,6 @@ def write() -> None:
         for make in makers:
             graph = make()
             (folder / f"{graph.name}.json").write_text(text(graph.workflow()), encoding="utf-8")
-
-
-def text(workflow: dict[str, Any]) -> str:
-    """A graph's file."""
-    return json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
 
 
 @contextmanager
@@ -98,26 +96,24 @@ def browser(width: int = 1920, height: int = 1080) -> Iterator[tuple[FrontEnd, S
 def record() -> None:
     """nodes.json, as the front end knows each type of node in an empty graph."""
     with browser() as (front_end, _):
-        found = {kind: front_end.page.evaluate(_RECORD, [kind, 3]) for kind in _TYPES}
+        found = {kind: front_end.page.evaluate(_RECORD, kind) for kind in _TYPES}
     NODES.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def pictures(names: list[str]) -> None:
     """Runs templates in the front end, and keeps a frame of each one's last video and a picture of its graph."""
     PICTURES.mkdir(exist_ok=True)
-    with browser(2400, 1350) as (front_end, server):
+    with browser() as (front_end, server):
         for make in TEMPLATES:
             graph = make()
             if names and graph.name not in names:
                 continue
+            front_end.resize(400, 300)  # drawing a large page takes the time that the video needs
             front_end.load(graph.workflow())
             result = front_end.run()
             if result.error is not None:
                 raise SystemExit(f"{graph.name}: {result.error_node}: {result.error}")
-            front_end.show_all()
-            screenshot = Path(tempfile.gettempdir()) / "graph.png"
-            front_end.page.screenshot(path=screenshot)
-            save_jpeg(Image.open(screenshot), PICTURES / f"{graph.name}.jpg", 1400)
+            save_jpeg(front_end.picture(), PICTURES / f"{graph.name}.jpg", 1400)
             video = saved_videos(result, server)[-1]
             save_jpeg(thumbnail(read_video(video)[0]), WORKFLOWS / f"{graph.name}.jpg", THUMBNAIL[0])
 
@@ -130,7 +126,9 @@ def thumbnail(frames: torch.Tensor) -> Image.Image:
     for number, frame in enumerate(chosen):
         picture = Image.fromarray((frame * 255).round().to(torch.uint8).numpy())
         scale = max(width / picture.width, height / picture.height)
-        covered = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
+        covered = picture.resize(
+            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
+        )
         left, top = (covered.width - width) // 2, (covered.height - height) // 2
         cell = covered.crop((left, top, left + width, top + height))
         sheet.paste(cell, (width * (number % 2), height * (number // 2)))

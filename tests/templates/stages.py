@@ -52,8 +52,8 @@ class Start:
 
     def __init__(self, graph: Graph, seed: int = 13, keep: bool = False):
         """Args:
-            seed: of the picture.
-            keep: whether the base's seed stays when the graph has run, so that what comes after it can be tried out.
+        seed: of the picture.
+        keep: whether the base's seed stays when the graph has run, so that what comes after it can be tried out.
         """
         self._models = graph.group("1. Models", width=340)
         bundle = released("i2vgen_xl", "text", "vision", "vae")
@@ -111,9 +111,7 @@ class Start:
         latent = self.sample_latent(group, made, model, seed)
         return group.add("I2VGenXLVAEDecode", vae=self.vae, latent=latent)
 
-    def sample_latent(
-        self, group: Group, made: Conditions, model: Output | Node | None = None, seed: int = 0
-    ) -> Node:
+    def sample_latent(self, group: Group, made: Conditions, model: Output | Node | None = None, seed: int = 0) -> Node:
         return group.add(
             "I2VGenXLBaseSampler",
             model=model or self.model,

@@ -29,7 +29,8 @@ _THEN = "A red circle moves down quickly, in front of a navy background."
 def base() -> Graph:
     graph = Graph("base", notes.BASE)
     start = Start(graph)
-    video(graph.group("6. Video", width=420), start.base(), graph.name)
+    frames = start.base()
+    video(graph.group("6. Video", width=420), frames, graph.name)
     return graph
 
 
@@ -71,7 +72,7 @@ def base_loop() -> Graph:
     fitted = ends.add("ImageScale", image=start.picture, upscale_method="area", crop="center", **size)
     held = ends.add("VAEEncode", pixels=fitted, vae=start.vae)
     every = ends.add("RepeatLatentBatch", samples=held, amount=16)
-    mask = graph.group("6. Mask: black stays, white is made")
+    mask = graph.group("6. Mask: white is made")
     black = mask.add("EmptyImage", title="Black: first and last frame", **size)
     white = mask.add("EmptyImage", title="White: the 14 between", batch_size=14, color=0xFFFFFF, **size)
     pictures = {"images.image0": black, "images.image1": white, "images.image2": black}
@@ -116,7 +117,7 @@ def base_stock_ksampler() -> Graph:
     sampled = custom.add("SamplerCustomAdvanced", latent_image=conditions.latent, **parts)
     two = custom.add("VAEDecode", samples=sampled, vae=start.vae)
     video(graph.group("7. Video of KSampler", width=420), one, graph.name)
-    video(graph.group("8. Video of SamplerCustomAdvanced", width=420), two, f"{graph.name}_custom")
+    video(graph.group("8. The same once more", width=420), two, f"{graph.name}_custom")
     return graph
 
 

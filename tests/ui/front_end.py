@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from ..host.result import Result
 from ..host.server import Server
@@ -99,10 +102,36 @@ class FrontEnd:
         message = finished.get("exception_message", f"{finished['event']}: {self.complaints()}")
         return Result(error=message.strip(), error_node=finished.get("node_type"))
 
-    def show_all(self) -> None:
-        """Brings the whole graph into view."""
-        self.page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    def resize(self, width: int, height: int) -> None:
+        """The page's size in pixels."""
+        self.page.set_viewport_size({"width": width, "height": height})
+
+    def picture(self) -> Image.Image:
+        """The whole graph and nothing else, in a page as large as it needs at four fifths of its size."""
+        edges = self.page.evaluate(
+            """() => {
+                const boxes = [...app.graph.nodes, ...app.graph.groups].map(item => item.boundingRect ?? item.bounding)
+                const low = axis => Math.min(...boxes.map(box => box[axis]))
+                const high = axis => Math.max(...boxes.map(box => box[axis] + box[axis + 2]))
+                return [low(0), low(1), high(0), high(1)]
+            }"""
+        )
+        scale, around = 0.8, 140  # the front end's bars and messages are in the margin, which is cut off
+        width, height = (round(scale * (edges[axis + 2] - edges[axis])) for axis in (0, 1))
+        self.resize(width + 2 * around, height + 2 * around)
+        self.page.evaluate(
+            """([scale, x, y]) => {
+                app.extensionManager.setting.set('Comfy.Minimap.Visible', false)
+                app.canvas.ds.scale = scale
+                app.canvas.ds.offset = [x, y]
+                app.canvas.draw(true, true)
+            }""",
+            [scale, around / scale - edges[0], around / scale - edges[1]],
+        )
         self.page.wait_for_timeout(1.5 * _SECONDS)
+        shot = Image.open(io.BytesIO(self.page.screenshot()))
+        border = around - 20
+        return shot.crop((border, border, shot.width - border, shot.height - border))
 
     def run_prompt(self) -> Result:
         """Hands the opened graph's API format to the server, and waits for its end."""
