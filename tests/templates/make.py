@@ -26,7 +26,6 @@ from i2vgen_core.video import read_video
 from ..host.available import HOST, PACK
 from ..host.server import Server
 from ..ui.front_end import FrontEnd, opened
-
 from .blueprints import BLUEPRINTS
 from .graph import NODES, text
 from .templates import TEMPLATES
@@ -35,14 +34,54 @@ WORKFLOWS, SUBGRAPHS, PICTURES = PACK / "workflows", PACK / "subgraphs", PACK / 
 THUMBNAIL = (800, 400)
 """The front end crops other shapes to its own; two to one is that of the tiny cascade's videos."""
 
-_TYPES = """BasicScheduler BatchImagesNode CFGGuider CheckpointLoaderSimple CLIPTextEncode ConditioningCombine
-ContextWindowsManual CreateVideo EmptyImage EmptyLatentImage FrameInterpolate FrameInterpolationModelLoader
-GetVideoComponents I2VGenXLBaseLoader I2VGenXLBaseSampler I2VGenXLCascadeLoader I2VGenXLCLIPEncode I2VGenXLColorMatch
-I2VGenXLCompareVideos I2VGenXLGlobalEncode I2VGenXLInspectConditioning I2VGenXLRefinerLoader I2VGenXLRefineSampler
-I2VGenXLSize I2VGenXLSpectrum I2VGenXLTinyScene I2VGenXLVAEDecode ImageFromBatch ImageScale ImageToMask
-ImageUpscaleWithModel KSampler KSamplerSelect LoadVideo LoraLoaderModelOnly PreviewAny PreviewImage RandomNoise
-RepeatLatentBatch SamplerCustomAdvanced SaveVideo SetLatentNoiseMask UpscaleModelLoader VAEDecode VAEDecodeTiled
-VAEEncode""".split()
+_TYPES = [
+    "BasicScheduler",
+    "BatchImagesNode",
+    "CFGGuider",
+    "CheckpointLoaderSimple",
+    "CLIPTextEncode",
+    "ConditioningCombine",
+    "ContextWindowsManual",
+    "CreateVideo",
+    "EmptyImage",
+    "EmptyLatentImage",
+    "FrameInterpolate",
+    "FrameInterpolationModelLoader",
+    "GetVideoComponents",
+    "I2VGenXLBaseLoader",
+    "I2VGenXLBaseSampler",
+    "I2VGenXLCascadeLoader",
+    "I2VGenXLCLIPEncode",
+    "I2VGenXLColorMatch",
+    "I2VGenXLCompareVideos",
+    "I2VGenXLGlobalEncode",
+    "I2VGenXLInspectConditioning",
+    "I2VGenXLRefinerLoader",
+    "I2VGenXLRefineSampler",
+    "I2VGenXLSize",
+    "I2VGenXLSpectrum",
+    "I2VGenXLTinyScene",
+    "I2VGenXLVAEDecode",
+    "ImageFromBatch",
+    "ImageScale",
+    "ImageToMask",
+    "ImageUpscaleWithModel",
+    "KSampler",
+    "KSamplerSelect",
+    "LoadVideo",
+    "LoraLoaderModelOnly",
+    "PreviewAny",
+    "PreviewImage",
+    "RandomNoise",
+    "RepeatLatentBatch",
+    "SamplerCustomAdvanced",
+    "SaveVideo",
+    "SetLatentNoiseMask",
+    "UpscaleModelLoader",
+    "VAEDecode",
+    "VAEDecodeTiled",
+    "VAEEncode",
+]
 _RECORD = """type => {
     const made = [LiteGraph.createNode(type)]
     const [node] = made

@@ -264,7 +264,7 @@ try 300 to 500 with the release.
 {_RELEASED}
 """
 
-REFINE = f"""# Refine a video that you have
+REFINE = """# Refine a video that you have
 
 The second stage alone, as an upscaler of any video. As it opens, the tiny base makes the video that is refined.
 

@@ -67,6 +67,15 @@ class FrontEnd:
         """Texts of open dialogs and of error messages."""
         return self.page.locator("[role=dialog], [role=alert], [data-testid=error-overlay]").all_inner_texts()
 
+    def missing_models(self) -> list[dict[str, Any]]:
+        """Files that the front end offers to download: name, url, directory."""
+        return self.page.evaluate(
+            """() => {
+                const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s
+                return JSON.parse(JSON.stringify(stores.get('missingModel').missingModelCandidates ?? []))
+            }"""
+        )
+
     def prompt(self) -> dict[str, Any]:
         """The opened graph as the front end sends it to the server: `workflow` and, in API format, `output`."""
         return self.page.evaluate("async () => JSON.parse(JSON.stringify(await app.graphToPrompt()))")
