@@ -1,6 +1,5 @@
 """The help pages in web/docs say what the blocks and the releases are. Blocks are read from their source, no host."""
 
-import ast
 import re
 
 import pytest

@@ -1,40 +1,60 @@
-"""The templates in workflows/ are whole, and fit the built-in cascade as they open."""
+"""The templates in workflows/ and the blocks in subgraphs/ are what their description makes, and fit the built-in
+cascade as they open."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from i2vgen_core import builtin
 from i2vgen_core.config import RELEASES
+from i2vgen_core.training.world import caption, sample_scene
 
-WORKFLOWS = Path(__file__).parents[2] / "workflows"
-NAMES = ("base", "base_stock_ksampler", "cascade")
+from ..templates.blueprints import BLUEPRINTS
+from ..templates.graph import BYPASSED, recorded, text
+from ..templates.stages import SIZES, TINY_FPS, TINY_GUIDANCE, TINY_STEPS
+from ..templates.templates import TEMPLATES
+
+PACK = Path(__file__).parents[2]
+WORKFLOWS, SUBGRAPHS = PACK / "workflows", PACK / "subgraphs"
+NAMES = [make.__name__ for make in TEMPLATES]
+GRAPHS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in WORKFLOWS.glob("*.json")}
 BASE, REFINER = (
     json.loads((builtin.FOLDER / part / "config.json").read_text(encoding="utf-8"))["release"]
     for part in ("unet", "refiner")
 )
+RELEASED_NAMES = ("base", "base_stock_ksampler", "cascade")
 
 
 def _nodes(name: str, node_type: str) -> list[dict]:
-    """The widgets' values of the nodes of a type, by name."""
-    graph = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
-    return [node["widgets_values_named"] for node in graph["nodes"] if node["type"] == node_type]
+    """The widgets' values of the nodes of a type, by name; of those that run as the template opens."""
+    found = [node for node in GRAPHS[name]["nodes"] if node["type"] == node_type and node["mode"] != BYPASSED]
+    return [node["widgets_values_named"] for node in found]
 
 
 def test_names():
-    assert {file.stem for file in WORKFLOWS.glob("*.json")} == set(NAMES)
+    assert sorted(GRAPHS) == sorted(NAMES)
+    assert len(NAMES) == 15 and set(RELEASED_NAMES) <= set(NAMES)
+
+
+@pytest.mark.parametrize("make", TEMPLATES + BLUEPRINTS, ids=lambda make: make.__name__)
+def test_the_file_is_what_the_description_makes(make):
+    """`python -m tests.templates.make` writes them anew."""
+    graph = make()
+    folder = SUBGRAPHS if make in BLUEPRINTS else WORKFLOWS
+    assert (folder / f"{graph.name}.json").read_text(encoding="utf-8") == text(graph.workflow())
 
 
 def test_no_folder_hides_the_templates():
     """The host serves the first of these folders that a pack has, and no other, as templates."""
     served = ("example_workflows", "example", "examples", "workflow", "workflows")
-    assert [name for name in served if (WORKFLOWS.parent / name).is_dir()] == ["workflows"]
+    assert [name for name in served if (PACK / name).is_dir()] == ["workflows"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_links_are_whole(name):
-    graph = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    graph = GRAPHS[name]
     nodes = {node["id"]: node for node in graph["nodes"]}
     assert graph["version"] == 0.4
     assert len(nodes) == len(graph["nodes"])
@@ -46,43 +66,87 @@ def test_links_are_whole(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_thumbnail(name):
-    """The front end asks for a JPEG of the same name."""
-    file = WORKFLOWS / f"{name}.jpg"
-    assert file.read_bytes().startswith(b"\xff\xd8\xff")
-    assert file.stat().st_size <= 60_000
+def test_every_input_that_is_no_widget_is_wired(name):
+    optional = 7  # LiteGraph's shape of an input that may be left open
+    for node in GRAPHS[name]["nodes"]:
+        open_inputs = [
+            each["name"]
+            for each in node["inputs"]
+            if each["link"] is None and "widget" not in each and each.get("shape") != optional
+        ]
+        if node["mode"] != BYPASSED:
+            assert not open_inputs, node["type"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures(name):
+    """The front end asks for a JPEG of the same name; the docs have one of the graph."""
+    for file, most in ((WORKFLOWS / f"{name}.jpg", 60_000), (PACK / "docs" / "templates" / f"{name}.jpg", 250_000)):
+        assert file.read_bytes().startswith(b"\xff\xd8\xff")
+        assert file.stat().st_size <= most
+
+
+def test_what_does_not_come_with_the_pack_is_bypassed():
+    """The front end asks for the files that other nodes name."""
+    for name in NAMES:
+        for node in GRAPHS[name]["nodes"]:
+            models = {model["name"] for model in node["properties"].get("models", [])}
+            if node["mode"] != BYPASSED:
+                assert not models & set(map(str, node["widgets_values"])), f"{name}: {node['type']}"
+
+
+def test_downloads_are_the_released_files():
+    for name in NAMES:
+        for node in GRAPHS[name]["nodes"]:
+            for model in node["properties"].get("models", []):
+                assert model["url"].startswith("https://huggingface.co/") and "/resolve/main/" in model["url"]
+                assert model["directory"] and "/" not in model["name"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_base_is_the_built_in_one(name):
     (loader,) = _nodes(name, "I2VGenXLCascadeLoader")
-    (prompts,) = _nodes(name, "I2VGenXLCLIPEncode")
-    (video,) = _nodes(name, "I2VGenXLGlobalEncode")
     assert loader == {"bundle": builtin.NAME, "weight_dtype": "default"}
-    assert prompts["negative_prompt"] == RELEASES["i2vgen_xl"].negative_prompt
-    assert prompts["width"] == video["width"]
-    assert video == {key: BASE[key] for key in ("width", "height", "frames", "fps")}
+    assert _nodes(name, "I2VGenXLSize")[0]["size"] == SIZES["base"] == f"tiny base {BASE['width']}x{BASE['height']}"
+    for prompts in _nodes(name, "I2VGenXLCLIPEncode"):
+        assert prompts["negative_prompt"] == RELEASES["i2vgen_xl"].negative_prompt
+    frames = {"base_long_video": 64, "base_two_prompts": 28}.get(name, BASE["frames"])
+    for video in _nodes(name, "I2VGenXLGlobalEncode"):
+        assert (video["frames"], video["fps"]) == (frames, BASE["fps"])
     for sampler in _nodes(name, "I2VGenXLBaseSampler"):
         assert (sampler["steps"], sampler["cfg"], sampler["eta"]) == (0, 0, 0)
+    assert (BASE["steps"], BASE["guidance"], BASE["fps"]) == (TINY_STEPS, TINY_GUIDANCE, TINY_FPS)
 
 
-def test_stock_sampler_has_the_bases_settings():
-    (sampler,) = _nodes("base_stock_ksampler", "KSampler")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_prompt_is_the_pictures(name):
+    scene = _nodes(name, "I2VGenXLTinyScene")[0]["seed"]
+    prompt = _nodes(name, "I2VGenXLCLIPEncode")[0]["prompt"]
+    assert prompt == caption(sample_scene(scene, split="held_out"), scene)
+
+
+@pytest.mark.parametrize("name", ["base_stock_ksampler", "base_loop"])
+def test_stock_sampler_has_the_bases_settings(name):
+    (sampler,) = _nodes(name, "KSampler")
     assert (sampler["steps"], sampler["cfg"], sampler["denoise"]) == (BASE["steps"], BASE["guidance"], 1)
     assert (sampler["sampler_name"], sampler["scheduler"]) == ("ddim", "ddim_uniform")
 
 
-def test_refinement_is_the_built_in_one():
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("cascade", "refine"))])
+def test_refinement_is_the_built_in_one(name):
     release = RELEASES["vid2vid_xl"]
-    (loader,) = _nodes("cascade", "I2VGenXLRefinerLoader")
+    (loader,) = _nodes(name, "I2VGenXLRefinerLoader")
     assert loader["model_name"] == builtin.NAME
-    positive, negative = (texts["text"] for texts in _nodes("cascade", "CLIPTextEncode"))
+    positive, negative = (texts["text"] for texts in _nodes(name, "CLIPTextEncode"))
     assert positive.endswith(release.prompt_suffix)
     assert negative == release.negative_prompt
-    (scale,) = _nodes("cascade", "ImageScale")
-    size = {key: REFINER[key] for key in ("width", "height")}
-    assert scale == {"upscale_method": "bilinear", **size, "crop": "disabled"}
-    (sampler,) = _nodes("cascade", "I2VGenXLRefineSampler")
+    (scale,) = _nodes(name, "ImageScale")
+    assert (scale["upscale_method"], scale["crop"]) == ("bilinear", "disabled")
+    if name == "cascade_beyond_720p":
+        assert scale["width"] > REFINER["width"] and scale["height"] > REFINER["height"]
+    else:
+        assert _nodes(name, "I2VGenXLSize")[1]["size"] == f"tiny refiner {REFINER['width']}x{REFINER['height']}"
+    (sampler,) = _nodes(name, "I2VGenXLRefineSampler")
     defaults = {"steps": 0, "cfg": 0, "rescale": -1, "noise_level": 0, "solver": "dpmpp_2m_sde", "entry": "auto"}
     assert (defaults | {"eta": 1}).items() <= sampler.items()
 
@@ -90,16 +154,35 @@ def test_refinement_is_the_built_in_one():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_note_has_the_released_settings(name):
     """They are what the templates do not open with."""
-    graph = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
-    (note,) = (node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote")
+    (note,) = (node["widgets_values"][0] for node in GRAPHS[name]["nodes"] if node["type"] == "MarkdownNote")
     base, refiner, sr600 = (RELEASES[kind] for kind in ("i2vgen_xl", "vid2vid_xl", "sr600"))
-    assert f"1280, the height to 704, fps to {base.fps:g}" in note
+    if name != "refine_video":
+        assert "base 1280x704" in note and f"{base.fps:g}" in note
+    if name.startswith(("cascade", "refine")):
+        assert "refiner 1280x720" in note or "1920 and 1104" in note
     stated = {
-        "base": f"{base.steps} and {base.guidance:g}",
-        "base_stock_ksampler": f"steps {base.steps}, cfg {base.guidance:g}, denoise 1",
-        "cascade": f"base {base.steps} steps, cfg {base.guidance:g}; refiner {refiner.steps} steps, cfg "
-        f"{refiner.guidance:g}, rescale {refiner.rescale:g}, level {refiner.noise_level}",
+        "base": [f"{base.steps} and {base.guidance:g}"],
+        "base_stock_ksampler": [f"steps {base.steps}, cfg {base.guidance:g}, denoise 1"],
+        "cascade": [
+            f"base {base.steps} steps, cfg {base.guidance:g}; refiner {refiner.steps} steps, cfg "
+            f"{refiner.guidance:g}, rescale {refiner.rescale:g}, level {refiner.noise_level}",
+            f"{sr600.steps} steps, cfg {sr600.guidance:g}, rescale {sr600.rescale:g}, level {sr600.noise_level}",
+        ],
     }
-    assert stated[name] in note
-    if name == "cascade":
-        assert f"{sr600.steps} steps, cfg {sr600.guidance:g}, rescale {sr600.rescale:g}, level 700" in note
+    for settings in stated.get(name, []):
+        assert settings in note
+
+
+def test_a_block_has_five_widgets():
+    for make in BLUEPRINTS:
+        (block,) = make().workflow()["nodes"]
+        assert sum("widget" in each for each in block["inputs"]) == len(block["widgets_values"]) == 5
+
+
+def test_notes_name_what_there_is():
+    """Templates and files that a note sends the reader to."""
+    for name in NAMES:
+        (note,) = (node["widgets_values"][0] for node in GRAPHS[name]["nodes"] if node["type"] == "MarkdownNote")
+        for named in re.findall(r"template \*(\w+)\*", note):
+            assert named in NAMES
+    assert {node["type"] for graph in GRAPHS.values() for node in graph["nodes"]} - {"MarkdownNote"} <= set(recorded())

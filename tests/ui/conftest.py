@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..host.available import CHROMIUM, HOST, PACK
+from ..host.available import HOST, PACK
 from ..host.server import Server
-from .front_end import FrontEnd
+from .front_end import FrontEnd, opened
 
 
 @pytest.fixture(scope="session")
@@ -23,15 +23,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def opened_front_end(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontEnd]:
     """The front end on its first visit, one page for all tests: loading it takes most of their time."""
-    from playwright.sync_api import sync_playwright
-
-    switches = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
-    switches += ["disable-component-update", "disable-sync"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{switch}" for switch in switches])
-        page = browser.new_page(viewport={"width": 1920, "height": 1080})
-        yield FrontEnd(page, server, tmp_path_factory.mktemp("screenshots"))
-        browser.close()
+    with opened(server, tmp_path_factory.mktemp("screenshots")) as front_end:
+        yield front_end
 
 
 @pytest.fixture

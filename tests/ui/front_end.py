@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from ..host.available import CHROMIUM
 from ..host.result import Result
 from ..host.server import Server
 
@@ -58,6 +65,15 @@ class FrontEnd:
         """Texts of open dialogs and of error messages."""
         return self.page.locator("[role=dialog], [role=alert], [data-testid=error-overlay]").all_inner_texts()
 
+    def missing_models(self) -> list[dict[str, Any]]:
+        """Files that the front end offers to download: name, url, directory."""
+        return self.page.evaluate(
+            """() => {
+                const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s
+                return JSON.parse(JSON.stringify(stores.get('missingModel').missingModelCandidates ?? []))
+            }"""
+        )
+
     def prompt(self) -> dict[str, Any]:
         """The opened graph as the front end sends it to the server: `workflow` and, in API format, `output`."""
         return self.page.evaluate("async () => JSON.parse(JSON.stringify(await app.graphToPrompt()))")
@@ -93,8 +109,74 @@ class FrontEnd:
         self.page.mouse.move(x - 1, y)
         self.page.mouse.move(x, y)
 
+    def run(self) -> Result:
+        """Presses Run, so that the nodes show what they give, and waits for the end."""
+        finished = self.page.evaluate(
+            """async () => {
+                const {api} = app
+                const end = new Promise(resolve => {
+                    for (const event of ['execution_success', 'execution_error', 'execution_interrupted'])
+                        api.addEventListener(event, ({detail}) => resolve({event, ...detail}), {once: true})
+                })
+                const queued = await app.queuePrompt(0)
+                return queued === false ? {event: 'refused'} : await end
+            }"""
+        )
+        self.page.wait_for_timeout(_SECONDS)  # what was saved is loaded and shown
+        if finished["event"] == "execution_success":
+            history = json.loads(self.fetch(f"/api/history/{finished['prompt_id']}") or "{}")
+            return Result(outputs=history[finished["prompt_id"]]["outputs"])
+        message = finished.get("exception_message", f"{finished['event']}: {self.complaints()}")
+        return Result(error=message.strip(), error_node=finished.get("node_type"))
+
+    def resize(self, width: int, height: int) -> None:
+        """The page's size in pixels."""
+        self.page.set_viewport_size({"width": width, "height": height})
+
+    def picture(self) -> Image.Image:
+        """The whole graph and nothing else, in a page as large as it needs at four fifths of its size."""
+        edges = self.page.evaluate(
+            """() => {
+                const boxes = [...app.graph.nodes, ...app.graph.groups].map(item => item.boundingRect ?? item.bounding)
+                const low = axis => Math.min(...boxes.map(box => box[axis]))
+                const high = axis => Math.max(...boxes.map(box => box[axis] + box[axis + 2]))
+                return [low(0), low(1), high(0), high(1)]
+            }"""
+        )
+        scale, around = 0.8, 140  # the front end's bars and messages are in the margin, which is cut off
+        width, height = (round(scale * (edges[axis + 2] - edges[axis])) for axis in (0, 1))
+        self.resize(width + 2 * around, height + 2 * around)
+        self.page.evaluate(
+            """([scale, x, y]) => {
+                app.extensionManager.setting.set('Comfy.Minimap.Visible', false)
+                app.canvas.ds.scale = scale
+                app.canvas.ds.offset = [x, y]
+                app.canvas.draw(true, true)
+            }""",
+            [scale, around / scale - edges[0], around / scale - edges[1]],
+        )
+        self.page.wait_for_timeout(1.5 * _SECONDS)
+        shot = Image.open(io.BytesIO(self.page.screenshot()))
+        border = around - 20
+        return shot.crop((border, border, shot.width - border, shot.height - border))
+
     def run_prompt(self) -> Result:
         """Hands the opened graph's API format to the server, and waits for its end."""
         graph = self.prompt()["output"]
         with ThreadPoolExecutor(1) as own_loop:  # Playwright's event loop is this thread's
             return own_loop.submit(self._server.run, graph).result()
+
+
+@contextmanager
+def opened(server: Server, screenshots: Path, width: int = 1920, height: int = 1080) -> Iterator[FrontEnd]:
+    """The front end in a headless Chromium of its own; width and height are the page's, in pixels."""
+    from playwright.sync_api import sync_playwright
+
+    switches = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+    switches += ["disable-component-update", "disable-sync"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{switch}" for switch in switches])
+        try:
+            yield FrontEnd(browser.new_page(viewport={"width": width, "height": height}), server, screenshots)
+        finally:
+            browser.close()

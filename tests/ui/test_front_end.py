@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,25 @@ import pytest
 
 from i2vgen_core.video import read_video
 
+from ..host.available import HOST
+from ..host.server import Server
+from ..templates.templates import TEMPLATES
+from .front_end import opened
+
 PACK = Path(__file__).resolve().parents[2]
+MAKERS = {make.__name__: make for make in TEMPLATES}
 WORKFLOWS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in (PACK / "workflows").glob("*.json")}
 HELP = sorted((PACK / "web" / "docs").glob("*.md"))
 
-WIDTH, HEIGHT, FRAMES, REFINED = 96, 64, 3, (120, 88)
+WIDTH, HEIGHT, FRAMES, REFINED = 128, 64, 3, (288, 144)
 TINY: dict[str, dict[str, Any]] = {
-    "I2VGenXLCLIPEncode": {"width": WIDTH},
-    "I2VGenXLGlobalEncode": {"width": WIDTH, "height": HEIGHT, "frames": FRAMES},
+    "I2VGenXLGlobalEncode": {"frames": FRAMES},
     "I2VGenXLBaseSampler": {"steps": 2},
     "KSampler": {"steps": 2},
-    "ImageScale": {"width": REFINED[0], "height": REFINED[1]},
+    "BasicScheduler": {"steps": 2},
     "I2VGenXLRefineSampler": {"steps": 2},
 }
-"""Sizes and steps that take seconds, by node type."""
+"""Lengths and steps that take seconds, by node type."""
 
 
 def _saved_sizes(result, server) -> list[tuple[int, int, int]]:
@@ -64,19 +70,39 @@ def test_templates_are_offered(front_end):
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_workflow_opens(front_end, name):
-    """Whole, as saved, and without complaint."""
+    """Whole, as saved, without complaint, box beside box, the note readable to its end; and what the front end sends to
+    the server is what the other tests run."""
     workflow = WORKFLOWS[name]
     front_end.load(workflow)
-    front_end.page.screenshot(path=front_end.screenshots / f"{name}.png")
-
     assert front_end.complaints() == []
     assert front_end.errors == []
-    opened = front_end.prompt()["workflow"]
+
+    prompt = front_end.prompt()
+    opened = prompt["workflow"]
     assert opened["links"] == workflow["links"]
     for saved in workflow["nodes"]:
         (node,) = (node for node in opened["nodes"] if node["id"] == saved["id"])
         assert front_end.page.evaluate("type => type in LiteGraph.registered_node_types", node["type"]), node["type"]
-        assert node.get("widgets_values") == saved.get("widgets_values"), node["type"]
+        assert (node.get("widgets_values") or []) == saved["widgets_values"], node["type"]
+        names = [each["name"] for each in node["inputs"]]
+        assert names == [each["name"] for each in saved["inputs"]], node["type"]
+    sent = {
+        node: {"class_type": each["class_type"], "inputs": each["inputs"]} for node, each in prompt["output"].items()
+    }
+    assert sent == MAKERS[name]().prompt()
+    _assert_apart(front_end)
+    content, shown = front_end.page.evaluate(
+        "() => { const note = document.querySelector('.comfy-markdown'); return [note.scrollHeight, note.clientHeight] }"
+    )
+    assert content <= shown
+
+
+def _assert_apart(front_end) -> None:
+    boxes = front_end.page.evaluate("app.graph.nodes.map(node => [node.title, ...node.boundingRect])")
+    for i, (title, x, y, width, height) in enumerate(boxes):
+        for other, x2, y2, width2, height2 in boxes[:i]:
+            apart = x + width <= x2 or x2 + width2 <= x or y + height <= y2 or y2 + height2 <= y
+            assert apart, f"{title} and {other}"
 
 
 def test_a_missing_node_and_image_are_complained_about(front_end):
@@ -88,25 +114,29 @@ def test_a_missing_node_and_image_are_complained_about(front_end):
     assert any("2 errors found" in complaint for complaint in front_end.complaints())
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_nodes_do_not_overlap(front_end, name):
-    front_end.load(WORKFLOWS[name])
-    boxes = front_end.page.evaluate("app.graph.nodes.map(node => [node.title, ...node.boundingRect])")
-    for i, (title, x, y, width, height) in enumerate(boxes):
-        for other, x2, y2, width2, height2 in boxes[:i]:
-            apart = x + width <= x2 or x2 + width2 <= x or y + height <= y2 or y2 + height2 <= y
-            assert apart, f"{title} and {other}"
+def test_a_released_file_that_is_missing_is_offered(front_end):
+    """A workflow that was saved with the released refiner, opened where its file is not."""
+    workflow = json.loads(json.dumps(WORKFLOWS["cascade"]))
+    (loader,) = (node for node in workflow["nodes"] if node["type"] == "I2VGenXLRefinerLoader")
+    (offered,) = loader["properties"]["models"]
+    loader["widgets_values"][0] = offered["name"]
+    front_end.load(workflow)
+    assert any("1 error" in complaint or "Missing" in complaint for complaint in front_end.complaints())
+    found = front_end.missing_models()
+    assert [(model["name"], model["url"], model["directory"]) for model in found] == [
+        (offered["name"], offered["url"], offered["directory"])
+    ]
 
 
-@pytest.mark.parametrize(("name", "videos"), [("base_stock_ksampler", 1), ("cascade", 2)])
-def test_api_format_runs(front_end, server, name, videos):
+@pytest.mark.parametrize("name", ["base_stock_ksampler", "cascade"])
+def test_api_format_runs(front_end, server, name):
     """What the front end makes of the graph is what the server takes."""
     front_end.load(WORKFLOWS[name])
     front_end.set_widgets(TINY)
     result = front_end.run_prompt()
     assert result.error is None, f"{result.error_node}: {result.error}"
-    sizes = [(FRAMES, HEIGHT, WIDTH), (FRAMES, REFINED[1], REFINED[0])]
-    assert _saved_sizes(result, server) == sizes[:videos]
+    small = (FRAMES, HEIGHT, WIDTH)
+    assert _saved_sizes(result, server) == [small, (FRAMES, REFINED[1], REFINED[0]) if name == "cascade" else small]
 
 
 def test_run_button_gives_a_video(front_end, server):
@@ -172,3 +202,143 @@ def test_blocks_and_help_are_in_the_users_language(front_end):
         page.screenshot(path=front_end.screenshots / "language-help.png")
     finally:
         front_end.set_language("en")
+
+
+def _events(front_end, *names: str) -> None:
+    """Counts the server's events from now on, in `window.counted`."""
+    front_end.page.evaluate(
+        """names => {
+            window.counted = Object.fromEntries(names.map(name => [name, 0]))
+            for (const name of names) app.api.addEventListener(name, () => window.counted[name]++)
+        }""",
+        list(names),
+    )
+
+
+def _wait_for(front_end, event: str) -> None:
+    front_end.page.wait_for_function("event => window.counted[event] > 0", arg=event)
+
+
+def test_a_latent_dragged_to_the_canvas_proposes_stock_nodes(front_end):
+    """As any LATENT does: a search over what takes one."""
+    page = front_end.page
+    front_end.load(WORKFLOWS["base"])
+    front_end.show_all()
+    start, end = page.evaluate(
+        """() => {
+            const node = app.graph.nodes.find(node => node.type === 'I2VGenXLBaseSampler')
+            const out = app.canvas.convertOffsetToCanvas(node.getOutputPos(0))
+            const box = app.canvas.canvas.getBoundingClientRect()
+            return [[box.x + out[0], box.y + out[1]], [box.x + out[0] + 40, box.y + box.height - 120]]
+        }"""
+    )
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=8)
+    page.mouse.up()
+    page.get_by_text("KSampler", exact=True).first.wait_for()
+    page.screenshot(path=front_end.screenshots / "drag.png")
+    page.keyboard.press("Escape")
+
+
+BLOCKS = sorted((PACK / "subgraphs").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", BLOCKS, ids=lambda file: file.stem)
+def test_block_is_offered(front_end, file):
+    """Among the subgraph blueprints, found by a search and placed by a click, with its five widgets."""
+    page = front_end.page
+    front_end.load({"nodes": [], "links": [], "version": 0.4, "last_node_id": 0, "last_link_id": 0})
+    page.mouse.dblclick(900, 700)
+    page.keyboard.type(file.stem)
+    page.wait_for_timeout(1500)
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => app.graph.nodes.length === 1")
+    page.mouse.click(900, 700)
+    (block,) = front_end.prompt()["workflow"]["nodes"]
+    exposed = [each["name"] for each in json.loads(file.read_text(encoding="utf-8"))["nodes"][0]["inputs"]]
+    assert [each["name"] for each in block["inputs"]] == exposed
+    widgets = page.evaluate("app.graph.nodes[0].widgets.map(widget => widget.name)")
+    assert len(widgets) == 5 and set(widgets) <= set(exposed)
+    assert front_end.complaints() == [] and front_end.errors == []
+
+
+def test_blocks_run(front_end, server):
+    """The one behind the other, from a picture to a refined video."""
+    graph = {"nodes": [], "links": [], "version": 0.4, "definitions": {"subgraphs": []}}
+    for number, file in enumerate(BLOCKS, 1):
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        graph["definitions"]["subgraphs"] += saved["definitions"]["subgraphs"]
+        graph["nodes"].append(saved["nodes"][0] | {"id": number, "pos": [500 * number, 0]})
+    front_end.load(graph | {"last_node_id": 2, "last_link_id": 0})
+    front_end.page.evaluate(
+        """() => {
+            const [base, refine] = app.graph.nodes
+            const add = type => { const node = LiteGraph.createNode(type); app.graph.add(node); return node }
+            const [scene, made, save] = ['I2VGenXLTinyScene', 'CreateVideo', 'SaveVideo'].map(add)
+            const wire = (from, output, to, input) =>
+                from.connect(from.findOutputSlot(output), to, to.findInputSlot(input))
+            wire(scene, 'IMAGE', base, 'image')
+            wire(base, 'IMAGE', refine, 'images')
+            wire(base, 'CLIP', refine, 'clip')
+            wire(base, 'VAE', refine, 'vae')
+            wire(refine, 'IMAGE', made, 'images')
+            wire(made, 'VIDEO', save, 'video')
+            base.widgets.find(widget => widget.name === 'frames').value = 2
+            for (const block of [base, refine])
+                for (const node of block.subgraph.nodes)
+                    for (const widget of node.widgets ?? []) if (widget.name === 'steps') widget.value = 1
+        }"""
+    )
+    sent = front_end.prompt()["output"]
+    assert {each["inputs"]["frames"] for each in sent.values() if "frames" in each["inputs"]} == {2}
+    result = front_end.run_prompt()
+    assert result.error is None, f"{result.error_node}: {result.error}"
+    assert _saved_sizes(result, server) == [(2, REFINED[1], REFINED[0])]
+
+
+@pytest.mark.parametrize(
+    "file", sorted((PACK / "tests" / "workflows_saved").glob("*/*.json")), ids=lambda file: file.stem
+)
+def test_saved_workflow_opens(front_end, file):
+    """One that an earlier version has saved, with its values where they were."""
+    workflow = json.loads(file.read_text(encoding="utf-8"))
+    front_end.load(workflow)
+    assert front_end.complaints() == [] and front_end.errors == []
+    opened = {node["id"]: node for node in front_end.prompt()["workflow"]["nodes"]}
+    for saved in workflow["nodes"]:
+        values = saved.get("widgets_values") or []
+        assert opened[saved["id"]].get("widgets_values", [])[: len(values)] == values, saved["type"]
+
+
+def test_new_user(tmp_path):
+    """Copies the folder, starts ComfyUI, opens a template, runs it, watches, reads the help, cancels, runs again."""
+    absent = shutil.ignore_patterns(".*", "tests", "build", "output", "__pycache__")
+    shutil.copytree(PACK, tmp_path / "copy", ignore=absent)
+    for name in ("input", "output"):
+        (tmp_path / name).mkdir()
+    server = Server(HOST, tmp_path / "copy", tmp_path)
+    try:
+        with opened(server, tmp_path) as front_end:
+            page = front_end.page
+            page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+            dialog = page.get_by_role("dialog")
+            dialog.get_by_text("i2vgen_xl", exact=True).click()
+            dialog.get_by_test_id("template-workflow-base").click()
+            dialog.wait_for(state="hidden")
+            page.wait_for_function("count => app.graph.nodes.length === count", arg=len(WORKFLOWS["base"]["nodes"]))
+            front_end.set_widgets({"I2VGenXLGlobalEncode": {"frames": 2}, "I2VGenXLBaseSampler": {"steps": 500}})
+            _events(front_end, "b_preview", "execution_interrupted", "execution_success")
+            page.get_by_test_id("queue-button").click()
+            _wait_for(front_end, "b_preview")
+            page.evaluate("app.canvas.selectNode(app.graph.nodes.find(node => node.type === 'I2VGenXLBaseSampler'))")
+            page.get_by_test_id("info-button").click()
+            page.get_by_role("heading", name="I2VGen-XL Base Sampler").first.wait_for()
+            page.evaluate("app.extensionManager.command.execute('Comfy.Interrupt')")
+            _wait_for(front_end, "execution_interrupted")
+            front_end.set_widgets({"I2VGenXLBaseSampler": {"steps": 1}})
+            page.get_by_test_id("queue-button").click()
+            _wait_for(front_end, "execution_success")
+            assert front_end.errors == []
+    finally:
+        server.stop()

@@ -1,0 +1,283 @@
+"""What the templates say of themselves, in Markdown. The releases' settings in them are compared by test_workflows."""
+
+from i2vgen_core.config import RELEASES
+
+_BASE, _REFINER, _SR600 = (RELEASES[kind] for kind in ("i2vgen_xl", "vid2vid_xl", "sr600"))
+
+_TINY = """It runs as it opens, on the tiny cascade that comes with this pack. That knows moving shapes and nothing else: \
+change the prompt to another motion, such as left, right, down or still, slowly or quickly."""
+
+_FOLDER = """```
+ComfyUI/models/diffusers/i2vgen-xl/
+  unet/           the base network
+  text_encoder/   CLIP ViT-H/14, text
+  image_encoder/  CLIP ViT-H/14, image
+  tokenizer/
+  vae/
+```
+
+This is the folder [ali-vilab/i2vgen-xl](https://huggingface.co/ali-vilab/i2vgen-xl) as published; its other folders \
+are not read. Press R to see it in the loader's list."""
+
+_RELEASED_BASE = f"""**With the released model** (the note of the template *base* says which files go where): *i2vgen-xl* in \
+the loader, *base 1280x704* in Size, fps {_BASE.fps:g}, and *Load Image* with your photo in the place of *Tiny Scene*."""
+
+_RELEASED = f"""**With the released models** (the note of the template *cascade* says which files go where): choose them in \
+the two loaders, *base 1280x704* in the first Size and *refiner 1280x720* in the second, fps {_BASE.fps:g}, and *Load \
+Image* with your photo in the place of *Tiny Scene*. In the refiner's positive prompt, replace the short description and \
+keep the quality suffix."""
+
+BASE = f"""# I2VGen-XL, base stage
+
+A picture and a sentence in, a video out: the first stage of the cascade ([arXiv 2311.04145](https://arxiv.org/abs/2311.04145)).
+
+{_TINY}
+
+**With the released model**
+
+{_FOLDER}
+
+1. Choose *i2vgen-xl* in the loader.
+2. Put *Load Image* with your photo in the place of *Tiny Scene*. It is scaled to cover the video and cropped to its \
+centre.
+3. Write what happens in one English sentence.
+4. Choose *base 1280x704* in Size, and set fps to {_BASE.fps:g}. No memory for that? Try *base 448x256*; for any other \
+multiple of 8 from 64 up, take the wires off and type it.
+5. Run. Steps and cfg of 0 are the model's own: {_BASE.steps} and {_BASE.guidance:g}.
+
+*fps* in Global Encode is a condition on motion. The file's rate is in *Create Video*: 8, as the official code saves it.
+"""
+
+CHAIN = f"""# A longer story: the last frame goes on
+
+The last frame of the first clip is the picture of the second, which has a prompt of its own. The two are joined to 31 \
+frames: the second clip's first frame is the first clip's last one, and is left out.
+
+The second clip may come out a little lighter or darker. *Color Match* gives it the colours of the frame that it began \
+with, so that the joint does not jump. Bypass it to see the difference.
+
+{_TINY}
+
+{_RELEASED_BASE}
+
+For a third clip, copy groups 6, 7 and 8 and wire them behind each other. Each clip is a copy of a copy: after three or \
+four, details are lost.
+"""
+
+LONG = f"""# A long video in windows
+
+64 frames, made 16 at a time: *Context Windows* slides over them, 4 frames of each window shared with the next, and \
+*freenoise* gives the windows noise that belongs together. Memory stays that of 16 frames; time grows with the windows, \
+five here.
+
+{_TINY}
+
+{_RELEASED_BASE}
+
+Longer: set *frames* in Global Encode. Smoother and slower: context_overlap 8. For prompts that follow each other, see the \
+template *base_two_prompts*. Keep *dim* at 0, the frames, and *causal_window_fix* off: it is for other models.
+"""
+
+LOOP = f"""# A loop
+
+The first and the last frame are your picture itself, and stay so while the 14 between are made: the latent holds the \
+picture in every frame, and the mask is black where it stays. The video begins where it ends. Its last frame is left out \
+of the file, so that none is shown twice.
+
+It needs the stock KSampler: our Base Sampler begins with pure noise and reads no picture from the latent.
+
+{_TINY} Motions that come back do best: still, or turning.
+
+{_RELEASED_BASE} In KSampler: steps {_BASE.steps}, cfg {_BASE.guidance:g}.
+
+Other lengths: *frames*, the amount in Repeat Latent Batch, and white's batch_size (two less) go together.
+"""
+
+LORA = f"""# The base with a LoRA
+
+*Load LoRA* stands between the loader and the sampler. It is bypassed as it opens, since there is no LoRA file to come \
+with it. To use one: put the file into *ComfyUI/models/loras*, press R, choose it, and press Ctrl+B on the block.
+
+Files whose tensors are named *lora_unet_...* or *diffusion_model....* work. `python -m i2vgen_core train lora` makes \
+one, of the tiny base too. A LoRA of another model has no layer in common with this one, and changes nothing.
+
+{_TINY}
+
+{_RELEASED_BASE}
+"""
+
+STOCK = f"""# The base with stock samplers
+
+The base stage, sampled by ComfyUI's own *KSampler* and again by *SamplerCustomAdvanced*, and decoded by its own *VAE \
+Decode*. MODEL, CONDITIONING and LATENT are native, so other stock samplers, LoRA loaders and model patches fit in as \
+well. With the same seed, here 0, the two give the same video.
+
+{_TINY}
+
+{_RELEASED_BASE}
+
+The release's settings in KSampler, and in the single blocks likewise:
+
+- steps {_BASE.steps}, cfg {_BASE.guidance:g}, denoise 1
+- sampler *ddim*, scheduler *ddim_uniform*: timesteps 981, 961, ... 1
+
+**Compared with the Base Sampler block** the same seed gives the same video but for two differences: the first latent is \
+scaled by 0.9996, and the last step goes to no noise at all, where the release goes to its lowest noise level.
+
+MS-Image2Video (cfg 3) starts from offset noise, which the stock sampler does not draw: use the Base Sampler for it.
+"""
+
+SWAP = f"""# Swap an encoder
+
+The picture reaches the network on two ways: as global tokens and details from *Global Encode*, and as CLIP tokens from \
+*CLIP Encode*. Here the two blocks see different pictures. On the left, both see the first one; on the right, CLIP sees the \
+other one.
+
+Global tokens and details carry what is seen, CLIP tokens what is meant. The tiny cascade's world has no meaning that its \
+details do not show, so the two sides differ little. Swap the wires into Global Encode instead, and the picture itself \
+changes.
+
+{_TINY}
+
+{_RELEASED_BASE}
+"""
+
+TWO_PROMPTS = f"""# Two prompts, one after the other
+
+The first prompt holds for the first window of 16 frames, the second for the last, and the four frames that they share go \
+over from one to the other: *Conditioning (Combine)* joins the prompts, and *split_conds_to_windows* in *Context Windows* \
+deals them out.
+
+{_TINY}
+
+{_RELEASED_BASE}
+
+Three prompts: combine a third, and 40 frames (12 more a window).
+
+**Over the sampling's time instead**: put *ConditioningSetTimestepRange* behind each of the two, 0 to 0.4 and 0.4 to 1, \
+and connect the loader's MODEL to the sampler. Then the first prompt lays out all frames and the second finishes them: one \
+blended motion, no change on the way.
+"""
+
+CASCADE = f"""# I2VGen-XL, the whole cascade
+
+A picture and a sentence in, a refined video out ([arXiv 2311.04145](https://arxiv.org/abs/2311.04145)). The base makes a \
+video of 16 frames. The refiner takes it up to noise level {_REFINER.noise_level} of 1000 and denoises it again with a \
+network of its own and a short prompt.
+
+{_TINY} A new seed in the refiner alone runs only the refiner again.
+
+**With the released models**
+
+{_FOLDER}
+
+The refiner, MS-Vid2Vid-XL, is *non_ema_0035000.pth* of \
+[ali-vilab/MS-Vid2Vid-XL](https://huggingface.co/ali-vilab/MS-Vid2Vid-XL): it goes into *models/diffusion_models*.
+
+1. Choose them in the two loaders.
+2. Put *Load Image* with your photo in the place of *Tiny Scene*, write what happens in one English sentence.
+3. Choose *base 1280x704* in the first Size and *refiner 1280x720* in the second, and set fps to {_BASE.fps:g}.
+4. In the refiner's positive prompt, replace the short description and keep the quality suffix.
+5. Run. Values of 0, and -1 for rescale, are the model's own: base {_BASE.steps} steps, cfg {_BASE.guidance:g}; refiner \
+{_REFINER.steps} steps, cfg {_REFINER.guidance:g}, rescale {_REFINER.rescale:g}, level {_REFINER.noise_level}.
+
+For VGen's SR600 choose *sr600* as the Refiner Loader's variant: {_SR600.steps} steps, cfg {_SR600.guidance:g}, rescale \
+{_SR600.rescale:g}, level {_SR600.noise_level}, entered by inversion.
+"""
+
+BEYOND = f"""# Refining beyond 720p
+
+The refiner works at any size of multiples of 8; what grows is memory. As it opens the tiny cascade refines to 416x208, \
+more than its own 288x144, and *VAE Decode (Tiled)* decodes in tiles of 256.
+
+{_TINY}
+
+{_RELEASED} Type 1920 and 1104 into *Upscale Image*, and 512 as the tile's size. 1104 is 138 rows of the latent, a height \
+that goes through the network's levels without a remainder, as 720 does; 1080 would be padded inside.
+
+If the refiner runs out of memory, press Ctrl+B on *Context Windows*: 8 frames at a time, 4 of them shared with the next. \
+The windows cost time, about half as much again, and a little steadiness.
+"""
+
+INTERPOLATE = f"""# Frame interpolation after the cascade
+
+The cascade's frames, then *Run Frame Interpolation Model* for the frames between them. The two blocks of group 8 are \
+bypassed as they open, since their model does not come with ComfyUI: the video is the cascade's.
+
+To use them: select both, press Ctrl+B, and ComfyUI offers the download of FILM's file. Then set fps in *Create Video* to \
+16, twice as many, for the same speed of motion.
+
+The pack [ComfyUI-Frame-Interpolation](https://github.com/Fannovel16/ComfyUI-Frame-Interpolation) has RIFE and FILM as \
+nodes of its own; they take the same IMAGE and fit into the same place.
+
+{_TINY}
+
+{_RELEASED}
+"""
+
+STEPS = f"""# The cascade, step by step
+
+Every stage with what goes in and comes out.
+
+- *Inspect Conditioning* draws what the network reads: 77 text tokens, 64 global tokens (8 by 8 places of the picture), 4 \
+CLIP tokens and the details of frame 0; positive beside negative. Bright is large.
+- *Spectrum* is the paper's analysis: power by spatial and by temporal frequency, before and after the refiner. A refiner \
+that works lifts the right end of the spatial curve, sharpness, and lowers the right end of the temporal one, flicker.
+- *Compare Videos* puts before and after side by side. PSNR says how much was changed, not how good it is.
+
+The inspecting blocks change nothing. Take them out, and the video is the same.
+
+{_TINY}
+
+{_RELEASED}
+"""
+
+TEXT_TO_IMAGE = f"""# From text alone
+
+The paper joins image synthesis with video synthesis: a stock text-to-image model makes the picture, the cascade the video.
+
+As it opens, *Tiny Scene* stands in for the picture, and the group *Text to image* is bypassed: its model, SDXL, does not \
+come with ComfyUI, and the tiny cascade would make nothing of its pictures.
+
+**With the released models**
+
+1. Choose them in the two loaders (the note of the template *cascade* says which files go where), *base 1280x704* in the \
+first Size and *refiner 1280x720* in the second, fps {_BASE.fps:g}.
+2. Select the blocks of *Text to image* and press Ctrl+B. ComfyUI offers the download of SDXL's file.
+3. Drag the last block's IMAGE to *The picture*, in the place of Tiny Scene's.
+4. Say in the picture's prompt what is seen, in the video's prompt what happens, and in the refiner's the short description \
+once more, its quality suffix kept.
+"""
+
+UPSCALE = f"""# An upscale model between the stages
+
+The refiner adds detail, and it adds the more the sharper its input is. Officially the base's frames are scaled \
+bilinearly; an upscale model can take that place.
+
+The two blocks of group 6 are bypassed as they open, since upscale models do not come with ComfyUI: what runs is the \
+bilinear way. To use them: select both, press Ctrl+B, and ComfyUI offers the download of RealESRGAN's file. *Upscale Image* \
+then brings its result to the refiner's size. With a sharp input a lower *noise_level* in the refiner keeps more of it: \
+try 300 to 500 with the release.
+
+{_TINY}
+
+{_RELEASED}
+"""
+
+REFINE = """# Refine a video that you have
+
+The second stage alone, as an upscaler of any video. As it opens, the tiny base makes the video that is refined.
+
+**Your own video, with the released refiner**
+
+1. Choose *non_ema_0035000.pth* in the Refiner Loader and *i2vgen-xl* in the other one, for its CLIP and VAE (the note of \
+the template *cascade* says which files go where).
+2. Select the blocks of *Your video*, press Ctrl+B, and upload the file in *Load Video*.
+3. Drag *images* to *Upscale Image*, in the place of the base's frames, and *fps* to *Create Video*. Then delete groups \
+2 to 5.
+4. Choose *refiner 1280x720* in the last Size: for another shape, type multiples of 8 into *Upscale Image*.
+5. Describe the video in a few words in the refiner's positive prompt, and keep the quality suffix.
+
+All frames are refined at once: 16 to 32 fit into a large card. For more, put *Context Windows* between the refiner and \
+the sampler. Lower *noise_level* changes less.
+"""
