@@ -195,7 +195,8 @@ def test_moving_averages_go_before_the_trained_weights(tmp_path, prefix, beside)
 def derived(name):
     """The tensors that tell a derived network, beside the second stage's (video_to_video/modules/unet_v2v.py)."""
     state = toy.stored(replace(WIDE, kind="vid2vid_xl"))
-    control = {f"VideoControlNet.{key}": value for key, value in state.items() if key.startswith(("input", "middle"))}
+    ends = ("input", "middle")
+    control = {f"VideoControlNet.{key}": value.clone() for key, value in state.items() if key.startswith(ends)}
     control |= {"VideoControlNet.input_hint_block.weight": torch.zeros(64, 4, 3, 3)}
     control |= {"VideoControlNet.zero_convs.0.0.weight": torch.zeros(64, 64, 1, 1)}
     if name == "VEnhancer":
