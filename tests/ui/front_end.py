@@ -89,9 +89,17 @@ class FrontEnd:
             values,
         )
 
-    def set_language(self, language: str) -> None:
-        """Sets the language as the settings' dialog does; the blocks and the opened graph follow."""
+    def set_language(self, language: str, node_type: str, title: str) -> None:
+        """Sets the language as the settings' dialog does, and refreshes the blocks until one has its title."""
         self.page.evaluate("language => app.extensionManager.setting.set('Comfy.Locale', language)", language)
+        self.page.wait_for_function(  # the front end's own refresh may come before the language's texts have loaded
+            """async ([type, title]) => {
+                await app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')
+                return LiteGraph.registered_node_types[type].title === title
+            }""",
+            arg=[node_type, title],
+            polling=2 * _SECONDS,
+        )
 
     def hover_widget(self, node_type: str, name: str) -> None:
         """Brings a node into view, and the mouse to one of its widgets."""
