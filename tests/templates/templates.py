@@ -123,14 +123,14 @@ def base_stock_ksampler() -> Graph:
 
 def base_swap_encoder() -> Graph:
     graph = Graph("base_swap_encoder", notes.SWAP)
-    start = Start(graph, seed=4)
+    start = Start(graph, seed=4, keep=True)
     other = start.scene("Another picture", 20)["IMAGE"]
     group = graph.group("4. Prompts", width=400)
     own = start.prompts(group, title="CLIP tokens of the picture")
     swapped = start.prompts(group, other, title="CLIP tokens of the other picture")
-    stage = graph.group("5. Base stage, its own picture twice")
+    stage = graph.group("5. Base stage: own tokens")
     one = start.sample(stage, start.conditions(stage, own))
-    stage = graph.group("6. Base stage, CLIP tokens swapped")
+    stage = graph.group("6. Base stage: swapped")
     two = start.sample(stage, start.conditions(stage, swapped, title="Global tokens of the picture"))
     compare = graph.group("7. Left: own, right: swapped", width=420)
     both = compare.add("I2VGenXLCompareVideos", images_a=one, images_b=two)
@@ -320,7 +320,9 @@ TEMPLATES: list[Callable[[], Graph]] = [
 
 def _ksampler(group: Any, start: Start, made: Conditions) -> Node:
     sides = {"positive": made.positive, "negative": made.negative}
-    return group.add("KSampler", model=start.model, latent_image=made.latent, **sides, **_STOCK)
+    return group.add(
+        "KSampler", model=start.model, latent_image=made.latent, control_after_generate="fixed", **sides, **_STOCK
+    )
 
 
 def _windows(group: Any, model: Any, **settings: Any) -> Node:
