@@ -63,17 +63,20 @@ class _LiveBytes(TorchDispatchMode):
         super().__init__()
         self.peak = 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._at_most = 0  # bytes of what was alive when it was last looked at, and of what came since
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = {each.untyped_storage()._cdata for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
         result = function(*args, **(kwargs or {}))
-        self._alive = {key: each for key, each in self._alive.items() if not each[0].expired()}
         for each in tree_leaves(result):
-            if isinstance(each, Tensor):
+            if isinstance(each, Tensor) and (key := each.untyped_storage()._cdata) not in before:
                 storage = each.untyped_storage()
-                if storage._cdata not in before:
-                    self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+                self._alive[key] = StorageWeakRef(storage), storage.nbytes()
+                self._at_most += storage.nbytes()
+        if self._at_most > self.peak:
+            self._alive = {key: each for key, each in self._alive.items() if not each[0].expired()}
+            self._at_most = sum(size for _, size in self._alive.values())
+            self.peak = max(self.peak, self._at_most)
         return result
 
 

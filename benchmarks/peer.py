@@ -33,11 +33,6 @@ class Networks:
     theirs: I2VGenXLUNet
     ours: UNet
 
-    def to(self, dtype: torch.dtype) -> Networks:
-        """The same weights rounded to another type, in place."""
-        state = self.theirs.to(dtype).state_dict()
-        return Networks(self.theirs, _ours(state, self.theirs.config, dtype))
-
 
 def made_up_networks(dtype: torch.dtype, device: str = "cpu") -> Networks:
     """The released sizes, 1.42 G parameters, of uniform noise that keeps activations at their size; none on meta."""

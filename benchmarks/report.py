@@ -24,10 +24,15 @@ def machine(threads: int) -> Result:
     return {"processor": name, "threads": threads, "versions": versions}
 
 
+def rows_of(result: Result) -> list[dict[str, Any]]:
+    """All rows that there are."""
+    return [row for rows in result["groups"].values() for row in rows]
+
+
 def table(result: Result) -> str:
     """For a terminal."""
     lines = [f"{'what':62} {'found':>8} {'bar':>6} {'aim':>6}"]
-    for row in result["rows"]:
+    for row in rows_of(result):
         mark = "" if row["passed"] else "  MISSED"
         lines.append(f"{row['what']:62} {row['value']:8.3g} {row['bar']:6} {row['aim']:6}  {row['unit']}{mark}")
         lines.append(f"    {row['detail']}")
@@ -45,7 +50,7 @@ def readme_section(result: Result) -> str:
         "Memory is counted, tensor by tensor.",
     ]
     lines = ["\n".join(words), "", "| What | Found | Bar | Aim |", "|---|---|---|---|"]
-    for row in result["rows"]:
+    for row in rows_of(result):
         found = f"{row['value']:.3g} {row['unit']}" + ("" if row["passed"] else ", missed")
         lines.append(f"| {row['what']}: {row['detail']} | {found} | {row['bar']} | {row['aim']} |")
     return "\n".join(lines) + "\n"
@@ -54,7 +59,7 @@ def readme_section(result: Result) -> str:
 def draw(result: Result, file: Path) -> None:
     """Each row's figure as a share of its bar, as bars; right of the line is better than the bar."""
     width, height, left = 1200, 46, 560
-    rows = [row for row in result["rows"] if row["bar"]]
+    rows = [row for row in rows_of(result) if row["bar"]]
     picture = Image.new("RGB", (width, height * (len(rows) + 1)), "white")
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
     most = max(_better_than_bar(row) for row in rows)

@@ -70,14 +70,33 @@ class Plan:
 QUICK = Plan(frames=4, side=16, repeats=1, vae_side=16, vae_frames=2)
 
 
-def rows(plan: Plan) -> Iterator[Row]:
-    """Every row in turn; the networks of 1.42 G parameters are made here."""
+def counted(_: Plan) -> Iterator[Row]:
+    """What no clock is needed for: live bytes and step-invariant work, at full size on meta."""
     yield from _counted()
+
+
+def vae(plan: Plan) -> Iterator[Row]:
+    """Seconds of decoding."""
     yield _vae_seconds(plan)
+
+
+def nodes(plan: Plan) -> Iterator[Row]:
+    """ComfyUI's graph against the core."""
     yield _node_path(plan)
-    networks = peer.made_up_networks(torch.float32)
-    yield _guided_step(networks, plan, "fp32", 2.2, 2.8, tolerance=1e-4)
-    yield _guided_step(networks.to(torch.bfloat16), plan, "bf16", 1.7, 2.2, tolerance=0.1)
+
+
+def fp32(plan: Plan) -> Iterator[Row]:
+    """Seconds of a guided step of 1.42 G parameters."""
+    yield _guided_step(peer.made_up_networks(torch.float32), plan, "fp32", 2.2, 2.8, tolerance=1e-4)
+
+
+def bf16(plan: Plan) -> Iterator[Row]:
+    """The same in 16 bit."""
+    yield _guided_step(peer.made_up_networks(torch.bfloat16), plan, "bf16", 1.7, 2.2, tolerance=0.1)
+
+
+GROUPS = {group.__name__: group for group in (counted, vae, nodes, fp32, bf16)}
+"""What `--only` chooses from."""
 
 
 def _guided_step(networks: peer.Networks, plan: Plan, dtype: str, bar: float, aim: float, tolerance: float) -> Row:
