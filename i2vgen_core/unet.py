@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from .conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection, Prepared
 from .config import UNetConfig
 from .hooks import Hooks
+from .kernels import fastest_kernels
 from .layers import (
     Downsample,
     Layers,
@@ -29,7 +30,6 @@ from .layers import (
     per_condition,
     sinusoidal_embedding,
 )
-from .linear import fastest_linear
 
 _SR600_FILTERS = ((1.1, 0.6), (1.2, 0.4))
 """SR600, first two blocks on the way up: gain of half the backbone's channels, gain of the skip's low frequencies."""
@@ -126,7 +126,7 @@ class UNet(nn.Module):
 
     def prepare(self, context: Tensor, fps: Tensor | None = None) -> Prepared:
         """What of an evaluation the conditions alone decide, for forward's `context`; arguments as there."""
-        with fastest_linear(context):
+        with fastest_kernels(context):
             transformers = self._spatial_transformers()
             keys_values = [each for transformer in transformers for each in transformer.keys_values(context)]
             rate = None if fps is None else self.fps_embedding(self._sinusoidal(fps, context.dtype))
@@ -162,7 +162,7 @@ class UNet(nn.Module):
         Returns:
             The velocity [(b f), 4, h, w].
         """
-        with fastest_linear(x):
+        with fastest_kernels(x):
             prepared = self.prepare(context, fps) if isinstance(context, Tensor) else context
             return self._velocity(x, timesteps, prepared, frames, details, hooks or Hooks())
 

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .attention import scaled_dot_product_attention
-from .linear import fastest_linear
+from .kernels import fastest_kernels
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def decode(model: Any, latent: Tensor) -> Tensor:
         latent: of the model's type and device.
     """
     decoder = model.decoder
-    with fastest_linear(latent):
+    with fastest_kernels(latent):
         x = decoder.conv_in(model.post_quant_conv(latent.contiguous(memory_format=torch.channels_last)))
         x = _residual(decoder.mid_block.resnets[0], x)
         x = _self_attention(decoder.mid_block.attentions[0], x)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from i2vgen_core import attention as attention_module
-from i2vgen_core import layers, linear
+from i2vgen_core import kernels, layers
 from i2vgen_core.attention import scaled_dot_product_attention
 from i2vgen_core.checkpoints.load import parse_unet
 from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official
@@ -324,15 +324,15 @@ def test_the_faster_kernel_computes_the_same(small, monkeypatch):
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     made = toy.inputs(toy.CONFIG)
-    monkeypatch.setattr(linear, "_onednn_is_faster", lambda threads: False)
+    monkeypatch.setattr(kernels, "_onednn_is_faster", lambda threads: False)
     expected, calls = small["i2vgen_xl"](**made), []
-    monkeypatch.setattr(linear, "_onednn_is_faster", lambda threads: True)
-    kernel = linear._onednn_linear
-    monkeypatch.setattr(linear, "_onednn_linear", lambda *given: calls.append(1) or kernel(*given))
+    monkeypatch.setattr(kernels, "_onednn_is_faster", lambda threads: True)
+    kernel = kernels._onednn_linear
+    monkeypatch.setattr(kernels, "_onednn_linear", lambda *given: calls.append(1) or kernel(*given))
     assert toy.error(small["i2vgen_xl"](**made), expected) <= EXACT
     assert calls
     with torch.enable_grad():
-        assert isinstance(linear.fastest_linear(made["x"]), nullcontext)
+        assert isinstance(kernels.fastest_kernels(made["x"]), nullcontext)
 
 
 # ---------------------------------------------------------------- layers
