@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import builtin
 from .checkpoints.load import open_base, open_refiner
-from .conditioning import GlobalEncoder
+from .conditioning import GlobalEncoder, Prepared
 from .config import TIMESTEPS, VAE_SCALE, DetailGain, Kind, Release
 from .encoders import VAE, ImageEncoder, TextEncoder, load_image_encoder, load_text_encoder, load_vae
 from .errors import InputError, check_range
@@ -23,6 +23,12 @@ from .unet import UNet
 
 Part = TypeVar("Part")
 _MOST = 2**31 - 1
+
+_PEAK_IN_FEATURES = 12
+"""Live activations of an evaluation at their peak, in units of the first level's features (benchmarks: activations)."""
+
+_HOST_ROOM = 4 * 2**30
+"""Bytes of activations that a batch of both guided halves may have where the device does not tell what is free."""
 
 
 @dataclass(frozen=True)
@@ -290,12 +296,8 @@ class Cascade:
         if noise is None:
             noise = initial_noise(conditions.shape, options.seed, settings.offset_noise)
         noise = noise.to(self.device, torch.float32)
-        frames = conditions.shape[0]
-
-        def predict(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-            return base(x, t, context, frames, conditions.fps, conditions.details)
-
-        denoise = self._guided(predict, schedule, conditions.positive, conditions.negative, settings.guidance, 0.0)
+        both = [base.prepare(each, conditions.fps) for each in (conditions.positive, conditions.negative)]
+        denoise = self._guided(base, schedule, both, settings.guidance, 0.0, conditions.details)
         x = ddim(
             denoise,
             noise,
@@ -347,44 +349,73 @@ class Cascade:
         refiner, release = self._refiner
         settings, schedule = _refiner_settings(options, release), schedule_for(refiner.config.kind)
         prompts = [prompt + settings.prompt_suffix, settings.negative_prompt]
-        positive, negative = self.text_encoder.encode(prompts).to(self.dtype).split(1)
-        frames = len(latent)
-
-        def predict(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-            return refiner(x, t, context, frames)
-
+        texts = self.text_encoder.encode(prompts).to(self.dtype).split(1)
+        positive, negative = (refiner.prepare(text) for text in texts)
         level = settings.noise_level
         plan = refine_steps(schedule, settings.steps, level, options.solver)
         x = latent.to(self.device, torch.float32) * VAE_SCALE
         if settings.entry == "inversion":
             inversion = cosine()
-            unguided = self._guided(predict, inversion, negative, negative, 1.0, 0.0)
+            unguided = self._guided(refiner, inversion, [negative], 1.0)
             x = ddim_inversion(unguided, x, inversion, min(settings.steps, level), level, callback=callback)
         else:
             noise = initial_noise(tuple(x.shape), options.seed) if noise is None else noise
             x = schedule.add_noise(x, noise.to(x), level - 1)
-        denoise = self._guided(predict, schedule, positive, negative, settings.guidance, settings.rescale)
+        denoise = self._guided(refiner, schedule, [positive, negative], settings.guidance, settings.rescale)
         solver, eta, seed = options.solver, options.eta, options.seed
         return refine(denoise, x, plan, solver=solver, eta=eta, seed=seed, callback=callback) / VAE_SCALE
 
     def _guided(
         self,
-        predict: Callable[[Tensor, Tensor, Tensor], Tensor],
+        network: UNet,
         schedule: Schedule,
-        positive: Tensor,
-        negative: Tensor,
+        conditions: list[Prepared],
         guidance: float,
-        rescale: float,
+        rescale: float = 0.0,
+        details: Tensor | None = None,
     ) -> Denoise:
+        conditions = conditions[:1] if guidance == 1 else conditions
+
         def denoise(x: Tensor, t: int) -> Tensor:
             timesteps = torch.tensor([t], device=x.device)
-            network_input = x.to(self.dtype)
-            velocity = predict(network_input, timesteps, positive).float()
-            if guidance != 1:
-                velocity = guide(velocity, predict(network_input, timesteps, negative).float(), guidance, rescale)
+            velocities = predict(network, x.to(self.dtype), timesteps, conditions, details)
+            velocity = velocities[0].float()
+            if len(velocities) > 1:
+                velocity = guide(velocity, velocities[1].float(), guidance, rescale)
             return schedule.denoised(x, velocity, t)
 
         return denoise
+
+
+def predict(
+    network: UNet, x: Tensor, timesteps: Tensor, conditions: list[Prepared], details: Tensor | None = None
+) -> list[Tensor]:
+    """The velocities of one video under each of its conditions, in one batch where memory has room, else one by one.
+
+    Args:
+        network: a base or a refiner.
+        x: noisy scaled latent [f, 4, h, w].
+        timesteps: [1].
+        conditions: of one batch row each.
+        details: [f, 4, h, w], see UNet.forward.
+
+    Returns:
+        As many velocities [f, 4, h, w].
+    """
+    if len(conditions) > 1 and _fit_together(network, x, len(conditions)):
+        together = Prepared.together(conditions)
+        return list(network(x, timesteps, together, len(x), details=details).chunk(len(conditions)))
+    return [network(x, timesteps, condition, len(x), details=details) for condition in conditions]
+
+
+def _fit_together(network: UNet, x: Tensor, conditions: int) -> bool:
+    """Whether the activations of a batch of conditions fit into what memory is free."""
+    features = x.numel() // x.shape[1] * network.config.model_channels * x.element_size()
+    needed = conditions * _PEAK_IN_FEATURES * features
+    if x.device.type != "cuda":
+        return needed <= _HOST_ROOM
+    free, _ = torch.cuda.mem_get_info(x.device)
+    return needed <= free + torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)
 
 
 def _check_size(width: int | None, height: int | None) -> None:

@@ -20,6 +20,7 @@ from .checkpoints.read import read_config, read_state_dict
 from .encoder_config import Settings, TextConfig, VAEConfig, VisionConfig
 from .errors import CheckpointError, InputError
 from .tokenizer import VOCABULARY_SIZE, Tokenizer
+from .vae_decoder import decode
 
 Source = str | Path | Mapping[str, Tensor]
 
@@ -110,7 +111,7 @@ class VAE:
     @torch.no_grad()
     def decode_pixels(self, latent: Tensor) -> Tensor:
         """Pixels float32 [N, 3, H, W], near -1..1 and not cut to it, of an unscaled latent [N, 4, H/8, W/8]."""
-        return self.model.decode(_like(latent, self.model)).sample.float()
+        return decode(self.model, _like(latent, self.model)).float()
 
     def encode(self, images: Tensor, frames_per_batch: int = 4) -> Tensor:
         """The posterior's mode, unscaled, float32 [N, 4, H/8, W/8], on the images' device.
@@ -152,11 +153,14 @@ class VAE:
         if latent.ndim != 4 or latent.shape[0] == 0 or latent.shape[1] != channels:
             remedy = "Give the latent of the VAE that belongs to this model, frames as the batch."
             raise InputError("latent", f"shape [N, {channels}, h, w]", f"{list(latent.shape)}", remedy)
-        images = [
-            rearrange((self.decode_pixels(part) + 1) / 2, "n c h w -> n h w c").clamp(0, 1).to(latent.device)
-            for part in latent.split(_positive(frames_per_batch))
-        ]
-        return torch.cat(images)
+        factor = self.config.scale_factor
+        size = len(latent), factor * latent.shape[2], factor * latent.shape[3], self.config.in_channels
+        images = torch.empty(size, device=latent.device)
+        parts = _positive(frames_per_batch)
+        for few, place in zip(latent.split(parts), images.split(parts), strict=True):
+            pixels = self.decode_pixels(few)
+            place.copy_(rearrange(pixels.add_(1).div_(2).clamp_(0, 1), "n c h w -> n h w c"))
+        return images
 
 
 def load_text_encoder(

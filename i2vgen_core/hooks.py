@@ -27,17 +27,31 @@ class Hooks:
     def __init__(self, attention: Attention = scaled_dot_product_attention):
         self.attention = attention
 
-    def block(self, place: Place, run: Callable[[Tensor], Tensor], x: Tensor, skip: Tensor | None = None) -> Tensor:
+    def join(self, place: Place, x: Tensor, skip: Tensor) -> Tensor:
+        """What a block on the way up reads.
+
+        Args:
+            place: which one.
+            x: what the last block gave, [(b f), c, h, w].
+            skip: what the block of this size on the way down gave.
+        """
+        return torch.cat([x, skip], dim=1)
+
+    def block(self, place: Place, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Runs one block.
 
         Args:
             place: which one.
             run: the block itself.
-            x: what the last block gave, [(b f), c, h, w].
-            skip: on the way up, what the block of this size on the way down gave.
+            x: what it reads, [(b f), c, h, w].
         """
-        return run(x if skip is None else torch.cat([x, skip], dim=1))
+        return run(x)
 
-    def attend(self, layer: MultiHeadAttention, x: Tensor, context: Tensor) -> Tensor:
-        """Runs one attention layer; `layer.over` says what it attends over. Shapes as in MultiHeadAttention.forward."""
-        return layer(x, context, self.attention)
+    sees_tokens = False
+    """Whether attention within frames has to run on all frames at once, since something else looks at the tokens."""
+
+    def attend(
+        self, layer: MultiHeadAttention, x: Tensor, context: Tensor, keys_values: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Runs one attention layer; `layer.over` says what it attends over. Arguments as in MultiHeadAttention.forward."""
+        return layer(x, context, self.attention, keys_values)

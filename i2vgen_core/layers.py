@@ -1,15 +1,23 @@
 """The blocks of the UNetSD family (VGen, tools/modules/unet/util.py).
 
-Everything works on frames as the batch, [(b f), c, h, w]; what mixes frames gets their number. Attribute names are the
-release's, its spelling of `temopral_conv` included, so that a state dict reads alike on both sides. Weights of the
-release's 1x1 and (3, 1, 1) convolutions are kept without their trailing axes of size one (see checkpoints/unet_keys.py). Tokens are made contiguous before a linear layer: on strided ones torch
-expands the weight instead.
+Everything works on frames as the batch, [(b f), c, h, w], kept channels_last: then tokens [n, t, c], the frames of a
+place and a video's [b, c, f, (h w)] are views of it, nothing is copied between convolutions, norms and attention, and
+linear layers always meet contiguous rows (on strided ones torch expands the weight for every row).
+
+Without gradients, what sees each frame or each place by itself runs on a few of them at a time (`at_once`): memory
+holds wide intermediates, such as the feed-forward's eightfold width, of those few alone, and on the CPU they stay in
+its cache.
+
+Attribute names are the release's, its spelling of `temopral_conv` included, so that a state dict reads alike on both
+sides. Weights of the release's 1x1 and (3, 1, 1) convolutions are kept without their trailing axes of size one (see
+checkpoints/unet_keys.py).
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +28,14 @@ from .attention import Attention
 from .hooks import Hooks
 
 GROUPS = 32
+
+_PART_BYTES = {"cpu": 2**21}
+_PART_BYTES_ELSEWHERE = 2**22
+"""Bytes of a block's input that go through it at once. On the CPU the widest intermediate, eight times as wide, then
+stays below what the C library takes from the system anew each time (32 MiB); a GPU wants larger parts to be busy."""
+
+_HEADS_LIMIT = 2**15
+"""Heads per call: CUDA's fused kernels put them on a grid axis that ends at 65535."""
 
 Over = Literal["places", "context", "frames"]
 """What an attention layer attends to: the places of a frame, the context, the frames at a place."""
@@ -66,11 +82,36 @@ class MultiHeadAttention(nn.Module):
         self.to_v = layers.linear(context_dim, width, bias=False)
         self.to_out = nn.Sequential(layers.linear(width, width))
 
-    def forward(self, x: Tensor, context: Tensor, attention: Attention) -> Tensor:
-        """Tokens x [n, t, c]; context [b, m, d] is shared by n / b consecutive sequences, which are all frames of a video.
-        They make one sequence here, so that keys and values are made once a video, not once a frame."""
-        queries = self.to_q(rearrange(x, "(b f) t c -> b (f t) c", b=len(context)))
-        return self.to_out(attention(queries, self.to_k(context), self.to_v(context), self.heads)).view(x.shape)
+    def forward(
+        self, x: Tensor, context: Tensor, attention: Attention, keys_values: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Attends over what `over` says.
+
+        Args:
+            x: tokens [n, t, c]; over frames [b, f, t, c].
+            context: [b, m, d], shared by n / b consecutive sequences, which are all frames of a video; or x itself.
+            attention: the attention to use.
+            keys_values: of the context, where they are known; made here if None.
+        """
+        keys, values = keys_values or (self.to_k(context), self.to_v(context))
+        if self.over == "frames":
+            return self.to_out(_over_frames(self.to_q(x), keys, values, self.heads, attention))
+        queries = _video_queries(self.to_q(x), keys)
+        return self.to_out(attention(queries, keys, values, self.heads)).view(x.shape)
+
+
+def _video_queries(queries: Tensor, keys: Tensor) -> Tensor:
+    """All frames' queries of a video as one sequence, so that keys and values are there once a video, not once a frame."""
+    return rearrange(queries, "(b f) t c -> b (f t) c", b=len(keys))
+
+
+def _over_frames(q: Tensor, k: Tensor, v: Tensor, heads: int, attention: Attention) -> Tensor:
+    """Attention over the frames of each place, [b, f, t, c], without a copy: every place's heads are heads of one
+    attention over the frames, as they lie in memory. A sequence for each place would have to be copied together."""
+    if (places := _HEADS_LIMIT // heads) < q.shape[2]:
+        parts = zip(q.split(places, 2), k.split(places, 2), v.split(places, 2), strict=True)
+        return torch.cat([_over_frames(*part, heads, attention) for part in parts], dim=2)
+    return attention(q.flatten(2), k.flatten(2), v.flatten(2), q.shape[2] * heads).view(q.shape)
 
 
 class GEGLU(nn.Module):
@@ -91,7 +132,10 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(GEGLU(width, 4 * width, layers), nn.Identity(), layers.linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+        """Tokens [..., c]."""
+        tokens = x.flatten(0, -2)
+        parts = [self.net(part) for part in tokens.split(at_once(tokens[0], len(tokens)))]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
 
 
 class TransformerBlock(nn.Module):
@@ -107,12 +151,20 @@ class TransformerBlock(nn.Module):
         self.norm2 = layers.layer_norm(width)
         self.norm3 = layers.layer_norm(width)
 
-    def forward(self, x: Tensor, context: Tensor | None, hooks: Hooks) -> Tensor:
-        """Tokens x [n, t, c]; context [b, m, d] is shared by the n / b consecutive sequences of a video."""
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        hooks: Hooks,
+        keys_values: tuple[Tensor, Tensor] | None = None,
+        conditions: int = 1,
+    ) -> Tensor:
+        """Tokens x [n, t, c] and context [b, m, d] as in MultiHeadAttention, to [n * conditions, t, c]; without a context
+        tokens [b, f, t, c]. `conditions` contexts share each of x's videos, see per_condition."""
         y = self.norm1(x)
-        x = hooks.attend(self.attn1, y, y) + x
+        x = per_condition(hooks.attend(self.attn1, y, y) + x, conditions)
         y = self.norm2(x)
-        x = hooks.attend(self.attn2, y, y if context is None else context) + x
+        x = hooks.attend(self.attn2, y, y if context is None else context, keys_values) + x
         return self.ff(self.norm3(x)) + x
 
 
@@ -126,12 +178,44 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, context_dim, layers)])
         self.proj_out = layers.linear(channels, channels)
 
-    def forward(self, x: Tensor, context: Tensor, hooks: Hooks) -> Tensor:
-        """x [(b f), c, h, w], context [b, m, d]."""
+    def keys_values(self, context: Tensor) -> list[Tensor]:
+        """Keys and values [b, m, c] of a context [b, m, d], which no step changes."""
+        attention = cast(TransformerBlock, self.transformer_blocks[0]).attn2
+        return [attention.to_k(context), attention.to_v(context)]
+
+    def forward(
+        self, x: Tensor, frames: int, context: Tensor, keys_values: tuple[Tensor, Tensor], hooks: Hooks
+    ) -> Tensor:
+        """x [(v f), c, h, w], context [b, m, d] and its keys and values, to [(b f), c, h, w]; see per_condition."""
+        videos = len(x) // frames
+        conditions = len(context) // videos
+        few = frames if hooks.sees_tokens else at_once(x[0], frames)
+        if few == frames:
+            y = self._frames(x, context, keys_values, conditions, hooks)
+        else:
+            parts = []
+            for video, every in enumerate(x.split(frames)):
+                keys, values = (each[video::videos] for each in keys_values)
+                for part in every.split(few):
+                    tokens = self._frames(part, context[video::videos], (keys, values), conditions, hooks)
+                    parts.append(tokens.unflatten(0, (conditions, -1)))
+            y = torch.cat(parts, dim=1).flatten(0, 1)
+        return rearrange(y, "n (h w) c -> n c h w", h=x.shape[2]) + per_condition(x, conditions)
+
+    def _frames(
+        self, x: Tensor, context: Tensor, keys_values: tuple[Tensor, Tensor], conditions: int, hooks: Hooks
+    ) -> Tensor:
         tokens = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c").contiguous())
-        for block in self.transformer_blocks:
-            tokens = block(tokens, context, hooks)
-        return rearrange(self.proj_out(tokens), "n (h w) c -> n c h w", h=x.shape[2]) + x
+        return self.proj_out(self.transformer_blocks[0](tokens, context, hooks, keys_values, conditions))
+
+
+def per_condition(x: Tensor, conditions: int) -> Tensor:
+    """Features [n, ...] of videos for several conditions, [(conditions n), ...].
+
+    The guided halves of a step have the same noisy video and step. Up to the first attention to a context they are the
+    same, and computed once.
+    """
+    return x if conditions == 1 else torch.cat([x] * conditions)
 
 
 class TemporalTransformer(nn.Module):
@@ -146,12 +230,17 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, frames: int, hooks: Hooks) -> Tensor:
         """x [(b f), c, h, w]."""
-        _, _, h, w = x.shape
-        y = self.norm(rearrange(x, "(b f) c h w -> b c f (h w)", f=frames))
-        tokens = self.proj_in(rearrange(y, "b c f s -> (b s) f c").contiguous())
+        y = rearrange(self.norm(as_videos(x, frames)), "b c f s -> b f s c")
+        few = at_once(y[:, :, 0], y.shape[2])
+        parts = [self._places(part, hooks) for part in y.split(few, dim=2)]
+        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        return rearrange(y, "b f (h w) c -> (b f) c h w", h=x.shape[2]) + x
+
+    def _places(self, x: Tensor, hooks: Hooks) -> Tensor:
+        tokens = self.proj_in(x.contiguous())
         for block in self.transformer_blocks:
             tokens = block(tokens, None, hooks)
-        return rearrange(self.proj_out(tokens), "(b h w) f c -> (b f) c h w", h=h, w=w) + x
+        return self.proj_out(tokens)
 
 
 class TemporalConv(nn.Module):
@@ -163,17 +252,20 @@ class TemporalConv(nn.Module):
         def conv() -> nn.Module:
             return layers.conv2d(channels, channels, (3, 1), padding=(1, 0))
 
-        self.conv1 = nn.Sequential(layers.group_norm(channels), nn.SiLU(), conv())
-        self.conv2 = nn.Sequential(layers.group_norm(channels), nn.SiLU(), nn.Identity(), conv())
-        self.conv3 = nn.Sequential(layers.group_norm(channels), nn.SiLU(), nn.Identity(), conv())
-        self.conv4 = nn.Sequential(layers.group_norm(channels), nn.SiLU(), nn.Identity(), conv())
+        self.conv1 = nn.Sequential(layers.group_norm(channels), SiLU(), conv())
+        self.conv2 = nn.Sequential(layers.group_norm(channels), SiLU(), nn.Identity(), conv())
+        self.conv3 = nn.Sequential(layers.group_norm(channels), SiLU(), nn.Identity(), conv())
+        self.conv4 = nn.Sequential(layers.group_norm(channels), SiLU(), nn.Identity(), conv())
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """x [(b f), c, h, w]."""
-        _, _, h, w = x.shape
-        video = rearrange(x, "(b f) c h w -> b c f (h w)", f=frames)
-        y = self.conv4(self.conv3(self.conv2(self.conv1(video))))
-        return rearrange(y, "b c f (h w) -> (b f) c h w", h=h, w=w) + x
+        y = self.conv4(self.conv3(self.conv2(self.conv1(as_videos(x, frames)))))
+        return rearrange(y, "b c f (h w) -> (b f) c h w", h=x.shape[2]) + x
+
+
+def as_videos(x: Tensor, frames: int) -> Tensor:
+    """Frames [(b f), c, h, w] as [b, c, f, (h w)], whose 2-D convolutions run over time: much faster than 3-D ones."""
+    return rearrange(x, "(b f) c h w -> b c f (h w)", f=frames)
 
 
 class ResBlock(nn.Module):
@@ -181,10 +273,10 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, outputs: int, embedding: int, layers: Layers):
         super().__init__()
-        self.in_layers = nn.Sequential(layers.group_norm(channels), nn.SiLU(), layers.conv3x3(channels, outputs))
+        self.in_layers = nn.Sequential(layers.group_norm(channels), SiLU(), layers.conv3x3(channels, outputs))
         self.emb_layers = nn.Sequential(nn.SiLU(), layers.linear(embedding, outputs))
         self.out_layers = nn.Sequential(
-            layers.group_norm(outputs), nn.SiLU(), nn.Identity(), layers.conv3x3(outputs, outputs)
+            layers.group_norm(outputs), SiLU(), nn.Identity(), layers.conv3x3(outputs, outputs)
         )
         self.skip_connection = nn.Identity() if outputs == channels else layers.conv2d(channels, outputs, 1)
         self.temopral_conv = TemporalConv(outputs, layers)
@@ -192,8 +284,28 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:
         """x [(b f), c, h, w], embedding [b, e]."""
         shift = self.emb_layers(embedding).repeat_interleave(frames, dim=0)[..., None, None]
-        y = self.out_layers(self.in_layers(x) + shift)
-        return self.temopral_conv(self.skip_connection(x) + y, frames)
+        few = at_once(x[0], len(x))
+        parts = [self._frames(*part) for part in zip(x.split(few), shift.split(few), strict=True)]
+        return self.temopral_conv(parts[0] if len(parts) == 1 else torch.cat(parts), frames)
+
+    def _frames(self, x: Tensor, shift: Tensor) -> Tensor:
+        return self.skip_connection(x) + self.out_layers(self.in_layers(x) + shift)
+
+
+class SiLU(nn.Module):
+    """SiLU of what a norm has just made; without gradients in its memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def at_once(one: Tensor, number: int) -> int:
+    """How many of `number` frames or places, of which `one` is one, go through a block together: all for gradients,
+    which keep every intermediate anyway, else as many as _PART_BYTES hold, in parts of like size."""
+    if torch.is_grad_enabled():
+        return number
+    most = max(1, _PART_BYTES.get(one.device.type, _PART_BYTES_ELSEWHERE) // (one.numel() * one.element_size()))
+    return math.ceil(number / math.ceil(number / most))
 
 
 class Downsample(nn.Module):

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection
+from .conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection, Prepared
 from .config import UNetConfig
 from .hooks import Hooks
+from .kernels import fastest_kernels
 from .layers import (
     Downsample,
     Layers,
@@ -26,6 +27,7 @@ from .layers import (
     TemporalTransformer,
     Upsample,
     fourier_filter,
+    per_condition,
     sinusoidal_embedding,
 )
 
@@ -122,11 +124,22 @@ class UNet(nn.Module):
         """The detail path of an `i2vgen_xl` base, to be run before sampling."""
         return DetailEncoder(self.local_image_concat, self.local_temporal_encoder, self.config.detail_gain)
 
+    def prepare(self, context: Tensor, fps: Tensor | None = None) -> Prepared:
+        """What of an evaluation the conditions alone decide, for forward's `context`; arguments as there."""
+        with fastest_kernels(context):
+            transformers = self._spatial_transformers()
+            keys_values = [each for transformer in transformers for each in transformer.keys_values(context)]
+            rate = None if fps is None else self.fps_embedding(self._sinusoidal(fps, context.dtype))
+        return Prepared(context, torch.cat(keys_values, dim=-1), rate)
+
+    def _spatial_transformers(self) -> list[SpatialTransformer]:
+        return [module for module in self.modules() if isinstance(module, SpatialTransformer)]
+
     def forward(
         self,
         x: Tensor,
         timesteps: Tensor,
-        context: Tensor,
+        context: Tensor | Prepared,
         frames: int,
         fps: Tensor | None = None,
         details: Tensor | None = None,
@@ -135,34 +148,48 @@ class UNet(nn.Module):
         """One evaluation.
 
         Args:
-            x: noisy scaled latent [(b f), 4, h, w], any size.
-            timesteps: [b], 0..999.
+            x: noisy scaled latent of v videos [(v f), 4, h, w], any size.
+            timesteps: [v], 0..999.
             context: [b, n, context_dim]. Text, global and CLIP image tokens in this order for `i2vgen_xl`, CLIP image
-                tokens for `image2video`, text tokens for the refiners.
+                tokens for `image2video`, text tokens for the refiners. Or what `prepare` made of them and `fps` before
+                the first step. b is v, or a multiple of it: several conditions of the same videos, all of the first
+                condition first.
             frames: f, 1 or more.
-            fps: [b], the motion's frame rate (bases).
-            details: detail features [(b f), 4, h, w] (`i2vgen_xl`).
+            fps: [b], the motion's frame rate (bases), the same in all conditions of a video.
+            details: detail features [(v f), 4, h, w] (`i2vgen_xl`).
             hooks: what is to run otherwise than in the paper; its attention is used for every layer.
 
         Returns:
             The velocity [(b f), 4, h, w].
         """
-        hooks = hooks or Hooks()
-        embedding = self._embed(timesteps, fps, x.dtype)
+        with fastest_kernels(x):
+            prepared = self.prepare(context, fps) if isinstance(context, Tensor) else context
+            return self._velocity(x, timesteps, prepared, frames, details, hooks or Hooks())
+
+    def _velocity(
+        self, x: Tensor, timesteps: Tensor, prepared: Prepared, frames: int, details: Tensor | None, hooks: Hooks
+    ) -> Tensor:
+        embedding = self._embed(timesteps, prepared, x.dtype)
+        transformers = self._spatial_transformers()
+        widths = [each.norm.num_channels for each in transformers for _ in range(2)]
+        parts = prepared.keys_values.split(widths, dim=-1)
+        keys_values = dict(zip(transformers, zip(parts[::2], parts[1::2], strict=True), strict=True))
+
         height, width = x.shape[-2:]
         if details is not None:
             x = torch.cat([x, details], dim=1)
         if self.config.is_refiner:
             x = self._pad_to_fit(x)
+        x = x.contiguous(memory_format=torch.channels_last)
 
         call = partial(checkpoint, use_reentrant=False) if self.checkpointing else nn.Module.__call__
 
         def run(module: nn.Module, x: Tensor) -> Tensor:
             match module:
                 case ResBlock():
-                    return call(module, x, embedding, frames)
+                    return call(module, x, embedding[: len(x) // frames], frames)
                 case SpatialTransformer():
-                    return call(module, x, context, hooks)
+                    return call(module, x, frames, prepared.context, keys_values[module], hooks)
                 case TemporalTransformer():
                     return call(module, x, frames, hooks)
                 case Upsample():
@@ -180,18 +207,22 @@ class UNet(nn.Module):
         x = hooks.block(("middle", 0), partial(run, self.middle_block), x)
         for number, module in enumerate(self.output_blocks):
             skip = skips.pop()
+            skip = per_condition(skip, len(x) // len(skip))
             if self.config.kind == "sr600" and number < len(_SR600_FILTERS):
                 x, skip = _free_u(x, skip, *_SR600_FILTERS[number])
-            x = hooks.block(("output", number), partial(run, module), x, skip)
+            x = hooks.join(("output", number), x, skip)
+            del skip  # both are in x now: memory's peak is up here
+            x = hooks.block(("output", number), partial(run, module), x)
         return self.out(x)[..., :height, :width]
 
-    def _embed(self, timesteps: Tensor, fps: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def _embed(self, timesteps: Tensor, prepared: Prepared, dtype: torch.dtype) -> Tensor:
         """The time embedding [b, e], with the frame rate's in the bases."""
-        channels = self.config.model_channels
-        embedding = self.time_embed(sinusoidal_embedding(timesteps, channels).to(dtype))
-        if fps is not None:
-            embedding = embedding + self.fps_embedding(sinusoidal_embedding(fps, channels).to(dtype))
-        return embedding
+        embedding = self.time_embed(self._sinusoidal(timesteps, dtype))
+        embedding = per_condition(embedding, len(prepared.context) // len(embedding))
+        return embedding if prepared.fps is None else embedding + prepared.fps
+
+    def _sinusoidal(self, numbers: Tensor, dtype: torch.dtype) -> Tensor:
+        return sinusoidal_embedding(numbers, self.config.model_channels).to(dtype)
 
     def _pad_to_fit(self, x: Tensor) -> Tensor:
         """Repeats the last row and column up to the next size that the refiners' padding brings back exactly: a height

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
 from ...i2vgen_core.checkpoints.read import read_config
-from ...i2vgen_core.conditioning import GlobalEncoder
+from ...i2vgen_core.conditioning import GlobalEncoder, Prepared
 from ...i2vgen_core.config import DetailGain, Kind, Release, UNetConfig
 from ...i2vgen_core.encoder_config import latent_rgb
 from ...i2vgen_core.errors import InputError
@@ -79,9 +79,12 @@ class HostUNet(UNet):
         transformer_options: dict[str, Any] | None = None,
         details: Tensor | None = None,
         fps: Tensor | None = None,
+        prepared: Tensor | None = None,
+        fps_embedding: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
-        """x [(b f), 4, h, w] and timesteps [(b f)]; context [b, n, d] and fps [b] are there once a video.
+        """x [(b f), 4, h, w] and timesteps [(b f)]; context [b, n, d] and fps [b] are there once a video, and so is what
+        `prepare` made of them, unless weights change during the run.
 
         Raises:
             InputError: there is a ControlNet; none was trained for these networks.
@@ -89,7 +92,17 @@ class HostUNet(UNet):
         options = {} if transformer_options is None else transformer_options
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         run = WrapperExecutor.new_class_executor(self._evaluate, self, wrappers)
-        return run.execute(x, timesteps, context, control, options, details=details, fps=fps)
+        return run.execute(
+            x,
+            timesteps,
+            context,
+            control,
+            options,
+            details=details,
+            fps=fps,
+            prepared=prepared,
+            fps_embedding=fps_embedding,
+        )
 
     def _evaluate(
         self,
@@ -100,12 +113,36 @@ class HostUNet(UNet):
         transformer_options: dict[str, Any],
         details: Tensor | None,
         fps: Tensor | None,
+        prepared: Tensor | None,
+        fps_embedding: Tensor | None,
     ) -> Tensor:
         if control is not None:
             remedy = "Take the Apply ControlNet block out of the conditioning."
             raise InputError("conditioning", "no ControlNet, since none was trained for these networks", "one", remedy)
         frames, hooks = len(x) // len(context), StockPatches(transformer_options)
-        return super().forward(x, timesteps[::frames], context, frames, fps, details, hooks)
+        timesteps = timesteps[::frames]
+        known = _unpacked(prepared, context, fps_embedding)
+        if len(context) == 2 and hooks.changes_nothing and _halves_are_alike(x, timesteps, details, fps):
+            x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
+        return super().forward(x, timesteps, known, frames, fps, details, hooks)
+
+
+def _packed(prepared: Prepared) -> Tensor:
+    """A context and its keys and values as one condition of the host's."""
+    return torch.cat([prepared.context, prepared.keys_values], dim=-1)
+
+
+def _unpacked(packed: Tensor | None, context: Tensor, fps_embedding: Tensor | None) -> Prepared | Tensor:
+    """What was prepared of a context; the context where there is none, or where a node has changed it since."""
+    width = context.shape[-1]
+    if packed is None or not torch.equal(packed[..., :width], context):
+        return context
+    return Prepared(context, packed[..., width:], fps_embedding)
+
+
+def _halves_are_alike(*inputs: Tensor | None) -> bool:
+    """Whether the guided halves differ in nothing but their context, see core's per_condition."""
+    return all(each is None or torch.equal(*each.chunk(2)) for each in inputs)
 
 
 class _PerVideo(comfy.conds.CONDCrossAttn):
@@ -138,8 +175,7 @@ class VideoModel(comfy.model_base.BaseModel):
         text: Tensor | None = kwargs.get("cross_attn")
         if self.network.is_refiner:
             self._check_schedule()
-            context = self._checked(text).to(**to)
-            return {"c_crossattn": _PerVideo(context)}
+            return self._context(self._checked(text).to(**to), None, kwargs.get("hooks"))
 
         condition: VideoCondition | None = kwargs.get(CONDITION)
         if condition is None:
@@ -148,9 +184,9 @@ class VideoModel(comfy.model_base.BaseModel):
         _check_frames(condition, len(noise))
         embedding = _image_embedding(kwargs.get("unclip_conditioning"), self.network).to(**to)
         image_tokens = self.diffusion_model.context_embedding(embedding)
-        conds = {"fps": _PerVideoNumber(torch.tensor([float(condition.fps)], device=device))}
+        fps, hooks = torch.tensor([float(condition.fps)], device=device), kwargs.get("hooks")
         if not self.network.reads_details:
-            return conds | {"c_crossattn": _PerVideo(image_tokens)}
+            return self._context(image_tokens, fps, hooks)
 
         if condition.image_latent is None or condition.global_tokens is None:
             remedy = "Wire the global encoder of this model's loader into the Global Encode block."
@@ -159,7 +195,20 @@ class VideoModel(comfy.model_base.BaseModel):
         context = torch.cat([text, condition.global_tokens.to(**to), image_tokens], dim=1)
         latent = _fit(condition.image_latent.to(**to), noise.shape[-2:])
         details = self.diffusion_model.detail_encoder(self.process_latent_in(latent), len(noise))
-        return conds | {"c_crossattn": _PerVideo(context), "details": comfy.conds.CONDNoiseShape(details)}
+        return self._context(context, fps, hooks) | {"details": comfy.conds.CONDNoiseShape(details)}
+
+    def _context(self, context: Tensor, fps: Tensor | None, hooks: Any) -> dict[str, Any]:
+        """Context and frame rate as conditions, with what the network makes of them once a run. Hooks may change its
+        weights from step to step, and then it makes it at every step."""
+        conds: dict[str, Any] = {"c_crossattn": _PerVideo(context)}
+        if fps is not None:
+            conds["fps"] = _PerVideoNumber(fps)
+        if hooks is not None:
+            return conds
+        prepared = self.diffusion_model.prepare(context, fps)
+        if prepared.fps is not None:
+            conds["fps_embedding"] = _PerVideoNumber(prepared.fps)
+        return conds | {"prepared": _PerVideo(_packed(prepared))}
 
     def _check_schedule(self) -> None:
         """Raises InputError if a node has replaced a refiner's schedule: the host's nodes cannot make it anew."""

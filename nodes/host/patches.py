@@ -33,19 +33,34 @@ class StockPatches(Hooks):
         self._replacements = transformer_options.get("patches_replace", {})
         transformer_options["block_index"] = 0
 
-    def block(self, place: Place, run: Callable[[Tensor], Tensor], x: Tensor, skip: Tensor | None = None) -> Tensor:
+    def join(self, place: Place, x: Tensor, skip: Tensor) -> Tensor:
+        self._options["block"] = place
+        for patch in self._patches.get("output_block_patch", []):
+            x, skip = patch(x, skip, self._options)
+        return super().join(place, x, skip)
+
+    def block(self, place: Place, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if place == ("input", 0):
             self._options["original_shape"] = [len(x), 4, *x.shape[2:]]
         elif place[0] != "output":
             x = self._through("input_block_patch_after_skip", x)  # of the last block, whose output is kept by now
         self._options["block"] = place
-        if skip is not None:
-            for patch in self._patches.get("output_block_patch", []):
-                x, skip = patch(x, skip, self._options)
-        x = super().block(place, run, x, skip)
+        x = super().block(place, run, x)
         return self._through("input_block_patch", x) if place[0] == "input" else x
 
-    def attend(self, layer: MultiHeadAttention, x: Tensor, context: Tensor) -> Tensor:
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether there is neither a patch nor an attention of another node's, so that like inputs have like outputs."""
+        return not (self._patches or self._replacements or "optimized_attention_override" in self._options)
+
+    @property
+    def sees_tokens(self) -> bool:
+        """Whether a patch of attention is there; patches expect all frames of both guided halves."""
+        return any(name.startswith("attn") for name in (*self._patches, *self._replacements))
+
+    def attend(
+        self, layer: MultiHeadAttention, x: Tensor, context: Tensor, keys_values: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         if layer.over == "frames":
             return super().attend(layer, x, context)
         name = "attn1" if layer.over == "places" else "attn2"
@@ -64,7 +79,7 @@ class StockPatches(Hooks):
             attended = replacement(q, k, v, self._options) if replacement else self.attention(q, k, v, layer.heads)
             y = layer.to_out(attended)
         else:
-            y = super().attend(layer, x, context)
+            y = super().attend(layer, x, context, keys_values)
         for patch in self._patches.get(f"{name}_output_patch", []):
             y = patch(y, self._options)
         return y

@@ -19,6 +19,7 @@ from i2vgen_core.checkpoints import clip_keys, vae_keys
 from i2vgen_core.encoder_config import TextConfig, VAEConfig, VisionConfig
 from i2vgen_core.errors import CheckpointError, InputError
 from i2vgen_core.tokenizer import END, VOCABULARY, Tokenizer
+from i2vgen_core.vae_decoder import decode, upsample_and_convolve
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 _spec = importlib.util.spec_from_file_location("encoders_golden", GOLDEN / "encoders_golden.py")
@@ -452,3 +453,24 @@ def test_sdxls_vae_is_refused(what):
         assert encoders.load_vae(vae, settings={"scaling_factor": scale})
     with pytest.raises(CheckpointError, match=message):
         encoders.load_vae(vae | beside, settings=settings)
+
+
+class TestDecoder:
+    @pytest.mark.parametrize("height, width", [(1, 1), (2, 3), (5, 4)])
+    def test_four_phases_are_a_convolution_at_twice_the_size(self, height, width):
+        torch.manual_seed(0)
+        conv, x = torch.nn.Conv2d(6, 5, 3, padding=1), torch.randn(2, 6, height, width)
+        with torch.no_grad():
+            expected = conv(torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+            assert torch.allclose(upsample_and_convolve(x, conv), expected, atol=1e-5)
+
+    @pytest.mark.parametrize("size", [(2, 3), (3, 5)])
+    def test_it_is_the_models_own(self, size):
+        torch.manual_seed(0)
+        channels = (32, 32, 64)
+        blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+        model = AutoencoderKL(block_out_channels=channels, layers_per_block=1, **blocks).eval()
+        latent = torch.randn(2, 4, *size)
+        with torch.no_grad():
+            expected = model.decode(latent).sample
+            assert (decode(model, latent) - expected).abs().max() <= 1e-5 * expected.abs().max()

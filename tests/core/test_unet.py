@@ -1,6 +1,7 @@
 """The network: sizes, frames, attention and layers of its own choosing, and parity with diffusers' I2VGenXLUNet."""
 
 from collections import Counter
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from i2vgen_core import attention as attention_module
+from i2vgen_core import kernels, layers
 from i2vgen_core.attention import scaled_dot_product_attention
 from i2vgen_core.checkpoints.load import parse_unet
 from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official
@@ -213,17 +215,20 @@ class Recording(Hooks):
 
     def __init__(self):
         super().__init__()
-        self.places, self.layers = [], []
+        self.joins, self.places, self.layers = [], [], []
 
-    def block(self, place, run, x, skip=None):
+    def join(self, place, x, skip):
+        self.joins.append(place)
+        return super().join(place, x, skip)
+
+    def block(self, place, run, x):
         self.places.append(place)
-        assert (skip is not None) == (place[0] == "output")
-        return super().block(place, run, x, skip)
+        return super().block(place, run, x)
 
-    def attend(self, layer, x, context):
+    def attend(self, layer, x, context, keys_values=None):
         self.layers.append((self.places[-1], layer.over))
         assert (context is x) == (layer.over != "context")
-        return super().attend(layer, x, context)
+        return super().attend(layer, x, context, keys_values)
 
 
 @pytest.mark.parametrize("kind", toy.KINDS)
@@ -234,6 +239,7 @@ def test_hooks_are_asked_for_every_block_and_layer(small, kind):
     downs = [("input", number) for number in range(len(unet.input_blocks))]
     ups = [("output", number) for number in range(len(unet.output_blocks))]
     assert hooks.places == [*downs, ("middle", 0), *ups]
+    assert hooks.joins == ups
     assert [over for place, over in hooks.layers if place == ("middle", 0)] == ["places", "context", "frames", "frames"]
     kinds = Counter(type(module) for module in unet.modules())
     counted = Counter(over for _, over in hooks.layers)
@@ -243,12 +249,90 @@ def test_hooks_are_asked_for_every_block_and_layer(small, kind):
 
 def test_what_a_hook_returns_is_used(small):
     class Changing(Hooks):
-        def block(self, place, run, x, skip=None):
-            out = super().block(place, run, x, skip)
+        def block(self, place, run, x):
+            out = super().block(place, run, x)
             return out * 2 if place == ("output", 0) else out
 
     made = toy.inputs(toy.CONFIG)
     assert toy.error(small["i2vgen_xl"](**made, hooks=Changing()), small["i2vgen_xl"](**made)) > 1e-3
+
+
+# ---------------------------------------------------------------- what is computed once, and in parts
+
+
+@pytest.mark.parametrize("kind", toy.KINDS)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_parts_make_the_whole(small, kind, batch, monkeypatch):
+    made = toy.inputs(small[kind].config, frames=5, batch=batch)
+    expected = small[kind](**made)
+    sizes = []
+
+    def few(one, number):
+        sizes.append(number)
+        return 2
+
+    monkeypatch.setattr(layers, "at_once", few)
+    assert toy.error(small[kind](**made), expected) <= EXACT
+    assert 5 in sizes and 64 in sizes, "frames and places"
+
+
+def test_parts_are_as_large_as_the_limit_and_alike(monkeypatch):
+    monkeypatch.setitem(layers._PART_BYTES, "cpu", 1000)
+    one = torch.zeros(25)
+    assert [layers.at_once(one, number) for number in (3, 10, 11, 21)] == [3, 10, 6, 7]
+    assert layers.at_once(torch.zeros(500), 3) == 1
+    with torch.enable_grad():
+        assert layers.at_once(one, 21) == 21
+
+
+@pytest.mark.parametrize("kind", toy.KINDS)
+def test_prepared_conditions_are_not_computed_again(small, kind):
+    unet, made = small[kind], toy.inputs(small[kind].config)
+    prepared = unet.prepare(made["context"], made.get("fps"))
+    once = [module.transformer_blocks[0].attn2 for module in unet.modules() if isinstance(module, SpatialTransformer)]
+    once = [layer for attention in once for layer in (attention.to_k, attention.to_v)]
+    once += [unet.fps_embedding] if unet.config.reads_image else []
+    used = []
+    handles = [layer.register_forward_hook(lambda *_: used.append(1)) for layer in once]
+    expected = unet(**made)
+    assert len(used) == len(once)
+    assert torch.equal(unet(**made | {"context": prepared}), expected)
+    assert len(used) == len(once)
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize("kind", toy.KINDS)
+@pytest.mark.parametrize("limit", [2**21, 1], ids=["whole", "parts"])
+def test_conditions_of_one_video_share_what_comes_before_their_context(small, kind, limit, monkeypatch):
+    monkeypatch.setitem(layers._PART_BYTES, "cpu", limit)
+    unet, made = small[kind], toy.inputs(small[kind].config, batch=2)
+    other = toy.inputs(small[kind].config, batch=2, seed=1)["context"]
+    videos = len(made["x"])
+    contexts = torch.cat([made["context"], other])
+    fps = {"fps": made["fps"].repeat(2)} if "fps" in made else {}
+    lengths = []
+    handle = unet.input_blocks[0][0].register_forward_pre_hook(lambda module, given: lengths.append(len(given[0])))
+    together = unet(**made | {"context": contexts} | fps)
+    handle.remove()
+    assert lengths == [videos], "the first convolution saw a video twice"
+    assert toy.error(together[:videos], unet(**made)) <= EXACT
+    assert toy.error(together[videos:], unet(**made | {"context": other})) <= EXACT
+
+
+def test_the_faster_kernel_computes_the_same(small, monkeypatch):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    made = toy.inputs(toy.CONFIG)
+    monkeypatch.setattr(kernels, "_onednn_is_faster", lambda threads: False)
+    expected, calls = small["i2vgen_xl"](**made), []
+    monkeypatch.setattr(kernels, "_onednn_is_faster", lambda threads: True)
+    kernel = kernels._onednn_linear
+    monkeypatch.setattr(kernels, "_onednn_linear", lambda *given: calls.append(1) or kernel(*given))
+    assert toy.error(small["i2vgen_xl"](**made), expected) <= EXACT
+    assert calls
+    with torch.enable_grad():
+        assert isinstance(kernels.fastest_kernels(made["x"]), nullcontext)
 
 
 # ---------------------------------------------------------------- layers
@@ -279,9 +363,9 @@ def test_layers_come_from_the_operations_alone(kind):
     operations, made = counting_operations()
     config = replace(toy.CONFIG, kind=kind)
     unet = UNet(config, operations, dtype=torch.bfloat16, device="meta")
-    layers = weighted_layers(unet)
-    assert all(type(layer) in vars(operations).values() for layer in layers)
-    assert sum(made.values()) == len(layers) > 0
+    weighted = weighted_layers(unet)
+    assert all(type(layer) in vars(operations).values() for layer in weighted)
+    assert sum(made.values()) == len(weighted) > 0
     assert {(value.dtype, value.device.type) for value in unet.state_dict().values()} == {(torch.bfloat16, "meta")}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from i2vgen_core.cascade import Cascade, RefineOptions
@@ -243,8 +244,8 @@ def test_refiner_is_called_once_a_step(host, calls):
         assert calls.shapes["network"] == [[videos * graphs.FRAMES, 4, h, w] for videos in evaluations]
 
 
-def test_context_keys_are_made_once_a_video(host, monkeypatch):
-    """Cross-attention's to_k sees the tokens of each video, not of each frame."""
+def test_context_keys_are_made_once_a_run(host, monkeypatch):
+    """Cross-attention's to_k sees the tokens of each condition once, whatever the steps."""
     graph = graphs.base_latent()
     model = host.value(graph, "loader")
     to_k = model.model.diffusion_model.get_submodule("input_blocks.1.1.transformer_blocks.0.attn2.to_k")
@@ -252,4 +253,28 @@ def test_context_keys_are_made_once_a_video(host, monkeypatch):
     hook = to_k.register_forward_pre_hook(lambda _, inputs: rows.append(list(inputs[0].shape)))
     host.values(graphs.changed(graph, base__seed=99), "base")
     hook.remove()
-    assert rows == [[2, 77 + 64 + 4, 64]] * graphs.STEPS
+    assert rows == [[1, 77 + 64 + 4, 64]] * 2
+
+
+def test_halves_share_what_comes_before_their_context(host):
+    graph = graphs.base_latent()
+    model = host.value(graph, "loader")
+    first = model.model.diffusion_model.get_submodule("input_blocks.0.0")
+    lengths: list[int] = []
+    hook = first.register_forward_pre_hook(lambda _, inputs: lengths.append(len(inputs[0])))
+    host.values(graphs.changed(graph, base__seed=98), "base")
+    hook.remove()
+    assert lengths == [graphs.FRAMES] * graphs.STEPS
+
+
+def test_keys_of_another_context_are_not_used(host):
+    """A node may change the context on its way to the network."""
+    models = host.module("nodes.host.models")
+    prepared = models.Prepared(torch.rand(2, 5, 4), torch.rand(2, 5, 6), None)
+    packed = models._packed(prepared)
+    found = models._unpacked(packed, prepared.context, None)
+    assert torch.equal(found.keys_values, prepared.keys_values)
+    changed = prepared.context + 1
+    assert models._unpacked(packed, changed, None) is changed
+    assert models._unpacked(packed, prepared.context[:, :4], None).shape == (2, 4, 4)
+    assert models._unpacked(None, changed, None) is changed
