@@ -115,7 +115,8 @@ def test_replaced_attention(sample, plain, name):
     other = sample(values(None))
     assert relative_error(other, plain) > 1e-3
     assert relative_error(sample(values(0)), other) == 0
-    assert relative_error(sample(values(1)), plain) == 0, "there is one transformer a block"
+    # Not to the last digit: with a patch, the halves of guidance are computed each by itself.
+    assert relative_error(sample(values(1)), plain) < 1e-4, "there is one transformer a block"
 
 
 PATCHES: dict[str, dict[str, Any]] = {
