@@ -46,6 +46,15 @@ class FrontEnd:
         page.get_by_role("dialog").wait_for()
         self.close_dialogs()
 
+    @contextmanager
+    def beside(self, server: Server, screenshots: Path) -> Iterator[FrontEnd]:
+        """The front end of another server, as a first visit, in the same browser."""
+        context = self.page.context.browser.new_context(viewport=self.page.viewport_size)
+        try:
+            yield FrontEnd(context.new_page(), server, screenshots)
+        finally:
+            context.close()
+
     def close_dialogs(self) -> None:
         dialogs = self.page.get_by_role("dialog")
         while dialogs.count():

@@ -15,7 +15,6 @@ from i2vgen_core.video import read_video
 from ..host.available import HOST
 from ..host.server import Server
 from ..templates.templates import TEMPLATES
-from .front_end import opened
 
 PACK = Path(__file__).resolve().parents[2]
 MAKERS = {make.__name__: make for make in TEMPLATES}
@@ -59,7 +58,9 @@ def test_templates_are_offered(front_end):
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("i2vgen_xl", exact=True).click()
     for name in WORKFLOWS:
-        picture = dialog.get_by_test_id(f"template-workflow-{name}").get_by_role("img")
+        card = dialog.get_by_test_id(f"template-workflow-{name}")
+        card.scroll_into_view_if_needed()
+        picture = card.get_by_role("img")
         picture.wait_for()
         assert picture.evaluate("image => image.naturalWidth") == 800, name
     page.screenshot(path=front_end.screenshots / "templates.png")
@@ -126,7 +127,7 @@ def test_a_released_file_that_is_missing_is_offered(front_end):
     (offered,) = loader["properties"]["models"]
     loader["widgets_values"][0] = offered["name"]
     front_end.load(workflow)
-    assert any("1 error" in complaint or "Missing" in complaint for complaint in front_end.complaints())
+    assert any(f"{offered['name']} is missing" in complaint for complaint in front_end.complaints())
     found = front_end.missing_models()
     assert [(model["name"], model["url"], model["directory"]) for model in found] == [
         (offered["name"], offered["url"], offered["directory"])
@@ -225,7 +226,8 @@ def test_a_latent_dragged_to_the_canvas_proposes_stock_nodes(front_end):
     """As any LATENT does: a search over what takes one."""
     page = front_end.page
     front_end.load(WORKFLOWS["base"])
-    front_end.show_all()
+    page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(1000)
     start, end = page.evaluate(
         """() => {
             const node = app.graph.nodes.find(node => node.type === 'I2VGenXLBaseSampler')
@@ -257,12 +259,12 @@ def test_block_is_offered(front_end, file):
     page.keyboard.press("Enter")
     page.wait_for_function("() => app.graph.nodes.length === 1")
     page.mouse.click(900, 700)
-    (block,) = front_end.prompt()["workflow"]["nodes"]
     exposed = [each["name"] for each in json.loads(file.read_text(encoding="utf-8"))["nodes"][0]["inputs"]]
-    assert [each["name"] for each in block["inputs"]] == exposed
+    assert page.evaluate("app.graph.nodes[0].inputs.map(input => input.name)") == exposed
     widgets = page.evaluate("app.graph.nodes[0].widgets.map(widget => widget.name)")
     assert len(widgets) == 5 and set(widgets) <= set(exposed)
-    assert front_end.complaints() == [] and front_end.errors == []
+    complaints = [text for text in front_end.complaints() if not text.startswith("Blueprints")]  # the search itself
+    assert complaints == [] and front_end.errors == []
 
 
 def test_blocks_run(front_end, server):
@@ -313,7 +315,7 @@ def test_saved_workflow_opens(front_end, file):
         assert opened[saved["id"]].get("widgets_values", [])[: len(values)] == values, saved["type"]
 
 
-def test_new_user(tmp_path):
+def test_new_user(front_end, tmp_path):
     """Copies the folder, starts ComfyUI, opens a template, runs it, watches, reads the help, cancels, runs again."""
     absent = shutil.ignore_patterns(".*", "tests", "build", "output", "__pycache__")
     shutil.copytree(PACK, tmp_path / "copy", ignore=absent)
@@ -321,26 +323,26 @@ def test_new_user(tmp_path):
         (tmp_path / name).mkdir()
     server = Server(HOST, tmp_path / "copy", tmp_path)
     try:
-        with opened(server, tmp_path) as front_end:
-            page = front_end.page
+        with front_end.beside(server, tmp_path) as first_visit:
+            page = first_visit.page
             page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
             dialog = page.get_by_role("dialog")
             dialog.get_by_text("i2vgen_xl", exact=True).click()
             dialog.get_by_test_id("template-workflow-base").click()
             dialog.wait_for(state="hidden")
             page.wait_for_function("count => app.graph.nodes.length === count", arg=len(WORKFLOWS["base"]["nodes"]))
-            front_end.set_widgets({"I2VGenXLGlobalEncode": {"frames": 2}, "I2VGenXLBaseSampler": {"steps": 500}})
-            _events(front_end, "b_preview", "execution_interrupted", "execution_success")
+            first_visit.set_widgets({"I2VGenXLBaseSampler": {"steps": 999}})  # minutes: it is cancelled
+            _events(first_visit, "b_preview", "execution_interrupted", "execution_success")
             page.get_by_test_id("queue-button").click()
-            _wait_for(front_end, "b_preview")
+            _wait_for(first_visit, "b_preview")
             page.evaluate("app.canvas.selectNode(app.graph.nodes.find(node => node.type === 'I2VGenXLBaseSampler'))")
             page.get_by_test_id("info-button").click()
             page.get_by_role("heading", name="I2VGen-XL Base Sampler").first.wait_for()
             page.evaluate("app.extensionManager.command.execute('Comfy.Interrupt')")
-            _wait_for(front_end, "execution_interrupted")
-            front_end.set_widgets({"I2VGenXLBaseSampler": {"steps": 1}})
+            _wait_for(first_visit, "execution_interrupted")
+            first_visit.set_widgets({"I2VGenXLGlobalEncode": {"frames": 2}, "I2VGenXLBaseSampler": {"steps": 1}})
             page.get_by_test_id("queue-button").click()
-            _wait_for(front_end, "execution_success")
-            assert front_end.errors == []
+            _wait_for(first_visit, "execution_success")
+            assert first_visit.errors == []
     finally:
         server.stop()
