@@ -339,7 +339,7 @@ def test_frames_go_through_in_batches(vae):
     model = encoders.load_vae(vae)
     sizes = []
     model.model.encoder.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[0]))
-    model.model.decoder.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[0]))
+    model.model.decoder.conv_in.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[0]))
     images = torch.rand(5, 8, 12, 3)
     latent = model.encode(images, frames_per_batch=2)
     decoded = model.decode(latent, frames_per_batch=3)
