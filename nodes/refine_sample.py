@@ -78,7 +78,7 @@ class RefineSampler(io.ComfyNode):
                     default=0,
                     min=0,
                     max=999,
-                    tooltip="Noise levels of 1000 to start from: more changes more. 0: the model's own, 600 for vid2vid_xl "
+                    tooltip="Noise level of 1000 to start from: a higher one changes more. 0: the model's own, 600 for vid2vid_xl "
                     "and 700 for sr600. Useful: 300 to 700; the number of steps stays, so does the time.",
                 ),
                 io.Combo.Input(
