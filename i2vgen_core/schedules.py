@@ -17,6 +17,9 @@ from .config import TIMESTEPS, Kind
 from .errors import InputError
 
 SOLVERS = ("dpmpp_2m_sde", "heun")
+"""Of the refiners."""
+
+BASE_SOLVERS = ("ddim", "dpmpp_2m", "unipc")
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +131,8 @@ def inversion_timesteps(steps: int, levels: int) -> list[int]:
 
 
 @dataclass(frozen=True, eq=False)
-class RefineSteps:
-    """What a refiner's sampler visits.
+class SolverSteps:
+    """What a solver of second order visits.
 
     Args:
         sigmas: noise to signal, float32 [steps + 1], falling to 0.
@@ -140,7 +143,14 @@ class RefineSteps:
     timesteps: list[int]
 
 
-def refine_steps(schedule: Schedule, steps: int, levels: int, solver: str) -> RefineSteps:
+def base_steps(schedule: Schedule, steps: int) -> SolverSteps:
+    """DDIM's timesteps as sigmas, then 0; arguments as in ddim_timesteps."""
+    timesteps = ddim_timesteps(steps)
+    sigmas = schedule.sigmas[timesteps].float()
+    return SolverSteps(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
+
+
+def refine_steps(schedule: Schedule, steps: int, levels: int, solver: str) -> SolverSteps:
     """Sigmas from level `levels - 1` down, trailing spacing (ModelScope, diffusion_sdedit.py: sample).
 
     DPM-Solver++ SDE discretises one step finer and leaves out the last but one sigma.
@@ -164,7 +174,7 @@ def refine_steps(schedule: Schedule, steps: int, levels: int, solver: str) -> Re
     log_sigmas = _log_sigmas(schedule)
     sigmas = _interpolate(log_sigmas, times).exp()[:steps]
     timesteps = _nearest_timesteps(log_sigmas, sigmas)
-    return RefineSteps(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
+    return SolverSteps(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
 
 
 def _log_sigmas(schedule: Schedule) -> Tensor:

@@ -28,6 +28,7 @@ from ...i2vgen_core.layers import Layers
 from ...i2vgen_core.schedules import Schedule, schedule_for
 from ...i2vgen_core.unet import UNet
 from . import compat
+from .acceleration import reuse_in
 from .patches import StockPatches
 from .preview import VideoLatent
 
@@ -119,7 +120,7 @@ class HostUNet(UNet):
         if control is not None:
             remedy = "Take the Apply ControlNet block out of the conditioning."
             raise InputError("conditioning", "no ControlNet, since none was trained for these networks", "one", remedy)
-        frames, hooks = len(x) // len(context), StockPatches(transformer_options)
+        frames, hooks = len(x) // len(context), StockPatches(transformer_options, reuse_in(transformer_options, x))
         timesteps = timesteps[::frames]
         known = _unpacked(prepared, context, fps_embedding)
         if len(context) == 2 and hooks.changes_nothing and _halves_are_alike(x, timesteps, details, fps):
