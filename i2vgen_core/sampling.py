@@ -200,7 +200,7 @@ def generate(
     seed: int = 0,
     callback: Callback | None = None,
 ) -> Tensor:
-    """A base's solver by name, from pure noise, over DDIM's timesteps.
+    """A base's solver by name, from pure noise, over DDIM's timesteps or schedules.base_steps.
 
     Args:
         denoise, x, schedule, steps, callback: as in ddim.

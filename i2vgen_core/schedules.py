@@ -144,10 +144,24 @@ class SolverSteps:
 
 
 def base_steps(schedule: Schedule, steps: int) -> SolverSteps:
-    """DDIM's timesteps as sigmas, then 0; arguments as in ddim_timesteps."""
-    timesteps = ddim_timesteps(steps)
+    """Trailing spacing for a base's solvers of second order: from the noisiest level that has a signal in even steps of
+    time to 0 (arXiv 2305.08891, section 3.3). On DDIM's timesteps they are less exact than DDIM: those end in a step that
+    is far longer than the last, in the logarithm of sigma, that such a solver goes on from.
+
+    Args:
+        schedule: the base's.
+        steps: 1..998.
+    """
+    if not 1 <= steps < TIMESTEPS - 1:
+        raise InputError("steps", f"1 to {TIMESTEPS - 2}", str(steps), "Use 20.")
+    timesteps = [round((steps - k) * (TIMESTEPS - 1) / steps) - 1 for k in range(steps)]
     sigmas = schedule.sigmas[timesteps].float()
     return SolverSteps(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
+
+
+def base_timesteps(schedule: Schedule, steps: int, solver: str) -> list[int]:
+    """What a base visits with one of BASE_SOLVERS; arguments as in base_steps."""
+    return ddim_timesteps(steps) if solver == "ddim" else base_steps(schedule, steps).timesteps
 
 
 def refine_steps(schedule: Schedule, steps: int, levels: int, solver: str) -> SolverSteps:

@@ -19,8 +19,8 @@ from ...i2vgen_core.sampling import Denoise, guide
 from ...i2vgen_core.schedules import (
     Schedule,
     SolverSteps,
+    base_timesteps,
     cosine,
-    ddim_timesteps,
     inversion_timesteps,
     refine_steps,
 )
@@ -178,7 +178,7 @@ def sample_base(model: Any, positive: Any, negative: Any, latent: dict[str, Any]
         offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
         noise = noise + release.offset_noise * offset
     sampler = CoreSampler(generate(steps, settings.solver, settings.eta, schedule, settings.seed))
-    sigmas = _sigmas(model, ddim_timesteps(steps))
+    sigmas = _sigmas(model, base_timesteps(schedule, steps, settings.solver))
     callback = prepare_callback(model, steps)
     return comfy.sample.sample_custom(
         model,
