@@ -21,8 +21,7 @@ class BaseSampler(io.ComfyNode):
             node_id="I2VGenXLBaseSampler",
             display_name="I2VGen-XL Base Sampler",
             category=CATEGORY,
-            description="The first stage, from pure noise to the base video's latent: DDIM as released, or a solver for fewer "
-            "steps.",
+            description="The first stage: DDIM as released, from pure noise to the base video's latent.",
             inputs=[
                 io.Model.Input(
                     "model",
