@@ -40,7 +40,7 @@ class Accelerate(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "guidance_end_percent",
-                    default=0.6,
+                    default=0.5,
                     min=0.0,
                     max=1.0,
                     step=0.01,
