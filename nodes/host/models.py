@@ -295,6 +295,8 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
     patcher = compat.patcher(model, load_device, offload_device, disable_dynamic)
     model.to(offload_device)
     compat.load_weights(model, patcher, state)
+    if load_device.type == "cpu":  # see build_network; where the host streams weights to a GPU, they stay as they are
+        model.diffusion_model.to(memory_format=torch.channels_last)
     options = (weight_dtype, checkpoint.config.kind, checkpoint.config.detail_gain)
     patcher.cached_patcher_init = (load_model, (path, *options))
     return patcher
