@@ -40,6 +40,8 @@ def _ids(prompt: dict[str, dict[str, Any]], node_type: str) -> list[str]:
 @pytest.mark.parametrize("make", TEMPLATES, ids=lambda make: make.__name__)
 def test_template_runs(host, make):
     prompt = small(make)
+    if lacking := {node["class_type"] for node in prompt.values()} - set(host.nodes):
+        pytest.skip(f"this ComfyUI has no {', '.join(sorted(lacking))}")
     videos = {
         name: (node["inputs"]["images"][0], 0) for name, node in prompt.items() if node["class_type"] == "CreateVideo"
     }
@@ -71,6 +73,16 @@ def test_the_second_clip_begins_with_the_first_ones_last_frame(host):
     assert (first - last).abs().max() < 1e-3
 
 
+@pytest.fixture
+def windows(host: Any) -> None:
+    """Skips where context windows cut only the conditions that the host knows, and split no prompts (before 0.33)."""
+    import comfy.model_base
+
+    if not hasattr(comfy.model_base.BaseModel, "resize_cond_for_context_window"):
+        pytest.skip("this ComfyUI's context windows leave a model no say in its conditions")
+
+
+@pytest.mark.usefixtures("windows")
 def test_each_prompt_has_its_window(host, monkeypatch):
     """The first window of a step reads the first prompt, the last one the second."""
     prompt = small(base_two_prompts)
@@ -114,6 +126,7 @@ def _windowed_frames(host: Any, make: Any, count: int) -> torch.Tensor:
     return result.kept["frames"]
 
 
+@pytest.mark.usefixtures("windows")
 def test_a_long_video_keeps_its_shape_in_every_window(host):
     """The built-in base draws 285 to 346 pixels in frames whose colour is off by 0.1 at most; where only the first
     window had the picture's details, colours were off by 0.4 and single frames had 42 pixels."""
@@ -122,6 +135,7 @@ def test_a_long_video_keeps_its_shape_in_every_window(host):
     assert (colour - colour[0]).norm(dim=1).max() < 0.2
 
 
+@pytest.mark.usefixtures("windows")
 def test_the_second_prompt_moves_the_shape_of_the_first(host):
     """It stays, and then goes down 16 rows of 64; red throughout."""
     area, colour, row = _shape(_windowed_frames(host, base_two_prompts, 24))
