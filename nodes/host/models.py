@@ -218,7 +218,9 @@ class VideoModel(comfy.model_base.BaseModel):
         self, cond_key: str, cond_value: Any, window: Any, x_in: Tensor, device: Any, **_: Any
     ) -> Any:
         """Called by the host for each condition of each context window; None leaves the condition to it."""
-        return cond_value.of_clip(window.context_length) if isinstance(cond_value, _Details) else None
+        if not isinstance(cond_value, _Details):
+            return None
+        return cond_value.of_clip(len(window.get_tensor(x_in)))  # with the frame before it, which the host may add
 
     def _context(self, context: Tensor, fps: Tensor | None, hooks: Any) -> dict[str, Any]:
         """Context and frame rate as conditions, with what the network makes of them once a run. Hooks may change its
