@@ -54,7 +54,8 @@ class DeepFeatures:
     """The features that one run uses again. Made for a run and let go with it.
 
     Features are kept for each key: whatever is evaluated by itself, such as a batch of conditions or a window of frames,
-    has its own, and counts its evaluations by itself.
+    has its own, and counts its evaluations by itself. What a step does not evaluate any more, as where guidance has ended
+    or windows have moved, is let go at the next.
 
     Args:
         interval: see Acceleration.reuse_interval.
@@ -63,9 +64,16 @@ class DeepFeatures:
     def __init__(self, interval: int):
         self._interval = interval
         self._kept: dict[Hashable, tuple[Tensor, int]] = {}
+        self._evaluated: set[Hashable] = set()
+
+    def step(self) -> None:
+        """Says that a step of the sampler begins."""
+        self._kept = {key: kept for key, kept in self._kept.items() if key in self._evaluated}
+        self._evaluated.clear()
 
     def recall(self, key: Hashable) -> Tensor | None:
         """The key's features, if this evaluation is to use them; None if it is to run the whole network."""
+        self._evaluated.add(key)
         features, uses = self._kept.get(key, (None, 0))
         if features is None or uses == self._interval - 1:
             return None

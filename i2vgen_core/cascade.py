@@ -396,6 +396,7 @@ def guided(
     features = DeepFeatures(acceleration.reuse_interval)
 
     def denoise(x: Tensor, t: int) -> Tensor:
+        features.step()
         timesteps = torch.tensor([t], device=x.device)
         read = conditions if guidance != 1 and acceleration.guides(t) else conditions[:1]
         velocities = predict(network, x.to(dtype), timesteps, read, details, features)

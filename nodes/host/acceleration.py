@@ -36,6 +36,7 @@ def reuse_in(transformer_options: dict[str, Any], x: Tensor) -> Hooks:
     run: _Run | None = transformer_options.get(_KEY)
     if run is None or run.patches != _patches(transformer_options):
         return Hooks()
+    run.step_at(float(transformer_options["sigmas"][0]))
     window = transformer_options.get("context_window")
     frames = None if window is None else tuple(window.index_list)
     conditions = zip(transformer_options["cond_or_uncond"], transformer_options["uuids"], strict=True)
@@ -53,6 +54,13 @@ class _Run:
     def __init__(self, interval: int, transformer_options: dict[str, Any]):
         self.features = DeepFeatures(interval)
         self.patches = _patches(transformer_options)
+        self._sigma: float | None = None
+
+    def step_at(self, sigma: float) -> None:
+        """Says which level is evaluated; another one than the last is another step."""
+        if sigma != self._sigma:
+            self._sigma = sigma
+            self.features.step()
 
 
 def _patches(transformer_options: dict[str, Any]) -> tuple[dict[str, Any], ...]:

@@ -64,6 +64,17 @@ def test_evaluations_are_counted_for_each_key():
     assert features.recall("b") is None
 
 
+def test_what_a_step_does_not_evaluate_is_let_go_at_the_next():
+    features, kept = DeepFeatures(interval=9), torch.ones(1)
+    for key in ("a", "b"):
+        features.recall(key)
+        features.keep(key, kept)
+    features.step()
+    assert features.recall("a") is kept
+    features.step()
+    assert features.recall("a") is kept and features.recall("b") is None
+
+
 def test_nothing_is_kept_where_nothing_is_used_again():
     features = DeepFeatures(interval=1)
     features.keep("a", torch.ones(1))

@@ -182,11 +182,13 @@ def features(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def __init__(self, interval: int):
             super().__init__(interval)
             self.keys: list[Any] = []
+            self.most: list[int] = []
             made.append(self)
 
         def keep(self, key: Any, kept: Tensor) -> None:
             self.keys.append(key)
             super().keep(key, kept)
+            self.most.append(len(self._kept))
 
     monkeypatch.setattr(module, "DeepFeatures", Recorded)
     return made
@@ -201,6 +203,15 @@ def test_context_windows_have_features_of_their_own(host, request, evaluations, 
     assert seen == {(2, True): 2 * 3, (2, False): 3 * 3}
     (run,) = features
     assert len(set(run.keys)) == 3 and not run._kept
+
+
+@pytest.mark.parametrize("sampler", ["ours", "stock"])
+def test_what_is_not_evaluated_any_more_is_let_go(host, request, features, sampler):
+    """Both halves' features, where guidance has ended."""
+    graph = request.getfixturevalue(sampler)
+    host.value(_accelerated(graph, Acceleration(guidance_end=0.3, reuse_interval=2)))
+    (run,) = features
+    assert len(set(run.keys)) == 2 and run.most[0] == 1 and run.most[-1] == 1
 
 
 @pytest.fixture(scope="module")
