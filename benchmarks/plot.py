@@ -66,7 +66,7 @@ def _drawn(plot: Plot) -> Image.Image:
         middle = place(x, low)[0]
         pen.line((middle, floor, middle, floor + 5), "black")
         if middle - written > 7 * len(word) + 6:
-            pen.text((middle, floor + 8), word, "black", small, anchor="mt")
+            pen.text((min(middle, _WIDTH - 4 * len(word)), floor + 8), word, "black", small, anchor="mt")
             written = middle
     for row, (colour, (name, points)) in enumerate(zip(_COLOURS, plot.curves.items(), strict=False)):
         places = [place(*point) for point in points]

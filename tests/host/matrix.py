@@ -426,6 +426,11 @@ ROWS: tuple[Row, ...] = (
         _model("LoraLoaderModelOnly", lora_name="matrix.safetensors", strength_model=1.0),
         note="A file with matrices for every layer.",
     ),
+    Row(
+        "I2VGenXLAccelerate",
+        _model("I2VGenXLAccelerate", guidance_start_percent=0.0, guidance_end_percent=0.5, reuse_interval=2),
+        note="Ours, before the stock KSampler.",
+    ),
     Row("ContextWindowsManual", _windows(4, 2), note="Windows of 4 frames, 2 of them shared."),
     Row("ConditioningSetTimestepRange", _halves, note="Two prompts, one after the other; here the same."),
     Row("ConditioningCombine", _positive("ConditioningCombine", conditioning_1=POSITIVE, conditioning_2=POSITIVE)),
