@@ -145,8 +145,8 @@ class SolverSteps:
 
 def base_steps(schedule: Schedule, steps: int) -> SolverSteps:
     """Trailing spacing for a base's solvers of second order: from the noisiest level that has a signal in even steps of
-    time to 0 (arXiv 2305.08891, section 3.3). On DDIM's timesteps they are less exact than DDIM: those end in a step that
-    is far longer than the last, in the logarithm of sigma, that such a solver goes on from.
+    time to 0 (arXiv 2305.08891, section 3.3). DDIM's own timesteps end in a step that is many times as long as the one
+    before it, in the logarithm of sigma, from which such a solver would extrapolate.
 
     Args:
         schedule: the base's.
