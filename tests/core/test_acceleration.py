@@ -122,6 +122,18 @@ def test_where_guidance_ends_the_network_runs_whole():
     assert kinds == {(2, False): 1, (1, False): 1, (1, True): 1}
 
 
+def test_where_guidance_ends_the_features_of_both_halves_are_let_go(monkeypatch):
+    class Recorded(DeepFeatures):
+        def keep(self, key, features):
+            super().keep(key, features)
+            kept.append(set(self._kept))
+
+    kept = []
+    monkeypatch.setattr("i2vgen_core.cascade.DeepFeatures", Recorded)
+    _evaluations(Acceleration(guidance_end=0.5, reuse_interval=2))
+    assert kept[0] == {(0, 1)} and kept[-1] == {(0,)}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
