@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,16 @@ from ...i2vgen_core.checkpoints.read import read_config
 from ...i2vgen_core.conditioning import GlobalEncoder, Prepared
 from ...i2vgen_core.config import DetailGain, Kind, Release, UNetConfig
 from ...i2vgen_core.encoder_config import latent_rgb
-from ...i2vgen_core.errors import InputError
+from ...i2vgen_core.errors import InputError, check_choice
 from ...i2vgen_core.layers import Layers
 from ...i2vgen_core.schedules import Schedule, schedule_for
 from ...i2vgen_core.unet import UNet
 from . import compat
+from .inputs import check_finite
 from .patches import StockPatches
 from .preview import VideoLatent
+
+logger = logging.getLogger("i2vgen_xl")
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -119,12 +123,23 @@ class HostUNet(UNet):
         if control is not None:
             remedy = "Take the Apply ControlNet block out of the conditioning."
             raise InputError("conditioning", "no ControlNet, since none was trained for these networks", "one", remedy)
+        inputs = (x, timesteps, context, details, fps, prepared, fps_embedding)
         frames, hooks = len(x) // len(context), StockPatches(transformer_options)
         timesteps = timesteps[::frames]
         known = _unpacked(prepared, context, fps_embedding)
         if len(context) == 2 and hooks.changes_nothing and _halves_are_alike(x, timesteps, details, fps):
             x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
-        return super().forward(x, timesteps, known, frames, fps, details, hooks)
+        try:
+            return super().forward(x, timesteps, known, frames, fps, details, hooks)
+        except Exception as error:
+            if len(context) == 1 or not hooks.changes_nothing or not compat.is_out_of_memory(error):
+                raise
+        # Out of the handler, whose exception holds what the evaluation had made.
+        logger.warning("memory ran out with both guided halves at once: they go one after the other")
+        comfy.model_management.soft_empty_cache()
+        count = len(context)
+        halves = zip(*([None] * count if each is None else each.chunk(count) for each in inputs), strict=True)
+        return torch.cat([self._evaluate(x, t, c, None, transformer_options, *rest) for x, t, c, *rest in halves])
 
 
 def _packed(prepared: Prepared) -> Tensor:
@@ -191,8 +206,12 @@ class VideoModel(comfy.model_base.BaseModel):
         if condition.image_latent is None or condition.global_tokens is None:
             remedy = "Wire the global encoder of this model's loader into the Global Encode block."
             raise InputError("conditioning", "the image's details and global tokens", "none of them", remedy)
+        tokens, width = condition.global_tokens, self.network.context_dim
+        if tokens.shape[-1] != width:
+            remedy = "Wire the global encoder of this model's loader into the Global Encode block."
+            raise InputError("global tokens", f"width {width}", f"{tokens.shape[-1]}", remedy)
         text = self._checked(text).to(**to)
-        context = torch.cat([text, condition.global_tokens.to(**to), image_tokens], dim=1)
+        context = torch.cat([text, tokens.to(**to), image_tokens], dim=1)
         latent = _fit(condition.image_latent.to(**to), noise.shape[-2:])
         details = self.diffusion_model.detail_encoder(self.process_latent_in(latent), len(noise))
         return self._context(context, fps, hooks) | {"details": comfy.conds.CONDNoiseShape(details)}
@@ -218,10 +237,16 @@ class VideoModel(comfy.model_base.BaseModel):
             raise InputError("model", "a refiner with the schedule it was trained with", "another schedule", remedy)
 
     def _checked(self, text: Tensor | None) -> Tensor:
-        found, width = None if text is None else text.shape[-1], self.network.context_dim
-        if text is None or found != width:
-            remedy = "Encode the prompt with this model's CLIP: the loader's, or OpenCLIP ViT-H/14 for a release."
-            raise InputError("text conditioning", f"width {width} for {self.release.title}", f"{found}", remedy)
+        what, width, title = "text conditioning", self.network.context_dim, self.release.title
+        remedy = "Encode the prompt with this model's CLIP: the loader's, or OpenCLIP ViT-H/14 for a release."
+        if text is None or text.shape[-1] != width:
+            raise InputError(what, f"width {width} for {title}", f"{None if text is None else text.shape[-1]}", remedy)
+        if text.ndim != 3 or len(text) != 1 or not text.shape[1]:
+            expected = f"one prompt's tokens, [1, {TEXT_TOKENS}, {width}], for {title}"
+            raise InputError(what, expected, f"{list(text.shape)}", remedy)
+        check_finite(what, text, "Look at the text encoder, and at what has changed its output.")
+        if text.shape[1] > TEXT_TOKENS:
+            logger.warning("%s reads the first %d of the prompt's %d tokens", title, TEXT_TOKENS, text.shape[1])
         return text[:, :TEXT_TOKENS]
 
 
@@ -257,6 +282,7 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
         weight_dtype: one of WEIGHT_DTYPES.
         disable_dynamic: the host's, when it asks for a copy whose weights are not streamed.
     """
+    check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
     rgb = latent_rgb(read_config(path.parent / "vae")) if path.is_dir() else None  # of the bundle's own VAE
     state, config = dict(checkpoint.network), _ModelConfig(checkpoint.config, checkpoint.release, rgb)
     management = comfy.model_management
@@ -334,11 +360,18 @@ def _image_embedding(unclip: list[dict[str, Any]] | None, network: UNetConfig) -
     """The CLIP image embedding [1, 1, image_dim] of a conditioning, zeros where it has none (the negative)."""
     if not unclip:
         return torch.zeros(1, 1, network.image_dim)
-    embedding = sum(cond["clip_vision_output"].image_embeds[:1] * cond["strength"] for cond in unclip)
-    if embedding.shape[-1] != network.image_dim:
-        remedy = "Use this model's CLIP vision model: the loader's, or OpenCLIP ViT-H/14 for a release."
-        raise InputError("CLIP image embedding", f"width {network.image_dim}", f"{embedding.shape[-1]}", remedy)
-    return embedding[:, None]
+    what, remedy = (
+        "CLIP image embedding",
+        "Use this model's CLIP vision model: the loader's, or OpenCLIP ViT-H/14 for a release.",
+    )
+    embeddings = [cond["clip_vision_output"].image_embeds[:1] for cond in unclip]
+    for each in embeddings:
+        if each.shape[-1] != network.image_dim:
+            raise InputError(what, f"width {network.image_dim}", f"{each.shape[-1]}", remedy)
+        if each.shape != (1, network.image_dim):
+            raise InputError(what, f"[1, {network.image_dim}]", f"{list(each.shape)}", remedy)
+        check_finite(what, each, "Look at the CLIP vision model, and at the image that it was given.")
+    return sum(each * cond["strength"] for each, cond in zip(embeddings, unclip, strict=True))[:, None]
 
 
 def _fit(latent: Tensor, size: torch.Size) -> Tensor:
