@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,7 +134,7 @@ class Cascade:
         detail_gain: see UNetConfig.
 
     Raises:
-        InputError: no such folder, or a part of it is missing.
+        InputError: no such folder or device, or a part of the folder is missing.
     """
 
     def __init__(
@@ -146,10 +147,10 @@ class Cascade:
         detail_gain: DetailGain = "official",
     ):
         self.folder = Path(folder)
-        if not (self.folder / "unet").is_dir():
+        if not os.path.isdir(self.folder / "unet"):  # False for names that cannot be, too
             remedy = "Give a model folder in diffusers' layout, or make one with `scaffold`."
-            raise InputError("model folder", "one with unet/ in it", str(self.folder), remedy)
-        self.device = torch.device(device)
+            raise InputError("model folder", "one with unet/ in it", str(self.folder)[:200], remedy)
+        self.device = _there(device)
         self.dtype = dtype or (torch.float32 if self.device.type == "cpu" else torch.float16)
         self._refiner_kind: Kind | None = refiner_kind
         self._detail_gain: DetailGain = detail_gain
@@ -425,6 +426,16 @@ def _fit_together(network: UNet, x: Tensor, conditions: int) -> bool:
         return needed <= _HOST_ROOM
     free, _ = torch.cuda.mem_get_info(x.device)
     return needed <= free + torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)
+
+
+def _there(device: torch.device | str) -> torch.device:
+    """Raises InputError unless torch can work on the device."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch that is built without it
+        found = f"{str(device)[:80]!r} ({str(error).splitlines()[0][:100]})"
+        raise InputError("device", "one that torch can work on here", found, "Use cpu, or cuda with a GPU.") from error
+    return torch.device(device)
 
 
 def _check_size(width: int | None, height: int | None) -> None:

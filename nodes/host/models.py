@@ -239,8 +239,9 @@ class VideoModel(comfy.model_base.BaseModel):
     def _checked(self, text: Tensor | None) -> Tensor:
         what, width, title = "text conditioning", self.network.context_dim, self.release.title
         remedy = "Encode the prompt with this model's CLIP: the loader's, or OpenCLIP ViT-H/14 for a release."
-        if text is None or text.shape[-1] != width:
-            raise InputError(what, f"width {width} for {title}", f"{None if text is None else text.shape[-1]}", remedy)
+        found = None if text is None or not text.ndim else text.shape[-1]
+        if text is None or found != width:
+            raise InputError(what, f"width {width} for {title}", f"{found}", remedy)
         if text.ndim != 3 or len(text) != 1 or not text.shape[1]:
             expected = f"one prompt's tokens, [1, {TEXT_TOKENS}, {width}], for {title}"
             raise InputError(what, expected, f"{list(text.shape)}", remedy)

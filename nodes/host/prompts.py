@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.tokenizer import END
 from . import compat
+from .inputs import check_finite
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -19,18 +21,36 @@ def encode_prompts(clip: Any, prompts: dict[str, str]) -> list[Any]:
     Args:
         clip: a CLIP.
         prompts: by the names of their inputs.
+
+    Raises:
+        InputError: brackets nested too deeply, an embedding without a name, or weights that leave no finite numbers.
     """
     sides, notes = [], []
     for name, prompt in prompts.items():
-        tokens = clip.tokenize(prompt)
+        tokens = _tokens(clip, name, prompt)
         if note := _cut_off(clip, tokens):
             notes.append(f"{name}: {note}")
-        sides.append(clip.encode_from_tokens_scheduled({key: chunks[:1] for key, chunks in tokens.items()}))
+        side = clip.encode_from_tokens_scheduled({key: chunks[:1] for key, chunks in tokens.items()})
+        for text, _ in side:
+            check_finite(f"the encoded {name}", text, "Use weights such as (fox:1.2), and a CLIP that is whole.")
+        sides.append(side)
     for note in notes:
         logger.warning(note)
     if notes:
         compat.progress_text("\n".join(notes))
     return sides
+
+
+def _tokens(clip: Any, name: str, prompt: str) -> dict[str, list[list[Any]]]:
+    try:
+        return clip.tokenize(prompt)
+    except RecursionError:
+        expected, found = "brackets that are nested a few deep, for weights", f"{prompt.count('(')} opening ones"
+        remedy = r"Take some out; a plain bracket is written \( or \)."
+    except IndexError:  # the host's, at a bare "embedding:"
+        expected, found = "a file's name after each 'embedding:'", "one without"
+        remedy = "Name an embedding's file there, or take the word out."
+    raise InputError(name, expected, found, remedy)
 
 
 def _cut_off(clip: Any, tokens: dict[str, list[list[Any]]]) -> str:
