@@ -12,7 +12,7 @@ from ...i2vgen_core.config import VAE_SCALE
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.inspection import Parts, split_context
 from .inputs import check_conditioning
-from .models import CONDITION, TEXT_TOKENS, VideoCondition, network_of
+from .models import CONDITION, TEXT_TOKENS, VideoCondition, image_embedding, network_of
 
 _PLACES = 8, 8  # height and width of a latent where the conditioning says none
 
@@ -37,7 +37,6 @@ def parts_of(conditioning: Any, model: Any = None) -> Parts:
     if model is not None:
         return _as_read(text, extra, condition, model)
     seen = extra.get("unclip_conditioning")
-    embedding = sum(each["clip_vision_output"].image_embeds[:1].float() * each["strength"] for each in seen or ())
     details = global_tokens = None
     if condition is not None and condition.image_latent is not None and condition.global_tokens is not None:
         details = position_ramp(condition.image_latent.float() * VAE_SCALE, condition.frames)[0]
@@ -45,7 +44,7 @@ def parts_of(conditioning: Any, model: Any = None) -> Parts:
     return Parts(
         text=None if text is None else text[0, :TEXT_TOKENS].float(),
         global_tokens=global_tokens,
-        image=embedding if seen else None,
+        image=image_embedding(seen).float() if seen else None,
         details=details,
         projected=False,
     )

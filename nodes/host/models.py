@@ -197,7 +197,7 @@ class VideoModel(comfy.model_base.BaseModel):
             remedy = "Put the I2VGen-XL Global Encode block between the prompts and the sampler."
             raise InputError("conditioning", "an image's, for a base model", "text alone", remedy)
         _check_frames(condition, len(noise))
-        embedding = _image_embedding(kwargs.get("unclip_conditioning"), self.network).to(**to)
+        embedding = self._image_embedding(kwargs.get("unclip_conditioning")).to(**to)
         image_tokens = self.diffusion_model.context_embedding(embedding)
         fps, hooks = torch.tensor([float(condition.fps)], device=device), kwargs.get("hooks")
         if not self.network.reads_details:
@@ -235,6 +235,17 @@ class VideoModel(comfy.model_base.BaseModel):
         if sigmas.shape != own.shape or not torch.allclose(sigmas.cpu(), own.float(), rtol=1e-3):
             remedy = "Take the ModelSampling block out; it makes schedules of other models alone."
             raise InputError("model", "a refiner with the schedule it was trained with", "another schedule", remedy)
+
+    def _image_embedding(self, unclip: list[dict[str, Any]] | None) -> Tensor:
+        """The CLIP image embedding [1, 1, image_dim] of a conditioning, zeros where it has none (the negative)."""
+        width = self.network.image_dim
+        if not unclip:
+            return torch.zeros(1, 1, width)
+        embedding = image_embedding(unclip)
+        if embedding.shape[-1] != width:
+            raise InputError("CLIP image embedding", f"width {width}", f"{embedding.shape[-1]}", _VISION_REMEDY)
+        check_finite("CLIP image embedding", embedding, "Look at the CLIP vision model, and at its image.")
+        return embedding[:, None]
 
     def _checked(self, text: Tensor | None) -> Tensor:
         what, width, title = "text conditioning", self.network.context_dim, self.release.title
@@ -357,22 +368,16 @@ def _check_frames(condition: VideoCondition, frames: int) -> None:
         raise InputError("latent", f"{condition.frames} frames, as the conditioning has", f"{frames}", remedy)
 
 
-def _image_embedding(unclip: list[dict[str, Any]] | None, network: UNetConfig) -> Tensor:
-    """The CLIP image embedding [1, 1, image_dim] of a conditioning, zeros where it has none (the negative)."""
-    if not unclip:
-        return torch.zeros(1, 1, network.image_dim)
-    what, remedy = (
-        "CLIP image embedding",
-        "Use this model's CLIP vision model: the loader's, or OpenCLIP ViT-H/14 for a release.",
-    )
-    embeddings = [cond["clip_vision_output"].image_embeds[:1] for cond in unclip]
+_VISION_REMEDY = "Use this model's CLIP vision model: the loader's, or OpenCLIP ViT-H/14 for a release."
+
+
+def image_embedding(unclip: list[dict[str, Any]]) -> Tensor:
+    """The CLIP image embedding [1, width] of a conditioning that has one or more of them."""
+    embeddings = [each["clip_vision_output"].image_embeds[:1] for each in unclip]
     for each in embeddings:
-        if each.shape[-1] != network.image_dim:
-            raise InputError(what, f"width {network.image_dim}", f"{each.shape[-1]}", remedy)
-        if each.shape != (1, network.image_dim):
-            raise InputError(what, f"[1, {network.image_dim}]", f"{list(each.shape)}", remedy)
-        check_finite(what, each, "Look at the CLIP vision model, and at the image that it was given.")
-    return sum(each * cond["strength"] for each, cond in zip(embeddings, unclip, strict=True))[:, None]
+        if each.ndim != 2 or each.shape != embeddings[0].shape or not each.numel():
+            raise InputError("CLIP image embedding", "[1, width]", f"{list(each.shape)}", _VISION_REMEDY)
+    return sum(each * cond["strength"] for each, cond in zip(embeddings, unclip, strict=True))  # type: ignore[return-value]
 
 
 def _fit(latent: Tensor, size: torch.Size) -> Tensor:

@@ -13,6 +13,7 @@ from .inputs import check_finite
 logger = logging.getLogger("i2vgen_xl")
 
 _SHOWN = 30  # tokens of what is cut off
+_MOST = 20_000  # characters that are cut into tokens; over more of some scripts the host takes seconds
 
 
 def encode_prompts(clip: Any, prompts: dict[str, str]) -> list[Any]:
@@ -27,9 +28,11 @@ def encode_prompts(clip: Any, prompts: dict[str, str]) -> list[Any]:
     """
     sides, notes = [], []
     for name, prompt in prompts.items():
-        tokens = _tokens(clip, name, prompt)
+        tokens = _tokens(clip, name, prompt[:_MOST])
         if note := _cut_off(clip, tokens):
             notes.append(f"{name}: {note}")
+        if len(prompt) > _MOST:
+            notes.append(f"{name}: what comes after its first {_MOST} characters is not read")
         side = clip.encode_from_tokens_scheduled({key: chunks[:1] for key, chunks in tokens.items()})
         for text, _ in side:
             check_finite(f"the encoded {name}", text, "Use weights such as (fox:1.2), and a CLIP that is whole.")

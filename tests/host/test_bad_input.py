@@ -129,6 +129,12 @@ def test_a_prompt_that_is_too_long_is_read_and_said(host, caplog, monkeypatch):
     assert shown[0] in caplog.text
 
 
+def test_the_end_of_a_very_long_prompt_is_not_looked_at(host, caplog):
+    assert _linked(host, "clip_encode", clip_encode__prompt="fox " * 5001) is None
+    assert "prompt: 4925 tokens after the first 75 are not read: fox fox" in caplog.text
+    assert "prompt: what comes after its first 20000 characters is not read" in caplog.text
+
+
 def test_the_refiners_prompt_too(host, caplog):
     host.value(changed(bad_cases.good(), positive__text=WORDS), "refine")
     assert "Tiny refiner of moving shapes reads the first 77 of the prompt's 154 tokens" in caplog.text
