@@ -421,7 +421,7 @@ def predict(
 
 def _fit_together(network: UNet, x: Tensor, conditions: int) -> bool:
     """Whether the activations of a batch of conditions fit into what memory is free."""
-    needed = conditions * evaluation_bytes(network.config, len(x), *x.shape[2:], x.element_size())
+    needed = conditions * evaluation_bytes(network.config, len(x), x.shape[2], x.shape[3], x.element_size())
     if x.device.type != "cuda":
         return needed <= _HOST_ROOM
     free, _ = torch.cuda.mem_get_info(x.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import sys
 import time
@@ -110,11 +111,14 @@ class Runner:
         said = _Said()
         logger = logging.getLogger("i2vgen_xl")
         logger.addHandler(said)
+        there = os.getcwd()
+        os.chdir(self._files)  # a relative name is a file there
         try:
             code = command_line(case.arguments(self._files, self._out))
         except SystemExit as stopped:  # argparse's own, after it has said what an option takes
             return "refused by the command's parser", "" if stopped.code == 2 else f"exit code {stopped.code}"
         finally:
+            os.chdir(there)
             logger.removeHandler(said)
         if code:
             error = said.lines[-1].removeprefix("error: ")
@@ -123,7 +127,7 @@ class Runner:
         return "ran", "" if written and read_video(written)[0].isfinite().all() else "ran, without a video"
 
     def _elsewhere(self, case: Command) -> list[Path]:
-        return [Path(word.removeprefix("--out=")) for word in case.changes if word.startswith("--out=")]
+        return [self._files / word.removeprefix("--out=") for word in case.changes if word.startswith("--out=")]
 
     def _frames(self) -> torch.Tensor:
         """Of the good graph, sampled and decoded anew."""
