@@ -98,6 +98,10 @@ class Server:
         """Cancels the graph that runs now; only if it is that prompt, by its id, where one is given."""
         self._post("/interrupt", {"prompt_id": prompt} if prompt else {})
 
+    def forget(self, prompt: str) -> None:
+        """Takes a prompt, by its id, out of the server's history."""
+        self._post("/history", {"delete": [prompt]})
+
     def upload_image(self, file: Path) -> str:
         """Puts an image into the input folder. Returns the name that LoadImage takes."""
         return asyncio.run(self._upload(file))
