@@ -1,4 +1,5 @@
-"""Runs on the same loaders do not see one another: interleaved, each gives what it gives alone."""
+"""Runs on the same loaders do not see one another: interleaved, each gives what it gives with loaders of its own. That it
+gives what the core does, after any other run, test_graph shows."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def test_interleaved_in_the_host(host):
     ), "each option matters"
     draw = random.Random(0)
     before = None
-    for name in draw.choices(names, k=3 * len(names)):
+    for name in draw.choices(names, k=2 * len(names)):
         assert torch.equal(_frames(host, name, reuse_cache=True), alone[name]), (before, name)
         before = name
 
