@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import builtin
+from .acceleration import EXACT, Acceleration, DeepFeatures, Reuse
 from .checkpoints.load import open_base, open_refiner
 from .conditioning import GlobalEncoder, Prepared
 from .config import ENTRIES, VAE_SCALE, DetailGain, Kind, Release, check_settings
@@ -20,8 +21,8 @@ from .encoders import VAE, ImageEncoder, TextEncoder, load_image_encoder, load_t
 from .errors import InputError, check_choice
 from .images import check_images, check_size, clip_pixels, resize_video, video_frame
 from .memory import check_fits, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes
-from .sampling import Callback, Denoise, ddim, ddim_inversion, guide, initial_noise, refine, step_noise
-from .schedules import SOLVERS, Schedule, cosine, refine_steps, schedule_for
+from .sampling import Callback, Denoise, ddim_inversion, generate, guide, initial_noise, refine
+from .schedules import BASE_SOLVERS, SOLVERS, Schedule, cosine, refine_steps, schedule_for
 from .unet import UNet
 
 logger = logging.getLogger("i2vgen_xl")
@@ -45,6 +46,8 @@ class BaseOptions:
         eta: 0..1, see sampling.ddim.
         seed: of the noise, 0..2^64 - 1.
         negative: negative prompt.
+        solver: one of schedules.BASE_SOLVERS.
+        acceleration: what is left out, for speed.
     """
 
     width: int | None = None
@@ -56,12 +59,16 @@ class BaseOptions:
     eta: float = 0.0
     seed: int = 0
     negative: str | None = None
+    solver: str = "ddim"
+    acceleration: Acceleration = EXACT
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
         _check_size(self.width, self.height)
         names = ("frames", "fps", "steps", "guidance", "eta", "seed")
         check_settings({name: getattr(self, name) for name in names})
+        check_choice("solver", self.solver, BASE_SOLVERS)
+        self.acceleration.check()
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class RefineOptions:
         eta: 0..1, noise of the SDE solver.
         seed: of the noise, 0..2^64 - 1.
         negative: negative prompt.
+        acceleration: what is left out, for speed.
     """
 
     width: int | None = None
@@ -92,6 +100,7 @@ class RefineOptions:
     eta: float = 1.0
     seed: int = 0
     negative: str | None = None
+    acceleration: Acceleration = EXACT
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
@@ -101,6 +110,7 @@ class RefineOptions:
         check_choice("solver", self.solver, SOLVERS)
         if self.entry is not None:
             check_choice("entry", self.entry, ENTRIES)
+        self.acceleration.check()
 
 
 @dataclass(frozen=True)
@@ -286,11 +296,11 @@ class Cascade:
         noise: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Runs the base stage: DDIM from pure noise.
+        """Runs the base stage, from pure noise.
 
         Args:
             conditions: of the image and prompts.
-            options: steps, guidance, eta and seed are read.
+            options: steps, guidance, eta, seed, solver and acceleration are read.
             noise: [frames, 4, h, w]; the seed's if None.
             callback: see sampling.Callback.
 
@@ -304,17 +314,13 @@ class Cascade:
             noise = initial_noise(conditions.shape, options.seed, settings.offset_noise)
         noise = noise.to(self.device, torch.float32)
         both = [base.prepare(each, conditions.fps) for each in (conditions.positive, conditions.negative)]
-        denoise = self._guided(base, schedule, both, settings.guidance, 0.0, conditions.details)
-        x = ddim(
-            denoise,
-            noise,
-            schedule,
-            settings.steps,
-            eta=options.eta,
-            noise=step_noise(noise, options.seed),
-            callback=callback,
+        speed, details = options.acceleration, conditions.details
+        denoise = guided(base, schedule, both, settings.guidance, 0.0, details, speed, self.dtype)
+        solver, eta, seed = options.solver, options.eta, options.seed
+        steps = settings.steps
+        return (
+            generate(denoise, noise, schedule, steps, solver=solver, eta=eta, seed=seed, callback=callback) / VAE_SCALE
         )
-        return x / VAE_SCALE
 
     def decode(self, latent: Tensor, frames_per_batch: int = 1) -> Tensor:
         """Unscaled latent [frames, 4, h, w] to images [frames, 8h, 8w, 3] in 0..1."""
@@ -359,44 +365,65 @@ class Cascade:
         prompts = [prompt + settings.prompt_suffix, settings.negative_prompt]
         texts = self.text_encoder.encode(prompts).to(self.dtype).split(1)
         positive, negative = (refiner.prepare(text) for text in texts)
-        level = settings.noise_level
+        level, speed = settings.noise_level, options.acceleration
         plan = refine_steps(schedule, settings.steps, level, options.solver)
         x = latent.to(self.device, torch.float32) * VAE_SCALE
         if settings.entry == "inversion":
             inversion = cosine()
-            unguided = self._guided(refiner, inversion, [negative], 1.0)
+            unguided = guided(refiner, inversion, [negative], 1.0, acceleration=speed, dtype=self.dtype)
             x = ddim_inversion(unguided, x, inversion, min(settings.steps, level), level, callback=callback)
         else:
             noise = initial_noise(tuple(x.shape), options.seed) if noise is None else noise
             x = schedule.add_noise(x, noise.to(x), level - 1)
-        denoise = self._guided(refiner, schedule, [positive, negative], settings.guidance, settings.rescale)
+        both, guidance = [positive, negative], settings.guidance
+        denoise = guided(refiner, schedule, both, guidance, settings.rescale, acceleration=speed, dtype=self.dtype)
         solver, eta, seed = options.solver, options.eta, options.seed
         return refine(denoise, x, plan, solver=solver, eta=eta, seed=seed, callback=callback) / VAE_SCALE
 
-    def _guided(
-        self,
-        network: UNet,
-        schedule: Schedule,
-        conditions: list[Prepared],
-        guidance: float,
-        rescale: float = 0.0,
-        details: Tensor | None = None,
-    ) -> Denoise:
-        conditions = conditions[:1] if guidance == 1 else conditions
 
-        def denoise(x: Tensor, t: int) -> Tensor:
-            timesteps = torch.tensor([t], device=x.device)
-            velocities = predict(network, x.to(self.dtype), timesteps, conditions, details)
-            velocity = velocities[0].float()
-            if len(velocities) > 1:
-                velocity = guide(velocity, velocities[1].float(), guidance, rescale)
-            return schedule.denoised(x, velocity, t)
+def guided(
+    network: UNet,
+    schedule: Schedule,
+    conditions: list[Prepared],
+    guidance: float,
+    rescale: float = 0.0,
+    details: Tensor | None = None,
+    acceleration: Acceleration = EXACT,
+    dtype: torch.dtype = torch.float32,
+) -> Denoise:
+    """A network with guidance as a sampler sees it; one for each run.
 
-        return denoise
+    Args:
+        network: a base or a refiner.
+        schedule: its own.
+        conditions: of one batch row each, the positive first; the negative is not read with a guidance scale of 1.
+        guidance, rescale: see sampling.guide.
+        details: [f, 4, h, w], see UNet.forward.
+        acceleration: what is left out.
+        dtype: of the network's inputs.
+    """
+    features = DeepFeatures(acceleration.reuse_interval)
+
+    def denoise(x: Tensor, t: int) -> Tensor:
+        features.step()
+        timesteps = torch.tensor([t], device=x.device)
+        read = conditions if guidance != 1 and acceleration.guides(t) else conditions[:1]
+        velocities = predict(network, x.to(dtype), timesteps, read, details, features)
+        velocity = velocities[0].float()
+        if len(velocities) > 1:
+            velocity = guide(velocity, velocities[1].float(), guidance, rescale)
+        return schedule.denoised(x, velocity, t)
+
+    return denoise
 
 
 def predict(
-    network: UNet, x: Tensor, timesteps: Tensor, conditions: list[Prepared], details: Tensor | None = None
+    network: UNet,
+    x: Tensor,
+    timesteps: Tensor,
+    conditions: list[Prepared],
+    details: Tensor | None = None,
+    features: DeepFeatures | None = None,
 ) -> list[Tensor]:
     """The velocities of one video under each of its conditions, in one batch where memory has room, else one by one.
 
@@ -406,17 +433,22 @@ def predict(
         timesteps: [1].
         conditions: of one batch row each.
         details: [f, 4, h, w], see UNet.forward.
+        features: of the run, where some are used again.
 
     Returns:
         As many velocities [f, 4, h, w].
     """
+
+    def run(prepared: Prepared, *numbers: int) -> tuple[Tensor, ...]:
+        hooks = Reuse(features, numbers) if features else None
+        return network(x, timesteps, prepared, len(x), details=details, hooks=hooks).chunk(len(numbers))
+
     if len(conditions) > 1 and _fit_together(network, x, len(conditions)):
-        together = Prepared.together(conditions)
         try:
-            return list(network(x, timesteps, together, len(x), details=details).chunk(len(conditions)))
+            return list(run(Prepared.together(conditions), *range(len(conditions))))
         except torch.cuda.OutOfMemoryError:
             logger.warning("memory ran out with both guided halves at once: they go one after the other")
-    return [network(x, timesteps, condition, len(x), details=details) for condition in conditions]
+    return [run(condition, number)[0] for number, condition in enumerate(conditions)]
 
 
 def _fit_together(network: UNet, x: Tensor, conditions: int) -> bool:
@@ -450,7 +482,7 @@ def _base_settings(options: BaseOptions, release: Release) -> Release:
         "height": options.height,
         "frames": options.frames,
         "fps": options.fps,
-        "steps": options.steps,
+        "steps": options.steps or release.steps_for(options.solver),
         "guidance": options.guidance,
         "negative_prompt": options.negative,
     }

@@ -20,6 +20,8 @@ REFINERS: tuple[Kind, ...] = ("vid2vid_xl", "sr600")
 VAE_SCALE = 0.18215
 """Latents are multiplied by this before a network sees them (VGen, configs: scale_factor)."""
 
+FAST_STEPS = 20
+"""Steps of a base with a solver of second order, where none are given (docs/acceleration.md has the curve)."""
 VAE_CHANNELS = 4
 """Channels of the latents."""
 
@@ -112,7 +114,9 @@ class Release:
     prompt_suffix: str = ""
 
     def steps_for(self, solver: str) -> int:
-        """The release's steps with this solver."""
+        """The release's steps with this solver; FAST_STEPS with a base's other solvers than DDIM."""
+        if solver in ("dpmpp_2m", "unipc"):
+            return min(FAST_STEPS, self.steps)
         return self.heun_steps if solver == "heun" and self.heun_steps else self.steps
 
 

@@ -47,6 +47,14 @@ class Hooks:
         """
         return run(x)
 
+    def recall(self) -> Tensor | None:
+        """What `keep` was given by an earlier evaluation, [(b f), c, h, w], to be taken in place of running the blocks
+        that make it; None to run them all."""
+        return None
+
+    def keep(self, features: Tensor) -> None:
+        """Is given what goes into the last blocks on the way up, UNet.OUTER of them, where all blocks run."""
+
     sees_tokens = False
     """Whether attention within frames has to run on all frames at once, since something else looks at the tokens."""
 

@@ -17,7 +17,7 @@ import torchsde
 from einops import rearrange
 from torch import Tensor
 
-from .schedules import RefineSteps, Schedule, ddim_timesteps, inversion_timesteps
+from .schedules import Schedule, SolverSteps, base_steps, ddim_timesteps, inversion_timesteps
 
 Denoise = Callable[[Tensor, int], Tensor]
 """denoise(x_t, t): the estimate of x_0, of x_t's shape."""
@@ -111,7 +111,7 @@ def ddim_inversion(
 def dpmpp_2m_sde(
     denoise: Denoise,
     x: Tensor,
-    steps: RefineSteps,
+    steps: SolverSteps,
     *,
     eta: float = 1.0,
     noise: StepNoise | None = None,
@@ -149,7 +149,7 @@ def dpmpp_2m_sde(
     return x
 
 
-def heun(denoise: Denoise, x: Tensor, steps: RefineSteps, *, callback: Callback | None = None) -> Tensor:
+def heun(denoise: Denoise, x: Tensor, steps: SolverSteps, *, callback: Callback | None = None) -> Tensor:
     """Heun's second-order method (arXiv 2206.00364, algorithm 1; ModelScope, solvers_sdedit.py: sample_heun).
 
     Two evaluations a step but the last. Arguments as in dpmpp_2m_sde.
@@ -170,10 +170,59 @@ def heun(denoise: Denoise, x: Tensor, steps: RefineSteps, *, callback: Callback 
     return x
 
 
+def unipc(denoise: Denoise, x: Tensor, steps: SolverSteps, *, callback: Callback | None = None) -> Tensor:
+    """UniPC of second order with B2(h) (arXiv 2302.04867), by diffusers' scheduler.
+
+    Arguments as in dpmpp_2m_sde.
+    """
+    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler  # seconds to import
+
+    scheduler = UniPCMultistepScheduler(prediction_type="sample", final_sigmas_type="zero")
+    scheduler.set_timesteps(len(steps.timesteps))
+    scheduler.sigmas = steps.sigmas.cpu()
+    scheduler.timesteps = torch.tensor(steps.timesteps)
+    for i, t in enumerate(steps.timesteps):
+        denoised = denoise(x, t)
+        if callback:
+            callback(i, len(steps.timesteps), x, denoised)
+        x = scheduler.step(denoised, t, x).prev_sample
+    return x
+
+
+def generate(
+    denoise: Denoise,
+    x: Tensor,
+    schedule: Schedule,
+    steps: int,
+    *,
+    solver: str = "ddim",
+    eta: float = 0.0,
+    seed: int = 0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """A base's solver by name, from pure noise, over DDIM's timesteps or schedules.base_steps.
+
+    Args:
+        denoise, x, schedule, steps, callback: as in ddim.
+        solver: one of schedules.BASE_SOLVERS: `ddim`, the releases'; `dpmpp_2m`, DPM-Solver++(2M) (arXiv 2211.01095);
+            `unipc`. The last two need fewer steps, and end in the estimate of the clean latent.
+        eta: of DDIM.
+        seed: of DDIM's noise.
+    """
+    if solver == "ddim":
+        noise = step_noise(x, seed)
+        return ddim(denoise, x, schedule, steps, eta=eta, noise=noise, callback=callback)
+    plan = base_steps(schedule, steps)
+    if solver == "unipc":
+        return unipc(denoise, x, plan, callback=callback)
+    noised = x * (1 + 1 / float(plan.sigmas[0]) ** 2) ** 0.5  # so that the network is given x itself at first
+    return dpmpp_2m_sde(denoise, noised, plan, eta=0.0, callback=callback)
+
+
 def refine(
     denoise: Denoise,
     x: Tensor,
-    steps: RefineSteps,
+    steps: SolverSteps,
     *,
     solver: str,
     eta: float,

@@ -17,6 +17,9 @@ from .config import TIMESTEPS, Kind
 from .errors import InputError
 
 SOLVERS = ("dpmpp_2m_sde", "heun")
+"""Of the refiners."""
+
+BASE_SOLVERS = ("ddim", "dpmpp_2m", "unipc")
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +131,8 @@ def inversion_timesteps(steps: int, levels: int) -> list[int]:
 
 
 @dataclass(frozen=True, eq=False)
-class RefineSteps:
-    """What a refiner's sampler visits.
+class SolverSteps:
+    """What a solver of second order visits.
 
     Args:
         sigmas: noise to signal, float32 [steps + 1], falling to 0.
@@ -140,7 +143,28 @@ class RefineSteps:
     timesteps: list[int]
 
 
-def refine_steps(schedule: Schedule, steps: int, levels: int, solver: str) -> RefineSteps:
+def base_steps(schedule: Schedule, steps: int) -> SolverSteps:
+    """Trailing spacing for a base's solvers of second order: from the noisiest level that has a signal in even steps of
+    time to 0 (arXiv 2305.08891, section 3.3). DDIM's own timesteps end in a step that is many times as long as the one
+    before it, in the logarithm of sigma, from which such a solver would extrapolate.
+
+    Args:
+        schedule: the base's.
+        steps: 1..998.
+    """
+    if not 1 <= steps < TIMESTEPS - 1:
+        raise InputError("steps", f"1 to {TIMESTEPS - 2}", str(steps), "Use 20.")
+    timesteps = [round((steps - k) * (TIMESTEPS - 1) / steps) - 1 for k in range(steps)]
+    sigmas = schedule.sigmas[timesteps].float()
+    return SolverSteps(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
+
+
+def base_timesteps(schedule: Schedule, steps: int, solver: str) -> list[int]:
+    """What a base visits with one of BASE_SOLVERS; arguments as in base_steps."""
+    return ddim_timesteps(steps) if solver == "ddim" else base_steps(schedule, steps).timesteps
+
+
+def refine_steps(schedule: Schedule, steps: int, levels: int, solver: str) -> SolverSteps:
     """Sigmas from level `levels - 1` down, trailing spacing (ModelScope, diffusion_sdedit.py: sample).
 
     DPM-Solver++ SDE discretises one step finer and leaves out the last but one sigma.
@@ -164,7 +188,7 @@ def refine_steps(schedule: Schedule, steps: int, levels: int, solver: str) -> Re
     log_sigmas = _log_sigmas(schedule)
     sigmas = _interpolate(log_sigmas, times).exp()[:steps]
     timesteps = _nearest_timesteps(log_sigmas, sigmas)
-    return RefineSteps(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
+    return SolverSteps(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
 
 
 def _log_sigmas(schedule: Schedule) -> Tensor:

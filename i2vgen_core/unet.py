@@ -50,6 +50,9 @@ class UNet(nn.Module):
 
     checkpointing = False
 
+    OUTER = 1
+    """Blocks at either end that run at every evaluation, where a hook recalls what those between them make."""
+
     def __init__(
         self,
         config: UNetConfig,
@@ -200,12 +203,19 @@ class UNet(nn.Module):
                     return x
             return module(x)
 
+        features = hooks.recall()
+        inputs, outputs = list(enumerate(self.input_blocks)), list(enumerate(self.output_blocks))
+        inner = len(outputs) - self.OUTER
+        if features is not None:
+            inputs, outputs = inputs[: self.OUTER], outputs[inner:]
         skips: list[Tensor] = []
-        for number, module in enumerate(self.input_blocks):
+        for number, module in inputs:
             x = hooks.block(("input", number), partial(run, module), x)
             skips.append(x)
-        x = hooks.block(("middle", 0), partial(run, self.middle_block), x)
-        for number, module in enumerate(self.output_blocks):
+        x = hooks.block(("middle", 0), partial(run, self.middle_block), x) if features is None else features
+        for number, module in outputs:
+            if features is None and number == inner:
+                hooks.keep(x)
             skip = skips.pop()
             skip = per_condition(skip, len(x) // len(skip))
             if self.config.kind == "sr600" and number < len(_SR600_FILTERS):

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .accelerate import Accelerate
 from .base_sample import BaseSampler
 from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
@@ -30,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     InspectConditioning,
     Spectrum,
     CompareVideos,
+    Accelerate,
 ]
 
 

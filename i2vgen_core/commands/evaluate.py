@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 
 from .. import builtin
-from ..cascade import Cascade
+from ..cascade import BaseOptions, Cascade
 from ..dtypes import DTYPES
 from ..images import write_image
+from ..schedules import BASE_SOLVERS
 from ..spectrum import band_levels
 from ..tables import plain_table
+from .generate import acceleration_of, add_acceleration
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=_seeds, default=range(64), metavar="A:B", help="held-out scenes A to B - 1 (0:64)")
     add("--refined", type=int, default=16, metavar="N", help="how many of them are refined too (%(default)s)")
     add("--ablations", action="store_true", help="the paper's ablations instead, at inference")
+    add("--steps", type=int, help="of the base (the model's own)")
+    add("--solver", choices=BASE_SOLVERS, default="ddim", help="of the base (%(default)s)")
+    add_acceleration(parser, "", "base")
     add("--json", type=Path, metavar="FILE", help="the figures in a file too")
     add("--sheet", type=Path, metavar="FILE.png", help="frames of some scenes, to look at")
     add("--plot", type=Path, metavar="FILE.png", help="spatial and temporal spectra")
@@ -36,13 +41,15 @@ def run(options: argparse.Namespace) -> int:
     from ..training import evaluate
 
     cascade = Cascade(options.model, dtype=DTYPES.get(options.dtype), device=options.device)
+    base = BaseOptions(steps=options.steps, solver=options.solver, acceleration=acceleration_of(options))
+    base.check()
     if options.ablations:
-        tables = evaluate.ablations(cascade, options.seeds, refined=options.refined)
+        tables = evaluate.ablations(cascade, options.seeds, refined=options.refined, base=base)
         for rows in tables.values():
             sys.stdout.write(plain_table(rows) + "\n\n")
         _write_json(options.json, tables)
         return 0
-    result = evaluate.evaluate(cascade, options.seeds, refined=options.refined)
+    result = evaluate.evaluate(cascade, options.seeds, refined=options.refined, base=base)
     sys.stdout.write(evaluate.table(result.figures) + "\n")
     if result.spectra:
         sys.stdout.write("\n" + plain_table(band_levels(result.spectra)) + "\n")

@@ -8,17 +8,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from .. import builtin
+from ..acceleration import EXACT, Acceleration
 from ..cascade import BaseOptions, Cascade, RefineOptions
-from ..config import REFINERS, RELEASES
+from ..config import FAST_STEPS, REFINERS, RELEASES
 from ..dtypes import DTYPES
 from ..images import read_image
 from ..sampling import Callback
+from ..schedules import BASE_SOLVERS
 from ..video import check_video_file, write_video
 
 logger = logging.getLogger("i2vgen_xl")
@@ -49,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--file-fps", type=float, default=8, help="frame rate of the file (%(default)s)")
     add("--width", type=int, help=f"of the base video (the release's, {i2vgen.width})")
     add("--height", type=int, help=f"of the base video (the release's, {i2vgen.height})")
-    add("--steps", type=int, help="of the base (the release's 50)")
+    add("--steps", type=int, help=f"of the base (the release's 50; {FAST_STEPS} with other solvers than ddim)")
+    add("--solver", choices=BASE_SOLVERS, default=base.solver, help="of the base (%(default)s)")
     add("--guidance", type=float, help="of the base (the release's, 9 for I2VGen-XL)")
     add("--eta", type=float, default=base.eta, help="noise of DDIM, 0..1 (%(default)s)")
     add("--seed", type=int, default=0, help="of both stages (%(default)s)")
@@ -76,9 +80,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--refine-solver", choices=["dpmpp_2m_sde", "heun"], default=refine.solver, help="(%(default)s)")
     add("--refine-entry", choices=["noise", "inversion"], help="(the release's: noise, sr600 inversion)")
     add("--refine-eta", type=float, default=refine.eta, help="noise of the SDE solver, 0..1 (%(default)s)")
+    for prefix, stage in (("", "base"), ("refine-", "refiner")):
+        add_acceleration(parser, prefix, stage)
     add("--refiner", choices=REFINERS, help="which refiner the folder holds, where its config.json does not say")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     add("--dtype", choices=list(DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
+
+
+def add_acceleration(parser: argparse.ArgumentParser, prefix: str, stage: str) -> None:
+    """What a stage may leave out, see Acceleration."""
+    for end, default in (("start", EXACT.guidance_start), ("end", EXACT.guidance_end)):
+        words = f"where guidance of the {stage} has its {end}, 0 at the noisiest level to 1 (%(default)s)"
+        parser.add_argument(f"--{prefix}guidance-{end}", type=float, default=default, metavar="0..1", help=words)
+    words = f"the {stage} runs whole once in so many evaluations, else its outer blocks (%(default)s)"
+    parser.add_argument(f"--{prefix}reuse-interval", type=int, default=EXACT.reuse_interval, metavar="N", help=words)
+
+
+def acceleration_of(options: argparse.Namespace, prefix: str = "") -> Acceleration:
+    """What the options of add_acceleration say."""
+    names = [field.name for field in fields(Acceleration)]
+    return Acceleration(**{name: getattr(options, prefix + name) for name in names})
 
 
 def run(options: argparse.Namespace) -> None:
@@ -100,6 +121,8 @@ def run(options: argparse.Namespace) -> None:
         eta=options.eta,
         seed=options.seed,
         negative=options.negative,
+        solver=options.solver,
+        acceleration=acceleration_of(options),
     )
     refine = RefineOptions(
         width=options.refine_width,
@@ -113,6 +136,7 @@ def run(options: argparse.Namespace) -> None:
         eta=options.refine_eta,
         seed=options.seed,
         negative=options.refine_negative,
+        acceleration=acceleration_of(options, "refine_"),
     )
     stage = options.stage or ("cascade" if (options.model / "refiner").is_dir() else "base")
     base.check()

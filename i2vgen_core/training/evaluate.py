@@ -31,6 +31,7 @@ NOISE_LEVELS = (200, 400, 600, 800)
 _TEXT, _GLOBAL = 77, 64  # tokens of the context; the CLIP image's come last
 _LEAST_STATIC = 0.05  # of the picture, for jitter to be measured
 _SHEET = (4, 8)  # scenes and frames of a contact sheet
+_AS_IT_COMES = BaseOptions()
 _TURNS = 36  # angles that a turning shape is compared at
 
 
@@ -207,7 +208,9 @@ def held_out_case(seed: int, width: int, height: int, frames: int, fps: float | 
     return Case(seed, scene, render(scene, width, height, frames, rate))
 
 
-def evaluate(cascade: Cascade, seeds: Sequence[int] = range(64), *, refined: int = 16) -> Evaluation:
+def evaluate(
+    cascade: Cascade, seeds: Sequence[int] = range(64), *, refined: int = 16, base: BaseOptions = _AS_IT_COMES
+) -> Evaluation:
     """Tries a cascade on held-out scenes; sizes, length, steps and guidance are those that it comes with.
 
     The base is given the true first frame and a caption. Direction and opposite prompts are judged on scenes whose main
@@ -224,6 +227,7 @@ def evaluate(cascade: Cascade, seeds: Sequence[int] = range(64), *, refined: int
         cascade: the model to be tried.
         seeds: of the scenes, with those of caption and noise.
         refined: how many of them, the first ones, are refined; 0 tries the base alone.
+        base: steps, guidance, solver and acceleration of the base.
 
     Raises:
         InputError: a part of the model is missing, or there are no seeds.
@@ -235,8 +239,8 @@ def evaluate(cascade: Cascade, seeds: Sequence[int] = range(64), *, refined: int
     sheet: list[Tensor] = []
     for number, seed in enumerate(seeds):
         case = held_out_case(seed, release.width, release.height, release.frames)
-        video = base_video(cascade, case)
-        masks = _score_base(cascade, case, video, scores)
+        video = base_video(cascade, case, options=base)
+        masks = _score_base(cascade, case, video, scores, base)
         rows = [case.truth.frames, video]
         if number < refined:
             rows = _score_refiner(cascade, case, video, masks, scores, spectra)
@@ -256,10 +260,13 @@ def evaluate(cascade: Cascade, seeds: Sequence[int] = range(64), *, refined: int
 
 
 def base_video(
-    cascade: Cascade, case: Case, change: Callable[[BaseConditions], BaseConditions] | None = None
+    cascade: Cascade,
+    case: Case,
+    change: Callable[[BaseConditions], BaseConditions] | None = None,
+    options: BaseOptions = _AS_IT_COMES,
 ) -> Tensor:
-    """The base's video [F, H, W, 3] of a case, with a change to what it reads."""
-    options = BaseOptions(fps=case.truth.fps, seed=case.seed)
+    """The base's video [F, H, W, 3] of a case, with a change to what it reads; frame rate and seed are the case's."""
+    options = replace(options, fps=case.truth.fps, seed=case.seed)
     conditions = cascade.condition(case.truth.frames[:1], case.prompt, options)
     latent = cascade.sample_base(change(conditions) if change else conditions, options)
     return _pictures(cascade, latent)
@@ -291,7 +298,7 @@ become those of no image, which the negative branch has; detail features become 
 
 
 def ablations(
-    cascade: Cascade, seeds: Sequence[int] = range(32), *, refined: int = 8
+    cascade: Cascade, seeds: Sequence[int] = range(32), *, refined: int = 8, base: BaseOptions = _AS_IT_COMES
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """The paper's ablations, at inference: figures by column, row and table ("base", "refiner").
 
@@ -299,6 +306,7 @@ def ablations(
         cascade: with the official detail gain.
         seeds: of the held-out scenes.
         refined: how many of them, the first ones, are refined at each noise level; 0 leaves that table out.
+        base: steps, guidance, solver and acceleration of the base.
 
     Raises:
         InputError: a part of the model is missing, or its base has no global encoder and detail path.
@@ -312,7 +320,7 @@ def ablations(
     tables: dict[str, dict[str, dict[str, float | None]]] = {"base": {}}
     videos: list[Tensor] = []
     for name, change in ABLATIONS.items():
-        made = [base_video(cascade, case, change) for case in cases]
+        made = [base_video(cascade, case, change, base) for case in cases]
         videos = videos or made[:refined]
         tables["base"][name] = _base_row(cases, made)
         logger.info("base, %s: done", name)
@@ -355,7 +363,9 @@ def spectra_plot(spectra: Mapping[str, Mapping[str, Spectrum]]) -> Tensor:
     return torch.cat([plot(videos, axis, units[axis]) for axis, videos in spectra.items()])
 
 
-def _score_base(cascade: Cascade, case: Case, video: Tensor, scores: dict[str, list[float]]) -> Tensor:
+def _score_base(
+    cascade: Cascade, case: Case, video: Tensor, scores: dict[str, list[float]], options: BaseOptions
+) -> Tensor:
     """Adds the base's figures of a case, and returns its masks [F, H, W]."""
     given, main = case.truth.frames[:1], case.scene.shapes[0]
     masks = case.tracker(video)
@@ -374,10 +384,13 @@ def _score_base(cascade: Cascade, case: Case, video: Tensor, scores: dict[str, l
     scene, fps = opposite(case.scene), case.truth.fps
     frames, height, width = masks.shape
     other = Case(case.seed, scene, render(scene, width, height, frames, fps))
-    scores["opposites"].append(obeyed and other.obeyed(case.tracker(base_video(cascade, other))))
+    scores["opposites"].append(obeyed and other.obeyed(case.tracker(base_video(cascade, other, options=options))))
     other_fps = next(rate for rate in FRAME_RATES if rate != fps)
     other = held_out_case(case.seed, width, height, frames, other_fps)
-    paths = {fps: measure.path(masks), other_fps: measure.path(case.tracker(base_video(cascade, other)))}
+    paths = {
+        fps: measure.path(masks),
+        other_fps: measure.path(case.tracker(base_video(cascade, other, options=options))),
+    }
     scores["speed"].append(measure.speed_ratio(*(paths[rate] for rate in FRAME_RATES)))
     return masks
 

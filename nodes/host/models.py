@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from ...i2vgen_core.layers import Layers
 from ...i2vgen_core.schedules import Schedule, schedule_for
 from ...i2vgen_core.unet import UNet
 from . import compat
+from .acceleration import reuse_in
 from .inputs import check_finite
 from .patches import StockPatches
 from .preview import VideoLatent
@@ -124,7 +126,7 @@ class HostUNet(UNet):
             remedy = "Take the Apply ControlNet block out of the conditioning."
             raise InputError("conditioning", "no ControlNet, since none was trained for these networks", "one", remedy)
         inputs = (x, timesteps, context, details, fps, prepared, fps_embedding)
-        frames, hooks = len(x) // len(context), StockPatches(transformer_options)
+        frames, hooks = len(x) // len(context), StockPatches(transformer_options, reuse_in(transformer_options, x))
         timesteps = timesteps[::frames]
         known = _unpacked(prepared, context, fps_embedding)
         if len(context) == 2 and hooks.changes_nothing and _halves_are_alike(x, timesteps, details, fps):
@@ -173,6 +175,22 @@ class _PerVideoNumber(comfy.conds.CONDRegular):
         return self._copy_with(self.cond)
 
 
+class _Details(comfy.conds.CONDNoiseShape):
+    """Detail features of the video. A context window has those of a clip of its length, which begin with the image's
+    own: without them, all windows but the first would know the image by its tokens alone, and lose its content."""
+
+    def __init__(self, cond: Tensor, encode: Callable[[int], Tensor] | None = None):
+        super().__init__(cond)
+        self._encode = encode
+        self._clips: dict[int, Tensor] = {}
+
+    def of_clip(self, frames: int) -> _Details:
+        if frames not in self._clips:
+            assert self._encode is not None
+            self._clips[frames] = self._encode(frames)
+        return self._copy_with(self._clips[frames])
+
+
 class VideoModel(comfy.model_base.BaseModel):
     """A network of the cascade with its schedule and settings, and how a conditioning becomes its inputs."""
 
@@ -213,8 +231,16 @@ class VideoModel(comfy.model_base.BaseModel):
         text = self._checked(text).to(**to)
         context = torch.cat([text, tokens.to(**to), image_tokens], dim=1)
         latent = _fit(condition.image_latent.to(**to), noise.shape[-2:])
-        details = self.diffusion_model.detail_encoder(self.process_latent_in(latent), len(noise))
-        return self._context(context, fps, hooks) | {"details": comfy.conds.CONDNoiseShape(details)}
+        encode = partial(self.diffusion_model.detail_encoder, self.process_latent_in(latent))
+        return self._context(context, fps, hooks) | {"details": _Details(encode(len(noise)), encode)}
+
+    def resize_cond_for_context_window(
+        self, cond_key: str, cond_value: Any, window: Any, x_in: Tensor, device: Any, **_: Any
+    ) -> Any:
+        """Called by the host for each condition of each context window; None leaves the condition to it."""
+        if not isinstance(cond_value, _Details):
+            return None
+        return cond_value.of_clip(len(window.get_tensor(x_in)))  # with the frame before it, which the host may add
 
     def _context(self, context: Tensor, fps: Tensor | None, hooks: Any) -> dict[str, Any]:
         """Context and frame rate as conditions, with what the network makes of them once a run. Hooks may change its
@@ -265,7 +291,11 @@ class VideoModel(comfy.model_base.BaseModel):
 class _ModelConfig(comfy.supported_models_base.BASE):
     unet_extra_config: ClassVar[dict[str, Any]] = {}
     latent_format = VideoLatent
-    memory_usage_factor = 1.1  # counted: 9.15 GiB for two guided halves of 16 frames at 1280x704 in 16 bit are 1.04
+    # The host's estimate is 0.02 MiB times this for each place of a frame, where attention is fused and types are 16 bit.
+    # Counted for 16 frames (benchmarks: live_peak): 0.20 GiB for one guided half at 448x256 are 0.36, its keys and values
+    # among them, which no size changes; 1.34 and 2.55 GiB for one and two at 1280x704 are 0.31 and 0.29. The Accelerate
+    # block's features are 0.03 more. tests/host/test_memory.py counts anew.
+    memory_usage_factor = 0.36
 
     def __init__(self, network: UNetConfig, release: Release, rgb: list[list[float]] | None):
         super().__init__({"model_channels": network.model_channels})
@@ -310,6 +340,8 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
     patcher = compat.patcher(model, load_device, offload_device, disable_dynamic)
     model.to(offload_device)
     compat.load_weights(model, patcher, state)
+    if load_device.type == "cpu":  # see build_network; where the host streams weights to a GPU, they stay as they are
+        model.diffusion_model.to(memory_format=torch.channels_last)
     options = (weight_dtype, checkpoint.config.kind, checkpoint.config.detail_gain)
     patcher.cached_patcher_init = (load_model, (path, *options))
     return patcher

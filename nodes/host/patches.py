@@ -24,11 +24,12 @@ class StockPatches(Hooks):
         transformer_options: the host's, with `patches` and `patches_replace`. As in the host's own networks, `block`,
             `block_index` and `original_shape` are written into it for the patches to read; the shape is that of the
             latent as the network has padded it, from which patches count tokens.
+        reuse: recalls and keeps what the deep blocks make.
     """
 
-    def __init__(self, transformer_options: dict[str, Any]):
+    def __init__(self, transformer_options: dict[str, Any], reuse: Hooks):
         super().__init__(partial(compat.attention, transformer_options=transformer_options))
-        self._options = transformer_options
+        self._options, self._reuse = transformer_options, reuse
         self._patches = transformer_options.get("patches", {})
         self._replacements = transformer_options.get("patches_replace", {})
         transformer_options["block_index"] = 0
@@ -47,6 +48,17 @@ class StockPatches(Hooks):
         self._options["block"] = place
         x = super().block(place, run, x)
         return self._through("input_block_patch", x) if place[0] == "input" else x
+
+    def recall(self) -> Tensor | None:
+        features = self._reuse.recall()
+        return None if features is None else self._own(features)
+
+    def keep(self, features: Tensor) -> None:
+        self._reuse.keep(self._own(features))
+
+    def _own(self, features: Tensor) -> Tensor:
+        """Patches may write into what goes into a block on the way up."""
+        return features.clone() if "output_block_patch" in self._patches else features
 
     @property
     def changes_nothing(self) -> bool:

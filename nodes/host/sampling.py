@@ -16,12 +16,12 @@ from torch import Tensor
 from ...i2vgen_core import sampling
 from ...i2vgen_core.cascade import BaseOptions, RefineOptions
 from ...i2vgen_core.memory import check_fits, evaluation_bytes
-from ...i2vgen_core.sampling import Denoise, guide, step_noise
+from ...i2vgen_core.sampling import Denoise, guide
 from ...i2vgen_core.schedules import (
-    RefineSteps,
     Schedule,
+    SolverSteps,
+    base_timesteps,
     cosine,
-    ddim_timesteps,
     inversion_timesteps,
     refine_steps,
 )
@@ -96,24 +96,24 @@ class CoreSampler(comfy.samplers.Sampler):
         return self._steps(Run(denoise, velocity, latent, noise, report))
 
 
-def ddim(steps: int, eta: float, schedule: Schedule, seed: int) -> Steps:
-    """The bases' sampler."""
+def generate(steps: int, solver: str, eta: float, schedule: Schedule, seed: int) -> Steps:
+    """The bases' samplers."""
 
     def run(host: Run) -> Tensor:
-        noise = step_noise(host.noise, seed)
-        return sampling.ddim(host.denoise, host.noise, schedule, steps, eta=eta, noise=noise, callback=host.callback)
+        settings = {"solver": solver, "eta": eta, "seed": seed}
+        return sampling.generate(host.denoise, host.noise, schedule, steps, **settings, callback=host.callback)
 
     return run
 
 
 def add_noise_and_refine(
-    plan: RefineSteps, schedule: Schedule, level: int, solver: str, eta: float, seed: int
+    plan: SolverSteps, schedule: Schedule, level: int, solver: str, eta: float, seed: int
 ) -> Steps:
     """The refiners' samplers, entered by adding noise."""
     return lambda host: _solve(host, schedule.add_noise(host.latent, host.noise, level - 1), plan, solver, eta, seed)
 
 
-def refine_inverted(inverted: Tensor, plan: RefineSteps, solver: str, eta: float, seed: int) -> Steps:
+def refine_inverted(inverted: Tensor, plan: SolverSteps, solver: str, eta: float, seed: int) -> Steps:
     """The refiners' samplers from the scaled latent that the video was inverted to."""
     return lambda host: _solve(host, inverted.to(host.latent), plan, solver, eta, seed)
 
@@ -131,7 +131,7 @@ def invert(steps: int, levels: int) -> Steps:
     return run
 
 
-def _solve(host: Run, x: Tensor, plan: RefineSteps, solver: str, eta: float, seed: int) -> Tensor:
+def _solve(host: Run, x: Tensor, plan: SolverSteps, solver: str, eta: float, seed: int) -> Tensor:
     return sampling.refine(host.denoise, x, plan, solver=solver, eta=eta, seed=seed, callback=host.callback)
 
 
@@ -143,6 +143,7 @@ class BaseSettings:
     steps: int = 0
     cfg: float = 0.0
     eta: float = 0.0
+    solver: str = "ddim"
 
 
 @dataclass(frozen=True)
@@ -169,16 +170,16 @@ def sample_base(model: Any, positive: Any, negative: Any, latent: dict[str, Any]
         InputError: a setting, a conditioning or a latent that cannot be, or too little memory in this machine.
     """
     given = settings.steps or None, settings.cfg or None
-    BaseOptions(steps=given[0], guidance=given[1], eta=settings.eta, seed=settings.seed).check()
+    BaseOptions(steps=given[0], guidance=given[1], eta=settings.eta, seed=settings.seed, solver=settings.solver).check()
     release, schedule = model.model.release, model.model.schedule
-    steps = settings.steps or release.steps
+    steps = settings.steps or release.steps_for(settings.solver)
     samples = _checked_latent(model, positive, negative, latent)
     noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
     if release.offset_noise:
         offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
         noise = noise + release.offset_noise * offset
-    sampler = CoreSampler(ddim(steps, settings.eta, schedule, settings.seed))
-    sigmas = _sigmas(model, ddim_timesteps(steps))
+    sampler = CoreSampler(generate(steps, settings.solver, settings.eta, schedule, settings.seed))
+    sigmas = _sigmas(model, base_timesteps(schedule, steps, settings.solver))
     callback = prepare_callback(model, steps)
     sampled = comfy.sample.sample_custom(
         model,

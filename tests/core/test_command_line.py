@@ -6,7 +6,7 @@ import re
 import runpy
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ import toy
 from PIL import Image
 
 from i2vgen_core.__main__ import main
+from i2vgen_core.acceleration import EXACT, Acceleration
 from i2vgen_core.cascade import BaseOptions, RefineOptions
 from i2vgen_core.checkpoints.load import open_unet
 from i2vgen_core.scaffold import SIZES
@@ -123,6 +124,10 @@ BASE_OPTIONS = {
     "--eta": ("eta", 0.5),
     "--seed": ("seed", 3),
     "--negative": ("negative", "calm"),
+    "--solver": ("solver", "unipc"),
+    "--guidance-start": ("acceleration", Acceleration(guidance_start=0.2)),
+    "--guidance-end": ("acceleration", Acceleration(guidance_end=0.2)),
+    "--reuse-interval": ("acceleration", Acceleration(reuse_interval=2)),
 }
 REFINE_OPTIONS = {
     "--refine-width": ("width", 128),
@@ -136,13 +141,24 @@ REFINE_OPTIONS = {
     "--refine-eta": ("eta", 0.5),
     "--seed": ("seed", 3),
     "--refine-negative": ("negative", "calm"),
+    "--refine-guidance-start": ("acceleration", Acceleration(guidance_start=0.2)),
+    "--refine-guidance-end": ("acceleration", Acceleration(guidance_end=0.2)),
+    "--refine-reuse-interval": ("acceleration", Acceleration(reuse_interval=2)),
 }
+
+
+def _said(value):
+    """What is said for it: of an acceleration, the only setting that is not as it comes."""
+    if not isinstance(value, Acceleration):
+        return value
+    (changed,) = (each for each, usual in zip(astuple(value), astuple(EXACT), strict=True) if each != usual)
+    return changed
 
 
 @pytest.mark.parametrize("option", BASE_OPTIONS)
 def test_an_option_reaches_the_base_alone(generate, monkeypatch, option):
     field, value = BASE_OPTIONS[option]
-    before, after = given(generate, monkeypatch), given(generate, monkeypatch, option, value)
+    before, after = given(generate, monkeypatch), given(generate, monkeypatch, option, _said(value))
     assert after["base"] == after["condition"] == replace(before["base"], **{field: value}) != before["base"]
     assert (after["refine"] == before["refine"]) == (option != "--seed")
 
@@ -150,9 +166,27 @@ def test_an_option_reaches_the_base_alone(generate, monkeypatch, option):
 @pytest.mark.parametrize("option", REFINE_OPTIONS)
 def test_an_option_reaches_the_refiner_alone(generate, monkeypatch, option):
     field, value = REFINE_OPTIONS[option]
-    before, after = given(generate, monkeypatch), given(generate, monkeypatch, option, value)
+    before, after = given(generate, monkeypatch), given(generate, monkeypatch, option, _said(value))
     assert after["refine"] == after["encode"] == replace(before["refine"], **{field: value}) != before["refine"]
     assert (after["base"] == before["base"]) == (option != "--seed")
+
+
+def test_evaluate_tries_the_base_with_its_options(monkeypatch):
+    seen = {}
+
+    class Result:
+        spectra, missed, figures = {}, [], {}
+
+        def json(self):
+            return {}
+
+    monkeypatch.setattr(
+        "i2vgen_core.training.evaluate.evaluate", lambda *_, **options: seen.update(options) or Result()
+    )
+    monkeypatch.setattr("i2vgen_core.commands.evaluate.Cascade", Recorder)
+    said = "--steps 9 --solver dpmpp_2m --guidance-start 0.1 --guidance-end 0.5 --reuse-interval 4"
+    assert main(["evaluate", *said.split()]) == 0
+    assert seen["base"] == BaseOptions(steps=9, solver="dpmpp_2m", acceleration=Acceleration(0.1, 0.5, 4))
 
 
 def test_what_is_not_said_is_the_releases(generate, monkeypatch, bundles, photo, tmp_path):

@@ -168,7 +168,7 @@ _SMALL: dict[str, dict[str, Any]] = {
     "BasicScheduler": {"steps": 1},
     "ImageScale": {"width": 120, "height": 88},
 }
-TEMPLATE_FRAMES = {"base_long_video": 20, "base_two_prompts": 28, "base_loop": 16, "base_chain": 16}
+TEMPLATE_FRAMES = {"base_long_video": 20, "base_two_prompts": 24, "base_loop": 16, "base_chain": 16}
 """Of the templates whose other blocks count on a number; all others are run with three."""
 
 

@@ -21,6 +21,7 @@ NODES = {
     "I2VGenXLInspectConditioning",
     "I2VGenXLSpectrum",
     "I2VGenXLCompareVideos",
+    "I2VGenXLAccelerate",
 }
 
 
