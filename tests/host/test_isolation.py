@@ -32,6 +32,8 @@ RUNS: dict[str, Graph] = {
         global_encode__global_encoder=["base_loader", 1],
     ),
     "refiner": changed(good(), refiner__variant="sr600"),
+    "accelerated": changed(good(), base__model=["accelerate", 0], base__steps=3),
+    "solver": changed(good(), base__solver="unipc", base__steps=3),
     "bf16": changed(good(), loader__weight_dtype="bf16", refiner__weight_dtype="bf16"),
     "prompt": changed(good(), clip_encode__prompt="a blue ring grows", refine__seed=3),
     "refined size": changed(good(), scale__width=88, scale__height=80),

@@ -155,6 +155,28 @@ def test_at_any_point_of_a_stage(host, new_tensors, name, spent):
     host.value(_anew(stage), stage.node)
 
 
+@pytest.mark.parametrize("interval", [1, 2])
+def test_halves_apart_give_what_they_give_together(host, monkeypatch, caplog, interval):
+    """At every step; each with deep features of its own, where those are used again."""
+    network = host.module("i2vgen_core.unet").UNet
+    forward = network.forward
+
+    def with_room_for_one(self: Any, x: Tensor, timesteps: Tensor, context: Any, *args: Any) -> Tensor:
+        if len(getattr(context, "context", context)) > 1:
+            raise torch.OutOfMemoryError(_MESSAGE)
+        return forward(self, x, timesteps, context, *args)
+
+    faster = {"guidance_end_percent": 1.0, "reuse_interval": interval}
+    graph = changed(
+        good(), base__model=["accelerate", 0], base__steps=4, **{f"accelerate__{k}": v for k, v in faster.items()}
+    )
+    together = host.value(graph, "base")
+    host.value(_anew(STAGES["base"]), "base")
+    monkeypatch.setattr(network, "forward", with_room_for_one)
+    assert relative_error(host.value(graph, "base"), together) < 1e-4
+    assert caplog.text.count("one after the other") == 4
+
+
 def test_frames_go_one_by_one_before_tiles(host, monkeypatch, caplog):
     """Whose seams one sees."""
     import comfy.sd
