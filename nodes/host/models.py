@@ -141,7 +141,18 @@ class HostUNet(UNet):
         comfy.model_management.soft_empty_cache()
         count = len(context)
         halves = zip(*([None] * count if each is None else each.chunk(count) for each in inputs), strict=True)
-        return torch.cat([self._evaluate(x, t, c, None, transformer_options, *rest) for x, t, c, *rest in halves])
+        return torch.cat(
+            [
+                self._evaluate(x, t, c, None, _of_condition(transformer_options, number), *rest)
+                for number, (x, t, c, *rest) in enumerate(halves)
+            ]
+        )
+
+
+def _of_condition(transformer_options: dict[str, Any], number: int) -> dict[str, Any]:
+    """What the host says of a batch of conditions, for one of them alone."""
+    each = {name: transformer_options[name] for name in ("cond_or_uncond", "uuids") if name in transformer_options}
+    return transformer_options | {name: conditions[number : number + 1] for name, conditions in each.items()}
 
 
 def _packed(prepared: Prepared) -> Tensor:
