@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,19 +16,18 @@ from . import builtin
 from .acceleration import EXACT, Acceleration, DeepFeatures, Reuse
 from .checkpoints.load import open_base, open_refiner
 from .conditioning import GlobalEncoder, Prepared
-from .config import TIMESTEPS, VAE_SCALE, DetailGain, Kind, Release
+from .config import ENTRIES, VAE_SCALE, DetailGain, Kind, Release, check_settings
 from .encoders import VAE, ImageEncoder, TextEncoder, load_image_encoder, load_text_encoder, load_vae
-from .errors import InputError, check_range
+from .errors import InputError, check_choice
 from .images import check_images, check_size, clip_pixels, resize_video, video_frame
+from .memory import check_fits, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes
 from .sampling import Callback, Denoise, ddim_inversion, generate, guide, initial_noise, refine
 from .schedules import BASE_SOLVERS, SOLVERS, Schedule, cosine, refine_steps, schedule_for
 from .unet import UNet
 
-Part = TypeVar("Part")
-_MOST = 2**31 - 1
+logger = logging.getLogger("i2vgen_xl")
 
-_PEAK_IN_FEATURES = 12
-"""Live activations of an evaluation at their peak, in units of the first level's features (benchmarks: activations)."""
+Part = TypeVar("Part")
 
 _HOST_ROOM = 4 * 2**30
 """Bytes of activations that a batch of both guided halves may have where the device does not tell what is free."""
@@ -38,12 +39,12 @@ class BaseOptions:
 
     Args:
         width, height: of the base video in pixels, multiples of 8 from 64 up.
-        frames: 1 or more.
-        fps: motion's frame rate; 8 and 16 were trained.
+        frames: 1..4096.
+        fps: motion's frame rate, 1..120; 8 and 16 were trained.
         steps: 1..999.
-        guidance: guidance scale.
+        guidance: guidance scale, 0..100.
         eta: 0..1, see sampling.ddim.
-        seed: of the noise.
+        seed: of the noise, 0..2^64 - 1.
         negative: negative prompt.
         solver: one of schedules.BASE_SOLVERS.
         acceleration: what is left out, for speed.
@@ -64,15 +65,10 @@ class BaseOptions:
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
         _check_size(self.width, self.height)
+        names = ("frames", "fps", "steps", "guidance", "eta", "seed")
+        check_settings({name: getattr(self, name) for name in names})
+        check_choice("solver", self.solver, BASE_SOLVERS)
         self.acceleration.check()
-        _check_choice("solver", self.solver, BASE_SOLVERS)
-        if self.frames is not None:
-            check_range("frames", self.frames, 1, _MOST)
-        if self.fps is not None:
-            check_range("fps", self.fps, 1, _MOST)
-        check_range("eta", self.eta, 0, 1)
-        if self.steps is not None:
-            check_range("steps", self.steps, 1, TIMESTEPS - 1)
 
 
 @dataclass(frozen=True)
@@ -81,14 +77,14 @@ class RefineOptions:
 
     Args:
         width, height: of the refined video in pixels, multiples of 8 from 64 up.
-        steps: 1 or more.
-        guidance: guidance scale.
+        steps: 1..999.
+        guidance: guidance scale, 0..100.
         rescale: guidance rescale, 0..1.
-        noise_level: noise levels of 1000 to start from.
+        noise_level: noise levels of 1000 to start from, 2..999.
         solver: `dpmpp_2m_sde` or `heun`.
         entry: `noise` or `inversion`.
         eta: 0..1, noise of the SDE solver.
-        seed: of the noise.
+        seed: of the noise, 0..2^64 - 1.
         negative: negative prompt.
         acceleration: what is left out, for speed.
     """
@@ -109,17 +105,12 @@ class RefineOptions:
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
         _check_size(self.width, self.height)
-        self.acceleration.check()
-        check_range("eta", self.eta, 0, 1)
-        if self.steps is not None:
-            check_range("steps", self.steps, 1, _MOST)
-        if self.rescale is not None:
-            check_range("rescale", self.rescale, 0, 1)
-        if self.noise_level is not None:
-            check_range("noise level", self.noise_level, 2, TIMESTEPS - 1)
-        _check_choice("solver", self.solver, SOLVERS)
+        names = ("steps", "guidance", "rescale", "noise_level", "eta", "seed")
+        check_settings({name: getattr(self, name) for name in names})
+        check_choice("solver", self.solver, SOLVERS)
         if self.entry is not None:
-            _check_choice("entry", self.entry, ("noise", "inversion"))
+            check_choice("entry", self.entry, ENTRIES)
+        self.acceleration.check()
 
 
 @dataclass(frozen=True)
@@ -153,7 +144,7 @@ class Cascade:
         detail_gain: see UNetConfig.
 
     Raises:
-        InputError: no such folder, or a part of it is missing.
+        InputError: no such folder or device, or a part of the folder is missing.
     """
 
     def __init__(
@@ -166,10 +157,10 @@ class Cascade:
         detail_gain: DetailGain = "official",
     ):
         self.folder = Path(folder)
-        if not (self.folder / "unet").is_dir():
+        if not os.path.isdir(self.folder / "unet"):  # False for names that cannot be, too
             remedy = "Give a model folder in diffusers' layout, or make one with `scaffold`."
-            raise InputError("model folder", "one with unet/ in it", str(self.folder), remedy)
-        self.device = torch.device(device)
+            raise InputError("model folder", "one with unet/ in it", str(self.folder)[:200], remedy)
+        self.device = _there(device)
         self.dtype = dtype or (torch.float32 if self.device.type == "cpu" else torch.float16)
         self._refiner_kind: Kind | None = refiner_kind
         self._detail_gain: DetailGain = detail_gain
@@ -247,6 +238,19 @@ class Cascade:
     def _place(self) -> dict:
         return {"dtype": self.dtype, "device": self.device}
 
+    def check_frame(self, width: int | None, height: int | None) -> None:
+        """Raises InputError if the machine has not the memory to encode a frame of this size; None is not looked at."""
+        if width and height:
+            needed = encoding_bytes(height, width, self.dtype.itemsize)
+            check_fits(1, height, width, needed, machine_bytes(self.device))
+
+    def _check_video(self, network: UNet, frames: int, width: int, height: int) -> None:
+        """Raises InputError if the machine has not the memory for a video's sampling, or for its frames."""
+        self.check_frame(width, height)
+        needed = evaluation_bytes(network.config, frames, height // 8, width // 8, self.dtype.itemsize)
+        check_fits(frames, height, width, needed, machine_bytes(self.device))
+        check_fits(frames, height, width, frame_bytes(frames, height, width), machine_bytes("cpu"))
+
     @torch.no_grad()
     def condition(self, image: Tensor, prompt: str, options: BaseOptions) -> BaseConditions:
         """Encodes image and prompts for the base stage (paper, section 3.2).
@@ -255,6 +259,9 @@ class Cascade:
             image: [N, H, W, 3] in 0..1; the first is taken.
             prompt: what happens in the video.
             options: size, frames, fps and negative prompt are read.
+
+        Raises:
+            InputError: a setting that cannot be, or a video that this machine has not the memory for.
         """
         check_images(image)
         options.check()
@@ -262,6 +269,7 @@ class Cascade:
         (base, encoder), release = self._base
         settings = _base_settings(options, release)
         width, height, frames = settings.width, settings.height, settings.frames
+        self._check_video(base, frames, width, height)
         pixels = clip_pixels(image, width, self.image_encoder.config.image_size)
         embedding = self.image_encoder.encode(pixels).to(self.dtype)[:, None]
         seen, unseen = base.context_embedding(embedding), base.context_embedding(torch.zeros_like(embedding))
@@ -326,6 +334,7 @@ class Cascade:
         width = options.width or self.refiner_release.width
         height = options.height or self.refiner_release.height
         check_size(width, height)
+        self._check_video(self.refiner, len(images), width, height)
         return self.vae.encode(resize_video(images, width, height).to(self.device), frames_per_batch=1)
 
     @torch.no_grad()
@@ -435,29 +444,35 @@ def predict(
         return network(x, timesteps, prepared, len(x), details=details, hooks=hooks).chunk(len(numbers))
 
     if len(conditions) > 1 and _fit_together(network, x, len(conditions)):
-        return list(run(Prepared.together(conditions), *range(len(conditions))))
+        try:
+            return list(run(Prepared.together(conditions), *range(len(conditions))))
+        except torch.cuda.OutOfMemoryError:
+            logger.warning("memory ran out with both guided halves at once: they go one after the other")
     return [run(condition, number)[0] for number, condition in enumerate(conditions)]
 
 
 def _fit_together(network: UNet, x: Tensor, conditions: int) -> bool:
     """Whether the activations of a batch of conditions fit into what memory is free."""
-    features = x.numel() // x.shape[1] * network.config.model_channels * x.element_size()
-    needed = conditions * _PEAK_IN_FEATURES * features
+    needed = conditions * evaluation_bytes(network.config, len(x), x.shape[2], x.shape[3], x.element_size())
     if x.device.type != "cuda":
         return needed <= _HOST_ROOM
     free, _ = torch.cuda.mem_get_info(x.device)
     return needed <= free + torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)
 
 
+def _there(device: torch.device | str) -> torch.device:
+    """Raises InputError unless torch can work on the device."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch that is built without it
+        found = f"{str(device)[:80]!r} ({str(error).splitlines()[0][:100]})"
+        raise InputError("device", "one that torch can work on here", found, "Use cpu, or cuda with a GPU.") from error
+    return torch.device(device)
+
+
 def _check_size(width: int | None, height: int | None) -> None:
     """check_size of the sides that are given."""
     check_size(64 if width is None else width, 64 if height is None else height)
-
-
-def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
-    """Raises InputError unless the value is one of the choices."""
-    if value not in choices:
-        raise InputError(what, " or ".join(choices), repr(value), "Choose one of them.")
 
 
 def _base_settings(options: BaseOptions, release: Release) -> Release:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import InputError, check_range
+from .errors import check_choice, check_range
 from .images import check_images, cover
 
 Method = Literal["adain", "wavelet"]
@@ -65,8 +65,7 @@ def match_colours(frames: Tensor, reference: Tensor, method: Method = "wavelet",
     check_images(frames, "the video")
     check_images(reference, "the reference image")
     check_range("strength", strength, 0, 1)
-    if method not in METHODS:
-        raise InputError("method", " or ".join(METHODS), repr(method), "Choose one of them.")
+    check_choice("method", method, METHODS)
     height, width = frames.shape[1:3]
     image = _reduced(cover(reference[:1], width, height).to(frames.device))[0]
     matched = torch.empty_like(frames, dtype=torch.float32)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import InputError
+from .errors import check_choice
 from .images import check_images, luma
 from .tables import plain_table
 
@@ -58,8 +58,7 @@ def compare(a: Tensor, b: Tensor, layout: Layout = "side_by_side") -> Comparison
     """
     check_images(a, "the video a")
     check_images(b, "the video b")
-    if layout not in LAYOUTS:
-        raise InputError("layout", " or ".join(LAYOUTS), repr(layout), "Choose one of them.")
+    check_choice("layout", layout, LAYOUTS)
     frames = min(len(a), len(b))
     a, b = to_larger_size(a[:frames].float(), b[:frames].to(a.device, torch.float32))
     sharp = tuple(sharpness(a).tolist()), tuple(sharpness(b).tolist())

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .errors import CheckpointError
+from .errors import CheckpointError, check_range
 
 Kind = Literal["i2vgen_xl", "image2video", "vid2vid_xl", "sr600"]
 DetailGain = Literal["official", "once"]
 Entry = Literal["noise", "inversion"]
+ENTRIES: tuple[Entry, ...] = typing.get_args(Entry)
 
 BASES: tuple[Kind, ...] = ("i2vgen_xl", "image2video")
 REFINERS: tuple[Kind, ...] = ("vid2vid_xl", "sr600")
@@ -21,6 +22,8 @@ VAE_SCALE = 0.18215
 
 FAST_STEPS = 20
 """Steps of a base with a solver of second order, where none are given (docs/acceleration.md has the curve)."""
+VAE_CHANNELS = 4
+"""Channels of the latents."""
 
 TIMESTEPS = 1000
 """Noise levels of every release's training schedule."""
@@ -184,7 +187,7 @@ RELEASES: dict[Kind, Release] = {
 """By kind: VGen configs/i2vgen_xl_infer.yaml, tools/modules/config.py and configs/sr600_infer.yaml; ModelScope
 image_to_video and video_to_video, utils/config.py and the models' files."""
 
-_RANGES: dict[str, tuple[float, float]] = {
+RANGES: dict[str, tuple[float, float]] = {
     "width": (64, 8192),
     "height": (64, 8192),
     "steps": (1, TIMESTEPS - 1),
@@ -195,7 +198,17 @@ _RANGES: dict[str, tuple[float, float]] = {
     "offset_noise": (0, 1),
     "frames": (1, 4096),
     "fps": (1, 120),
+    "eta": (0, 1),
+    "seed": (0, 2**64 - 1),
 }
+"""What the settings of a video may be, wherever they come from: a block, the command line or a config.json."""
+
+
+def check_settings(settings: Mapping[str, float | None]) -> None:
+    """Raises InputError for the first of the settings, by their names in RANGES, that is out of range; None is not."""
+    for name, value in settings.items():
+        if value is not None:
+            check_range(name.replace("_", " "), value, *RANGES[name])
 
 
 def release_of(kind: Kind, own: Mapping[str, Any] | None = None) -> Release:
@@ -216,8 +229,8 @@ def release_of(kind: Kind, own: Mapping[str, Any] | None = None) -> Release:
         choices = typing.get_args(types[name])
         if choices and value not in choices:
             raise _wrong_setting(name, " or ".join(choices), repr(value))
-        if name in _RANGES:
-            low, high = _RANGES[name]
+        if name in RANGES:
+            low, high = RANGES[name]
             number = isinstance(value, (int, float) if types[name] is float else int) and not isinstance(value, bool)
             if not number or not low <= value <= high:
                 whole = "a whole number" if types[name] is int else "a number"

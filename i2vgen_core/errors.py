@@ -1,5 +1,7 @@
 """What can be wrong with an input. Every message says what was expected, what was found and what to do."""
 
+from collections.abc import Collection
+
 
 class InputError(ValueError):
     """An input that this project cannot use.
@@ -18,6 +20,12 @@ class InputError(ValueError):
 
 class CheckpointError(InputError):
     """A file or a state dict that is not the network it should be."""
+
+
+def check_choice(what: str, value: object, choices: Collection[str]) -> None:
+    """Raises InputError unless value is among the choices."""
+    if value not in choices:
+        raise InputError(what, " or ".join(choices), repr(value)[:80], "Choose one of them.")
 
 
 def check_range(what: str, value: float, low: float, high: float) -> None:

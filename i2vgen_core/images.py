@@ -23,6 +23,9 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _LUMA = (0.2126, 0.7152, 0.0722)  # BT.709
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LOWEST, _HIGHEST = -1, 2
+
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # none that starts another program, as EPS does
 # What Pillow raises on damaged files, found by corrupting files of every format above.
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, struct.error, Image.DecompressionBombError)
@@ -65,11 +68,11 @@ def clip_frame(images: Tensor, width: int, size: int = 224) -> Tensor:
     """
     check_images(images)
     check_size(width, width)
-    square = rearrange(cover(images, width, width), "n h w c -> n c h w")
-    # torch's antialiased bilinear filter is Pillow's; kornia's antialiasing is a Gaussian blur.
-    square = functional.interpolate(square, (size, size), mode="bilinear", align_corners=False, antialias=True)
-    square = (square * 255).round() / 255  # CLIP is given 8-bit pictures, by the official code and by the host
-    return rearrange(square, "n c h w -> n h w c")
+    images = images.float()
+    # Both filters are separable: one axis after the other, nothing of width x width is made.
+    for dim, resized, start in _cover_axes(images.shape[1:3], width, width):
+        images = _bilinear_resize(_box_resize(images, dim, resized, start, width), dim, size)
+    return (images * 255).round() / 255  # CLIP is given 8-bit pictures, by the official code and by the host
 
 
 def clip_pixels(images: Tensor, width: int, size: int = 224) -> Tensor:
@@ -151,7 +154,10 @@ def luma(images: Tensor) -> Tensor:
 
 
 def check_images(images: Tensor, what: str = "the image") -> None:
-    """Raises InputError unless images is a float tensor [N, H, W, 3] with at least one image in it."""
+    """Raises InputError unless images is a float tensor [N, H, W, 3] with at least one image in it.
+
+    Values are let pass from -1 to 2: resampling may overshoot 0..1, and saving cuts it.
+    """
     expected = "a float tensor [N, H, W, 3] in 0..1"
     if not isinstance(images, Tensor):
         raise InputError(what, expected, type(images).__name__, "Convert it to a torch tensor.")
@@ -164,8 +170,15 @@ def check_images(images: Tensor, what: str = "the image") -> None:
         raise InputError(what, expected, found, "Give RGB with the channels last.")
     if images.numel() == 0:
         raise InputError(what, expected, f"{found}, an empty batch", "Give at least one image.")
-    if not images.is_floating_point():
+    if images.dtype not in _FLOATS:
         raise InputError(what, expected, found, "Convert it to float and divide by the largest value (8-bit: 255).")
+    low, high = (value.item() for value in images.aminmax())
+    if math.isnan(low):
+        remedy = "Look at the block or the file that it comes from: something failed there."
+        raise InputError(what, expected, f"{found} with values that are not numbers (NaN)", remedy)
+    if low < _LOWEST or high > _HIGHEST:
+        remedy = "Divide by the largest value (8-bit: 255), or cut what is outside."
+        raise InputError(what, expected, f"{found} with values from {low:.4g} to {high:.4g}", remedy)
 
 
 SIZES: dict[str, tuple[int, int]] = {
@@ -186,26 +199,43 @@ SIZES: dict[str, tuple[int, int]] = {
 448x256 and 1280x720, portrait and square ones of about the same area, and one of twice the refiner's."""
 
 
+_SHORTEST, _LONGEST = 64, 16384
+
+
 def check_size(width: int, height: int) -> None:
-    """Raises InputError unless both sides are at least 64 pixels and multiples of 8 (the VAE's step)."""
+    """Raises InputError unless both sides are 64 to 16384 pixels and multiples of 8 (the VAE's step)."""
     for name, side in (("width", width), ("height", height)):
-        if side < 64 or side % 8:
-            nearest = max(64, round(side / 8) * 8)
-            raise InputError(name, "at least 64 pixels and a multiple of 8", str(side), f"Use {nearest}.")
+        if not _SHORTEST <= side <= _LONGEST or side % 8:
+            nearest = min(max(_SHORTEST, round(side / 8) * 8), _LONGEST)
+            expected = f"a multiple of 8 from {_SHORTEST} to {_LONGEST} pixels"
+            raise InputError(name, expected, str(side), f"Use {nearest}.")
 
 
 def cover(images: Tensor, width: int, height: int) -> Tensor:
     """`video_frame` for any size: images [N, H, W, 3] to [N, height, width, 3] float32."""
-    source_height, source_width = images.shape[1:3]
-    scale = min(source_width / width, source_height / height)
-    axes = []
-    for dim, source, side in ((1, source_height, height), (2, source_width, width)):
-        resized = max(side, int(source // scale))  # the official size, unless it falls short of the frame
-        axes.append((dim, source, side, resized))
     images = images.float()
-    for dim, _, side, resized in sorted(axes, key=lambda axis: axis[2] / axis[1]):  # the axis that shrinks most first
-        images = _box_resize(images, dim, resized, (resized - side) // 2, side)
+    for dim, resized, start in _cover_axes(images.shape[1:3], width, height):
+        images = _box_resize(images, dim, resized, start, (height, width)[dim - 1])
     return images
+
+
+def _cover_axes(source: torch.Size, width: int, height: int) -> list[tuple[int, int, int]]:
+    """Dimension, size after the resize and start of the crop of both axes, the one that shrinks most first."""
+    scale = min(source[1] / width, source[0] / height)
+    axes = []
+    for dim, there, side in ((1, source[0], height), (2, source[1], width)):
+        resized = max(side, int(there // scale))  # the official size, unless it falls short of the frame
+        axes.append((side / there, (dim, resized, (resized - side) // 2)))
+    return [axis for _, axis in sorted(axes, key=lambda axis: axis[0])]
+
+
+def _bilinear_resize(images: Tensor, dim: int, size: int) -> Tensor:
+    """One axis of [N, H, W, 3] to `size` pixels by torch's antialiased bilinear filter, which is Pillow's; kornia's
+    antialiasing is a Gaussian blur."""
+    planes = rearrange(images, "n h w c -> n c h w")
+    shape = (size, planes.shape[3]) if dim == 1 else (planes.shape[2], size)
+    planes = functional.interpolate(planes, shape, mode="bilinear", align_corners=False, antialias=True)
+    return rearrange(planes, "n c h w -> n h w c")
 
 
 def _box_resize(images: Tensor, dim: int, size: int, start: int, length: int) -> Tensor:

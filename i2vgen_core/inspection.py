@@ -80,7 +80,7 @@ def inspect(positive: Parts, negative: Parts | None = None) -> tuple[Tensor, str
         The picture [height, 1024, 3] in 0..1, and the table as Markdown.
 
     Raises:
-        InputError: there is nothing in either.
+        InputError: there is nothing in either, or values that are not finite.
     """
     sides = {"positive": positive} if negative is None else {"positive": positive, "negative": negative}
     texts = {name: side.text for name, side in sides.items() if side.text is not None}
@@ -89,6 +89,10 @@ def inspect(positive: Parts, negative: Parts | None = None) -> tuple[Tensor, str
     details = next((side.details for side in sides.values() if side.details is not None), None)
     if not (texts or grids or images or details is not None):
         raise InputError("conditioning", "text, image or details", "none of them", "Wire Global Encode's output in.")
+    for kind, part in (("text", texts), ("global tokens", grids), ("image", images), ("details", {"": details})):
+        if not all(values is None or values.isfinite().all() for values in part.values()):
+            remedy = "Look at the encoder that it comes from: something failed there."
+            raise InputError(f"conditioning, {kind}", "finite values alone", "NaN or infinite ones", remedy)
     image_name = "CLIP image" if positive.projected else "CLIP image embedding"
     details_name = "details" if positive.projected else "image latent and ramp"
 

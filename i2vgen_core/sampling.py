@@ -264,7 +264,7 @@ def initial_noise(shape: tuple[int, ...], seed: int, offset: float = 0.0) -> Ten
 
 def step_noise(like: Tensor, seed: int) -> Callable[[], Tensor]:
     """Draws DDIM's noise for eta above 0, of a tensor's shape, from a generator of its own."""
-    generator = torch.Generator().manual_seed(seed + 1)  # the first noise is the seed's
+    generator = torch.Generator().manual_seed((seed + 1) % 2**64)  # the first noise is the seed's
     return lambda: torch.randn(like.shape, generator=generator).to(like)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 from pathlib import Path
 
 import ftfy
@@ -15,6 +16,9 @@ from .errors import CheckpointError
 VOCABULARY = Path(__file__).parent / "assets" / "tokenizer"
 VOCABULARY_SIZE = 49408
 START, END, PAD = 49406, 49407, 0
+_SHOWN = 120  # characters of what is cut off
+
+logger = logging.getLogger("i2vgen_xl")
 
 
 class Tokenizer:
@@ -43,12 +47,22 @@ class Tokenizer:
             raise CheckpointError(what, expected, f"{self._bpe.vocab_size} tokens", remedy)
 
     def __call__(self, prompts: list[str]) -> Tensor:
-        """Tokens int64 [B, length]: start, text cut to fit, end, zeros."""
+        """Tokens int64 [B, length]: start, text cut to fit, end, zeros. What is cut off is logged."""
         texts = [" ".join(repaired(prompt).split()).lower() for prompt in prompts]
-        rows = self._bpe(texts, truncation=True, max_length=self.length, padding=False, split_special_tokens=True)
+        rows = self._bpe(
+            texts,
+            truncation=True,
+            max_length=self.length,
+            padding=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+        )
         tokens = torch.full((len(texts), self.length), PAD, dtype=torch.int64)
-        for row, ids in zip(tokens, rows.input_ids, strict=True):
+        for row, ids, places, text in zip(tokens, rows.input_ids, rows.offset_mapping, texts, strict=True):
             row[: len(ids)] = torch.tensor(ids)
+            if len(ids) == self.length and (rest := text[places[-2][1] :].strip()):
+                shown = rest if len(rest) <= _SHOWN else rest[:_SHOWN] + "..."
+                logger.warning("a prompt's text after its first %d tokens is not read: %s", self.length - 2, shown)
         return tokens
 
 

@@ -45,7 +45,7 @@ def write_video(path: str | os.PathLike[str], frames: Tensor, fps: Fraction | fl
     if not 1 <= crf <= 51:
         raise InputError("crf", "1 (best) to 51", str(crf), "Use 17.")
 
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    temporary = path.absolute().with_name(f".{uuid.uuid4().hex}.part")  # FFmpeg reads "a:b.mp4" as a protocol
     try:
         _encode(temporary, frames, Fraction(fps).limit_denominator(1001), crf)
         os.replace(temporary, path)
@@ -56,8 +56,18 @@ def write_video(path: str | os.PathLike[str], frames: Tensor, fps: Fraction | fl
 def check_video_file(path: str | os.PathLike[str], fps: Fraction | float) -> None:
     """Raises InputError unless a video of this rate can be written there. For saying so before the work."""
     path = Path(path)
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # too long, or with characters that no file's name has
+        found = f"{str(path)[:80]!r} ({error.strerror if isinstance(error, OSError) else 'characters that none has'})"
+        raise InputError("the video file", "a file's name", found, "Use a shorter, plain name.") from error
     if not path.parent.is_dir():
         raise InputError("the video file", "a path in a folder that exists", f"'{path}'", "Create the folder first.")
+    if not os.access(path.parent, os.W_OK):
+        found = f"'{path.parent}', which may not be written to"
+        raise InputError("the video file", "a path in a folder of yours", found, "Choose another folder.")
     if path.is_dir():
         raise InputError("the video file", "the path of a file", f"the folder '{path}'", "Add a file name.")
     if not 0.1 <= fps <= 1000:
@@ -164,7 +174,7 @@ def _open(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, VideoS
     if not Path(path).is_file():
         raise InputError("the video file", "a file", f"nothing at '{path}'", "Check the path.")
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(os.path.abspath(path)) as container:  # FFmpeg reads "a:b.mp4" as a protocol
             yield container, container.streams.video[0]
     except (av.FFmpegError, IndexError) as error:
         raise _unreadable(path, str(error)) from error

@@ -8,8 +8,10 @@ import node_helpers
 from comfy_api.latest import io
 
 from ..i2vgen_core.config import RELEASES
-from ..i2vgen_core.images import clip_frame
+from ..i2vgen_core.images import check_images, clip_frame
 from .host import compat
+from .host.inputs import check_there
+from .host.prompts import encode_prompts
 from .load import CATEGORY
 
 
@@ -73,10 +75,12 @@ class CLIPEncode(io.ComfyNode):
     def execute(
         cls, clip: Any, clip_vision: Any, image: Any, prompt: str, negative_prompt: str, width: int
     ) -> io.NodeOutput:
+        check_there("clip", clip, "Load CLIP")
+        check_there("clip_vision", clip_vision, "Load CLIP Vision")
+        check_images(image)
         frame = clip_frame(image[:1], width, clip_vision.image_size)
         vision = clip_vision.encode_image(frame)
-        positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-        negative = clip.encode_from_tokens_scheduled(clip.tokenize(negative_prompt))
+        positive, negative = encode_prompts(clip, {"prompt": prompt, "negative_prompt": negative_prompt})
         seen = {"clip_vision_output": vision, "strength": 1.0, "noise_augmentation": 0.0}
         positive = node_helpers.conditioning_set_values(positive, {"unclip_conditioning": [seen]})
         return io.NodeOutput(positive, negative, vision)

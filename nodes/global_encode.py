@@ -9,11 +9,14 @@ import node_helpers
 import torch
 from comfy_api.latest import io
 
+from ..i2vgen_core.cascade import BaseOptions
 from ..i2vgen_core.config import UNetConfig
 from ..i2vgen_core.errors import InputError
-from ..i2vgen_core.images import check_images, check_size, video_frame
+from ..i2vgen_core.images import check_images, video_frame
+from ..i2vgen_core.memory import check_fits, encoding_bytes, latent_bytes
 from .host import compat
 from .host.encoders import ScaledVAE, vae_family
+from .host.inputs import check_there
 from .host.models import CONDITION, GlobalEncoderSocket, VideoCondition
 from .load import CATEGORY, GlobalEncoderType
 
@@ -94,8 +97,12 @@ class GlobalEncode(io.ComfyNode):
         frames: int,
         fps: int,
     ) -> io.NodeOutput:
-        check_size(width, height)
+        BaseOptions(width=width, height=height, frames=frames, fps=fps).check()
+        check_there("global_encoder", global_encoder, "the base's loader")
+        check_there("vae", vae, "Load VAE")
         check_images(image)
+        shape = (frames, global_encoder.config.in_channels, height // _DOWNSCALE, width // _DOWNSCALE)
+        _check_fits(vae, frames, height, width)
         condition = VideoCondition(frames, fps)
         if global_encoder.reads_image:
             latent = _encode(vae, image[:1], width, height, global_encoder.config)
@@ -103,9 +110,18 @@ class GlobalEncode(io.ComfyNode):
         positive, negative = (
             node_helpers.conditioning_set_values(side, {CONDITION: condition}) for side in (positive, negative)
         )
-        shape = (frames, global_encoder.config.in_channels, height // _DOWNSCALE, width // _DOWNSCALE)
         empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
         return io.NodeOutput(positive, negative, {"samples": empty})
+
+
+def _check_fits(vae: Any, frames: int, height: int, width: int) -> None:
+    """Raises InputError where memory has no room for what is made here: a frame's encoding, and the empty latent. The
+    samplers check for themselves, which may run in windows."""
+    device, dtype = getattr(vae, "device", None), getattr(vae, "vae_dtype", torch.float32)
+    there = comfy.model_management.get_total_memory(device)
+    check_fits(1, height, width, encoding_bytes(height, width, dtype.itemsize), there)
+    there = comfy.model_management.get_total_memory(comfy.model_management.intermediate_device())
+    check_fits(frames, height, width, latent_bytes(frames, height, width), there)
 
 
 def _encode(vae: Any, image: torch.Tensor, width: int, height: int, network: UNetConfig) -> torch.Tensor:

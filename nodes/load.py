@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io
 
 from ..i2vgen_core.checkpoints.load import open_base, open_refiner
@@ -57,13 +61,17 @@ class CascadeLoader(io.ComfyNode):
     def execute(cls, bundle: str, weight_dtype: str) -> io.NodeOutput:
         folder = folders.bundle(bundle)
         checkpoint = open_base(folder / "unet")
-        return io.NodeOutput(
-            build_model(checkpoint, folder / "unet", weight_dtype),
-            GlobalEncoderSocket(checkpoint),
-            encoders.load_clip(folder),
-            encoders.load_clip_vision(folder),
-            encoders.load_vae(folder),
-        )
+        parts: list[Any] = []
+        for load in (
+            partial(build_model, checkpoint, folder / "unet", weight_dtype),
+            partial(GlobalEncoderSocket, checkpoint),
+            partial(encoders.load_clip, folder),
+            partial(encoders.load_clip_vision, folder),
+            partial(encoders.load_vae, folder),
+        ):
+            throw_exception_if_processing_interrupted()
+            parts.append(load())
+        return io.NodeOutput(*parts)
 
 
 class BaseLoader(io.ComfyNode):

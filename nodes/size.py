@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..i2vgen_core.errors import check_choice
 from ..i2vgen_core.images import SIZES
 from .host import compat
 from .load import CATEGORY
@@ -36,4 +37,5 @@ class Size(io.ComfyNode):
 
     @classmethod
     def execute(cls, size: str) -> io.NodeOutput:
+        check_choice("size", size, SIZES)
         return io.NodeOutput(*SIZES[size])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from comfy.model_management import throw_exception_if_processing_interrupted
-from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
+from ..i2vgen_core.errors import check_range
 from .host import compat
-from .host.sampling import video_latent
+from .host.decode import decode_video
 from .load import CATEGORY
+
+_MOST_FRAMES = 4096
 
 
 class VAEDecode(io.ComfyNode):
@@ -29,7 +29,7 @@ class VAEDecode(io.ComfyNode):
                     "frames_per_batch",
                     default=0,
                     min=0,
-                    max=4096,
+                    max=_MOST_FRAMES,
                     tooltip="Frames decoded at once. 0: as many as fit into free memory. Useful: 1 to 8; fewer need less memory, "
                     "and the frames are the same.",
                 ),
@@ -44,14 +44,5 @@ class VAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: Any, latent: Any, frames_per_batch: int) -> io.NodeOutput:
-        samples = video_latent(latent)
-        if not frames_per_batch:
-            return io.NodeOutput(vae.decode(samples))
-        batches = samples.split(frames_per_batch)
-        progress = ProgressBar(len(batches))
-        images = []
-        for batch in batches:
-            throw_exception_if_processing_interrupted()
-            images.append(vae.decode(batch))
-            progress.update(1)
-        return io.NodeOutput(torch.cat(images))
+        check_range("frames_per_batch", frames_per_batch, 0, _MOST_FRAMES)
+        return io.NodeOutput(decode_video(vae, latent, frames_per_batch))

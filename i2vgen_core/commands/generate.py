@@ -141,6 +141,9 @@ def run(options: argparse.Namespace) -> None:
     stage = options.stage or ("cascade" if (options.model / "refiner").is_dir() else "base")
     base.check()
     refine.check()
+    cascade.check_frame(base.width, base.height)
+    if stage == "cascade":
+        cascade.check_frame(refine.width, refine.height)
     check_video_file(options.out, options.file_fps)
     image = read_image(options.image)
     seconds: dict[str, float] = {}

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, check_range
+from ..errors import InputError, check_choice, check_range
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -67,8 +67,7 @@ class LoopConfig:
         check_range("steps", self.steps, 1, 10**9)
         check_range("accumulate", self.accumulate, 1, 10**6)
         check_range("ema", self.ema, 0, 1)
-        if self.precision not in PRECISIONS:
-            raise InputError("precision", " or ".join(PRECISIONS), repr(self.precision), "Choose one of them.")
+        check_choice("precision", self.precision, PRECISIONS)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""

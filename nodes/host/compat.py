@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 import comfy.ldm.modules.attention
+import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import folder_paths
@@ -63,6 +64,22 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, transformer_option
     if q.device.type == "cpu" and len(q) == len(k) and "optimized_attention_override" not in transformer_options:
         return scaled_dot_product_attention(q, k, v, heads)
     return comfy.ldm.modules.attention.optimized_attention(q, k, v, heads, transformer_options=transformer_options)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device's memory has run out, as the host tells it."""
+    management = comfy.model_management
+    if hasattr(management, "is_oom"):  # from 0.33 on
+        return management.is_oom(error)
+    return isinstance(error, management.OOM_EXCEPTION)
+
+
+def text_of(clip: Any, tokens: list[int]) -> str:
+    """The words of CLIP tokens. Before 0.33 characters beyond ASCII are shown as their bytes."""
+    if hasattr(clip, "decode"):
+        return clip.decode(tokens)
+    words = clip.tokenizer.untokenize([(token, 1.0) for token in tokens])
+    return "".join(word for _, word in words).replace("</w>", " ").strip()
 
 
 def progress_text(text: str) -> None:

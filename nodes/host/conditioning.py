@@ -11,7 +11,8 @@ from ...i2vgen_core.conditioning import position_ramp
 from ...i2vgen_core.config import VAE_SCALE
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.inspection import Parts, split_context
-from .models import CONDITION, TEXT_TOKENS, VideoCondition, network_of
+from .inputs import check_conditioning
+from .models import CONDITION, TEXT_TOKENS, VideoCondition, image_embedding, network_of
 
 _PLACES = 8, 8  # height and width of a latent where the conditioning says none
 
@@ -27,22 +28,23 @@ def parts_of(conditioning: Any, model: Any = None) -> Parts:
     Raises:
         InputError: the conditioning is empty or not for this model, or the model is not of this pack.
     """
-    if not conditioning:
-        raise InputError("conditioning", "at least one", "an empty list", "Wire a text encoding block into it.")
+    check_conditioning("conditioning", conditioning)
     text, extra = conditioning[0]
+    if text is not None and (text.ndim != 3 or not text.numel()):
+        remedy = "Wire in a conditioning of CLIP's, as Global Encode and CLIP Text Encode give it."
+        raise InputError("text conditioning", "tokens [1, n, width]", f"{list(text.shape)}", remedy)
     condition: VideoCondition | None = extra.get(CONDITION)
     if model is not None:
         return _as_read(text, extra, condition, model)
     seen = extra.get("unclip_conditioning")
-    embedding = sum(each["clip_vision_output"].image_embeds[:1].float() * each["strength"] for each in seen or ())
     details = global_tokens = None
     if condition is not None and condition.image_latent is not None and condition.global_tokens is not None:
         details = position_ramp(condition.image_latent.float() * VAE_SCALE, condition.frames)[0]
         global_tokens = condition.global_tokens[0].float()
     return Parts(
-        text=text[0, :TEXT_TOKENS].float(),
+        text=None if text is None else text[0, :TEXT_TOKENS].float(),
         global_tokens=global_tokens,
-        image=embedding if seen else None,
+        image=image_embedding(seen).float() if seen else None,
         details=details,
         projected=False,
     )
@@ -59,6 +61,8 @@ def _as_read(text: Any, extra: dict[str, Any], condition: VideoCondition | None,
     height, width = _PLACES if latent is None else latent.shape[-2:]
     device = model.load_device
     noise = torch.zeros(frames, network.in_channels, height, width, device=device)
-    conds = model.model.extra_conds(**{**extra, "cross_attn": text.to(device), "noise": noise, "device": device})
+    conds = model.model.extra_conds(
+        **{**extra, "cross_attn": None if text is None else text.to(device), "noise": noise, "device": device}
+    )
     details = conds["details"].cond.float().cpu() if "details" in conds else None
     return split_context(conds["c_crossattn"].cond[0].float().cpu(), details, network)

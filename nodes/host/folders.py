@@ -80,6 +80,6 @@ def _refiner_folders() -> dict[str, Path]:
 
 def _choose(name: str, choices: dict, what: str, where: str) -> Path:
     if name not in choices:
-        found = f"{name!r}, which is not among the {len(choices)} there"
+        found = f"{name[:80]!r}, which is not among the {len(choices)} there"
         raise InputError(what, f"one from {where}", found, "Put it there and press R, or choose another.")
     return choices[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,14 +25,17 @@ from ...i2vgen_core.checkpoints.read import read_config
 from ...i2vgen_core.conditioning import GlobalEncoder, Prepared
 from ...i2vgen_core.config import DetailGain, Kind, Release, UNetConfig
 from ...i2vgen_core.encoder_config import latent_rgb
-from ...i2vgen_core.errors import InputError
+from ...i2vgen_core.errors import InputError, check_choice
 from ...i2vgen_core.layers import Layers
 from ...i2vgen_core.schedules import Schedule, schedule_for
 from ...i2vgen_core.unet import UNet
 from . import compat
 from .acceleration import reuse_in
+from .inputs import check_finite
 from .patches import StockPatches
 from .preview import VideoLatent
+
+logger = logging.getLogger("i2vgen_xl")
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -121,12 +125,23 @@ class HostUNet(UNet):
         if control is not None:
             remedy = "Take the Apply ControlNet block out of the conditioning."
             raise InputError("conditioning", "no ControlNet, since none was trained for these networks", "one", remedy)
+        inputs = (x, timesteps, context, details, fps, prepared, fps_embedding)
         frames, hooks = len(x) // len(context), StockPatches(transformer_options, reuse_in(transformer_options, x))
         timesteps = timesteps[::frames]
         known = _unpacked(prepared, context, fps_embedding)
         if len(context) == 2 and hooks.changes_nothing and _halves_are_alike(x, timesteps, details, fps):
             x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
-        return super().forward(x, timesteps, known, frames, fps, details, hooks)
+        try:
+            return super().forward(x, timesteps, known, frames, fps, details, hooks)
+        except Exception as error:
+            if len(context) == 1 or not hooks.changes_nothing or not compat.is_out_of_memory(error):
+                raise
+        # Out of the handler, whose exception holds what the evaluation had made.
+        logger.warning("memory ran out with both guided halves at once: they go one after the other")
+        comfy.model_management.soft_empty_cache()
+        count = len(context)
+        halves = zip(*([None] * count if each is None else each.chunk(count) for each in inputs), strict=True)
+        return torch.cat([self._evaluate(x, t, c, None, transformer_options, *rest) for x, t, c, *rest in halves])
 
 
 def _packed(prepared: Prepared) -> Tensor:
@@ -200,7 +215,7 @@ class VideoModel(comfy.model_base.BaseModel):
             remedy = "Put the I2VGen-XL Global Encode block between the prompts and the sampler."
             raise InputError("conditioning", "an image's, for a base model", "text alone", remedy)
         _check_frames(condition, len(noise))
-        embedding = _image_embedding(kwargs.get("unclip_conditioning"), self.network).to(**to)
+        embedding = self._image_embedding(kwargs.get("unclip_conditioning")).to(**to)
         image_tokens = self.diffusion_model.context_embedding(embedding)
         fps, hooks = torch.tensor([float(condition.fps)], device=device), kwargs.get("hooks")
         if not self.network.reads_details:
@@ -209,8 +224,12 @@ class VideoModel(comfy.model_base.BaseModel):
         if condition.image_latent is None or condition.global_tokens is None:
             remedy = "Wire the global encoder of this model's loader into the Global Encode block."
             raise InputError("conditioning", "the image's details and global tokens", "none of them", remedy)
+        tokens, width = condition.global_tokens, self.network.context_dim
+        if tokens.shape[-1] != width:
+            remedy = "Wire the global encoder of this model's loader into the Global Encode block."
+            raise InputError("global tokens", f"width {width}", f"{tokens.shape[-1]}", remedy)
         text = self._checked(text).to(**to)
-        context = torch.cat([text, condition.global_tokens.to(**to), image_tokens], dim=1)
+        context = torch.cat([text, tokens.to(**to), image_tokens], dim=1)
         latent = _fit(condition.image_latent.to(**to), noise.shape[-2:])
         encode = partial(self.diffusion_model.detail_encoder, self.process_latent_in(latent))
         return self._context(context, fps, hooks) | {"details": _Details(encode(len(noise)), encode)}
@@ -243,11 +262,29 @@ class VideoModel(comfy.model_base.BaseModel):
             remedy = "Take the ModelSampling block out; it makes schedules of other models alone."
             raise InputError("model", "a refiner with the schedule it was trained with", "another schedule", remedy)
 
+    def _image_embedding(self, unclip: list[dict[str, Any]] | None) -> Tensor:
+        """The CLIP image embedding [1, 1, image_dim] of a conditioning, zeros where it has none (the negative)."""
+        width = self.network.image_dim
+        if not unclip:
+            return torch.zeros(1, 1, width)
+        embedding = image_embedding(unclip)
+        if embedding.shape[-1] != width:
+            raise InputError("CLIP image embedding", f"width {width}", f"{embedding.shape[-1]}", _VISION_REMEDY)
+        check_finite("CLIP image embedding", embedding, "Look at the CLIP vision model, and at its image.")
+        return embedding[:, None]
+
     def _checked(self, text: Tensor | None) -> Tensor:
-        found, width = None if text is None else text.shape[-1], self.network.context_dim
+        what, width, title = "text conditioning", self.network.context_dim, self.release.title
+        remedy = "Encode the prompt with this model's CLIP: the loader's, or OpenCLIP ViT-H/14 for a release."
+        found = None if text is None or not text.ndim else text.shape[-1]
         if text is None or found != width:
-            remedy = "Encode the prompt with this model's CLIP: the loader's, or OpenCLIP ViT-H/14 for a release."
-            raise InputError("text conditioning", f"width {width} for {self.release.title}", f"{found}", remedy)
+            raise InputError(what, f"width {width} for {title}", f"{found}", remedy)
+        if text.ndim != 3 or len(text) != 1 or not text.shape[1]:
+            expected = f"one prompt's tokens, [1, {TEXT_TOKENS}, {width}], for {title}"
+            raise InputError(what, expected, f"{list(text.shape)}", remedy)
+        check_finite(what, text, "Look at the text encoder, and at what has changed its output.")
+        if text.shape[1] > TEXT_TOKENS:
+            logger.warning("%s reads the first %d of the prompt's %d tokens", title, TEXT_TOKENS, text.shape[1])
         return text[:, :TEXT_TOKENS]
 
 
@@ -287,6 +324,7 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
         weight_dtype: one of WEIGHT_DTYPES.
         disable_dynamic: the host's, when it asks for a copy whose weights are not streamed.
     """
+    check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
     rgb = latent_rgb(read_config(path.parent / "vae")) if path.is_dir() else None  # of the bundle's own VAE
     state, config = dict(checkpoint.network), _ModelConfig(checkpoint.config, checkpoint.release, rgb)
     management = comfy.model_management
@@ -362,15 +400,16 @@ def _check_frames(condition: VideoCondition, frames: int) -> None:
         raise InputError("latent", f"{condition.frames} frames, as the conditioning has", f"{frames}", remedy)
 
 
-def _image_embedding(unclip: list[dict[str, Any]] | None, network: UNetConfig) -> Tensor:
-    """The CLIP image embedding [1, 1, image_dim] of a conditioning, zeros where it has none (the negative)."""
-    if not unclip:
-        return torch.zeros(1, 1, network.image_dim)
-    embedding = sum(cond["clip_vision_output"].image_embeds[:1] * cond["strength"] for cond in unclip)
-    if embedding.shape[-1] != network.image_dim:
-        remedy = "Use this model's CLIP vision model: the loader's, or OpenCLIP ViT-H/14 for a release."
-        raise InputError("CLIP image embedding", f"width {network.image_dim}", f"{embedding.shape[-1]}", remedy)
-    return embedding[:, None]
+_VISION_REMEDY = "Use this model's CLIP vision model: the loader's, or OpenCLIP ViT-H/14 for a release."
+
+
+def image_embedding(unclip: list[dict[str, Any]]) -> Tensor:
+    """The CLIP image embedding [1, width] of a conditioning that has one or more of them."""
+    embeddings = [each["clip_vision_output"].image_embeds[:1] for each in unclip]
+    for each in embeddings:
+        if each.ndim != 2 or each.shape != embeddings[0].shape or not each.numel():
+            raise InputError("CLIP image embedding", "[1, width]", f"{list(each.shape)}", _VISION_REMEDY)
+    return sum(each * cond["strength"] for each, cond in zip(embeddings, unclip, strict=True))  # type: ignore[return-value]
 
 
 def _fit(latent: Tensor, size: torch.Size) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...i2vgen_core import sampling
-from ...i2vgen_core.errors import InputError
+from ...i2vgen_core.cascade import BaseOptions, RefineOptions
+from ...i2vgen_core.memory import check_fits, evaluation_bytes
 from ...i2vgen_core.sampling import Denoise, guide
 from ...i2vgen_core.schedules import (
     Schedule,
@@ -24,9 +25,13 @@ from ...i2vgen_core.schedules import (
     inversion_timesteps,
     refine_steps,
 )
+from .inputs import check_conditioning, check_finite, noise_mask, video_latent
 from .preview import prepare_callback
 
 logger = logging.getLogger("i2vgen_xl")
+
+_SCALE = 8  # pixels of a latent's place
+_NOT_FINITE = "Use a lower guidance scale, or weight_dtype fp32 or bf16 where it is fp16."
 
 
 @dataclass(frozen=True)
@@ -155,24 +160,20 @@ class RefineSettings:
     eta: float = 1.0
 
 
-def video_latent(latent: dict[str, Any]) -> Tensor:
-    """The tensor of a LATENT, [frames, 4, h, w]. Raises InputError for one of another shape."""
-    samples: Tensor = latent["samples"]
-    if samples.ndim != 4 or samples.shape[1] != 4:
-        remedy = "Wire the latent of this video in: the Global Encode block's, a sampler's or a VAE Encode's."
-        raise InputError("latent", "[frames, 4, height / 8, width / 8]", f"{list(samples.shape)}", remedy)
-    return samples
-
-
 def sample_base(model: Any, positive: Any, negative: Any, latent: dict[str, Any], settings: BaseSettings) -> Tensor:
     """Runs a base from pure noise. The latent gives size and frames alone.
 
     Returns:
         Unscaled latent [frames, 4, h, w].
+
+    Raises:
+        InputError: a setting, a conditioning or a latent that cannot be, or too little memory in this machine.
     """
+    given = settings.steps or None, settings.cfg or None
+    BaseOptions(steps=given[0], guidance=given[1], eta=settings.eta, seed=settings.seed, solver=settings.solver).check()
     release, schedule = model.model.release, model.model.schedule
     steps = settings.steps or release.steps_for(settings.solver)
-    samples = video_latent(latent)
+    samples = _checked_latent(model, positive, negative, latent)
     noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
     if release.offset_noise:
         offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
@@ -180,7 +181,7 @@ def sample_base(model: Any, positive: Any, negative: Any, latent: dict[str, Any]
     sampler = CoreSampler(generate(steps, settings.solver, settings.eta, schedule, settings.seed))
     sigmas = _sigmas(model, base_timesteps(schedule, steps, settings.solver))
     callback = prepare_callback(model, steps)
-    return comfy.sample.sample_custom(
+    sampled = comfy.sample.sample_custom(
         model,
         noise,
         settings.cfg or release.guidance,
@@ -192,18 +193,36 @@ def sample_base(model: Any, positive: Any, negative: Any, latent: dict[str, Any]
         callback=callback,
         seed=settings.seed,
     )
+    check_finite("the sampled latent", sampled, _NOT_FINITE)
+    return sampled
 
 
 def sample_refiner(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], settings: RefineSettings
 ) -> Tensor:
-    """Runs a refiner on an unscaled latent [frames, 4, h, w] of the size to come out; returns one of its shape."""
+    """Runs a refiner on an unscaled latent [frames, 4, h, w] of the size to come out; returns one of its shape.
+
+    Raises:
+        InputError: as in sample_base.
+    """
+    RefineOptions(
+        steps=settings.steps or None,
+        guidance=settings.cfg or None,
+        rescale=None if settings.rescale < 0 else settings.rescale,
+        noise_level=settings.noise_level or None,
+        solver=settings.solver,
+        entry=None if settings.entry == "auto" else settings.entry,
+        eta=settings.eta,
+        seed=settings.seed,
+    ).check()
     release, schedule = model.model.release, model.model.schedule
     steps = settings.steps or release.steps_for(settings.solver)
     level = settings.noise_level or release.noise_level
     rescale = release.rescale if settings.rescale < 0 else settings.rescale
     inverts = (release.entry if settings.entry == "auto" else settings.entry) == "inversion"
-    samples, seed = video_latent(latent), settings.seed
+    samples, seed = _checked_latent(model, positive, negative, latent), settings.seed
+    check_finite("latent", samples, "Look at the block that it comes from: something failed there.")
+    mask = noise_mask(latent)
     plan = refine_steps(schedule, steps, level, settings.solver)
 
     visited = inversion_timesteps(min(steps, level), level) if inverts else []
@@ -238,8 +257,27 @@ def sample_refiner(
     else:
         entered = add_noise_and_refine(plan, schedule, level, solver, eta, seed)
     guided = with_rescale(model, schedule, rescale)
-    guidance, mask = settings.cfg or release.guidance, latent.get("noise_mask")
-    return run(guided, entered, guidance, positive, plan.timesteps, len(visited), mask)
+    guidance = settings.cfg or release.guidance
+    sampled = run(guided, entered, guidance, positive, plan.timesteps, len(visited), mask)
+    check_finite("the sampled latent", sampled, _NOT_FINITE)
+    return sampled
+
+
+def _checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Tensor:
+    """The latent's tensor [frames, 4, h, w], where all that is sampled from can be, and its video fits into memory."""
+    check_conditioning("positive", positive)
+    check_conditioning("negative", negative)
+    samples = video_latent(latent)
+    options, network = model.model_options, model.model
+    windows = options.get("context_handler")
+    frames, _, height, width = samples.shape
+    at_once = min(frames, getattr(windows, "context_length", frames))
+    if "model_function_wrapper" not in options:  # another node's, which may cut a frame into tiles
+        dtype = network.manual_cast_dtype or network.get_dtype()
+        needed = evaluation_bytes(network.network, at_once, height, width, dtype.itemsize)
+        there = comfy.model_management.get_total_memory(model.load_device)
+        check_fits(at_once, _SCALE * height, _SCALE * width, needed, there)
+    return samples
 
 
 def with_rescale(model: Any, schedule: Schedule, rescale: float) -> Any:

@@ -161,9 +161,9 @@ def test_an_image_is_read_in_any_shape_and_refused_otherwise(cascade):
 
 @pytest.mark.parametrize("size", [{"width": 63}, {"height": 56}, {"width": 0}, {"height": 100}])
 def test_sizes_that_there_are_not(cascade, image, video, size):
-    with pytest.raises(InputError, match=f"{next(iter(size))}: expected at least 64 pixels and a multiple of 8"):
+    with pytest.raises(InputError, match=f"{next(iter(size))}: expected a multiple of 8 from 64 to 16384 pixels"):
         cascade.condition(image, PROMPT, replace(BASE, **size))
-    with pytest.raises(InputError, match=f"{next(iter(size))}: expected at least 64 pixels and a multiple of 8"):
+    with pytest.raises(InputError, match=f"{next(iter(size))}: expected a multiple of 8 from 64 to 16384 pixels"):
         cascade.encode_video(video, replace(REFINE, **size))
 
 
@@ -349,7 +349,7 @@ def test_a_refiners_own_settings_are_followed(bundles, video, encoded, tmp_path,
 
 
 def test_a_size_of_its_own_that_cannot_be_is_refused(bundles, image, tmp_path):
-    with pytest.raises(InputError, match="height: expected at least 64 pixels and a multiple of 8, found 100"):
+    with pytest.raises(InputError, match="height: expected a multiple of 8 from 64 to 16384 pixels, found 100"):
         with_release(bundles(), tmp_path / "own", "unet", {"height": 100}).condition(image, PROMPT, BaseOptions())
 
 
@@ -460,3 +460,40 @@ def test_settings_of_the_base_that_cannot_be(cascade_of, image, kind, options):
 def test_settings_of_the_refiner_that_cannot_be(cascade, encoded, options):
     with pytest.raises(InputError):
         cascade.sample_refiner(encoded, PROMPT, replace(REFINE, **options))
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_guided_halves_go_one_after_the_other_where_memory_runs_out(
+    cascade, conditions, base_latent, monkeypatch, caplog
+):
+    network = cascade.base[0]
+    velocity, rows = network._velocity, []
+
+    def out_of_memory_for_two(x, timesteps, prepared, *args):
+        rows.append(len(prepared.context))
+        if len(prepared.context) > 1:
+            raise torch.cuda.OutOfMemoryError("made up")
+        return velocity(x, timesteps, prepared, *args)
+
+    monkeypatch.setattr(network, "_velocity", out_of_memory_for_two)
+    assert toy.error(cascade.sample_base(conditions, BASE), base_latent) < 1e-5
+    assert rows == [2, 1, 1] * BASE.steps
+    assert "one after the other" in caplog.text
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
+def test_a_device_that_is_not_there(bundles, device):
+    with pytest.raises(InputError, match="device: expected one that torch can work on here, found"):
+        Cascade(bundles(), device=device)
+
+
+def test_a_video_that_memory_has_no_room_for(cascade, image, video, monkeypatch):
+    """Said before anything of its size is made."""
+    monkeypatch.setattr("i2vgen_core.cascade.machine_bytes", lambda _: 8 * 2**30)
+    message = "fits into the 8.0 GiB of memory of this machine, found 4096 x 512x512 pixels, which take about"
+    with pytest.raises(InputError, match=message):
+        cascade.condition(image, PROMPT, replace(BASE, width=512, height=512, frames=4096))
+    with pytest.raises(InputError, match=r"found 1 x 16384x16384 pixels, which take about 384\.0 GiB"):
+        cascade.encode_video(video, replace(REFINE, width=16384, height=16384))

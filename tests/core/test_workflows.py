@@ -110,7 +110,7 @@ def test_base_is_the_built_in_one(name):
     assert _nodes(name, "I2VGenXLSize")[0]["size"] == SIZES["base"] == f"tiny base {BASE['width']}x{BASE['height']}"
     for prompts in _nodes(name, "I2VGenXLCLIPEncode"):
         assert prompts["negative_prompt"] == RELEASES["i2vgen_xl"].negative_prompt
-    frames = {"base_long_video": 64, "base_two_prompts": 28}.get(name, BASE["frames"])
+    frames = {"base_long_video": 64, "base_two_prompts": 24}.get(name, BASE["frames"])
     for video in _nodes(name, "I2VGenXLGlobalEncode"):
         assert (video["frames"], video["fps"]) == (frames, BASE["fps"])
     for sampler in _nodes(name, "I2VGenXLBaseSampler"):

@@ -1,5 +1,6 @@
 """The workflows as graphs in API format, at sizes that a test can run. Tests change single inputs of them."""
 
+from collections.abc import Callable
 from typing import Any
 
 from i2vgen_core.cascade import BaseOptions
@@ -158,3 +159,26 @@ def changed(graph: Graph, **inputs: Any) -> Graph:
         where, key = name.split("__")
         copy[where]["inputs"][key] = value
     return copy
+
+
+_SMALL: dict[str, dict[str, Any]] = {
+    "I2VGenXLBaseSampler": {"steps": 1},
+    "I2VGenXLRefineSampler": {"steps": 1},
+    "KSampler": {"steps": 1},
+    "BasicScheduler": {"steps": 1},
+    "ImageScale": {"width": 120, "height": 88},
+}
+TEMPLATE_FRAMES = {"base_long_video": 20, "base_two_prompts": 24, "base_loop": 16, "base_chain": 16}
+"""Of the templates whose other blocks count on a number; all others are run with three."""
+
+
+def small_template(make: Callable[[], Any]) -> Graph:
+    """A template's graph in API format, with few steps and small frames. The base's size stays: it is wired."""
+    prompt = make().prompt()
+    for node in prompt.values():
+        for name, value in _SMALL.get(node["class_type"], {}).items():
+            if not (node["class_type"] == "ImageScale" and make.__name__ == "base_loop"):
+                node["inputs"][name] = value
+        if node["class_type"] == "I2VGenXLGlobalEncode":
+            node["inputs"]["frames"] = TEMPLATE_FRAMES.get(make.__name__, 3)
+    return prompt

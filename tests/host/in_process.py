@@ -10,7 +10,7 @@ from typing import Any
 
 from .result import Result
 
-_KEEP = "KeepForTest"
+_KEEP, _GIVE = "KeepForTest", "GiveForTest"
 
 
 class Host:
@@ -19,6 +19,7 @@ class Host:
     Attributes:
         nodes: node classes by id, the host's own and the pack's.
         base_directory: holds models/, input/, output/ and the rest.
+        given: what `node("GiveForTest", name=...)` puts into a graph, by name: any object, for a socket of any type.
     """
 
     def __init__(self, path: Path, pack: Path, base_directory: Path):
@@ -54,6 +55,8 @@ class Host:
         self._package = str(pack).replace(".", "_x_")
         self.nodes = nodes.NODE_CLASS_MAPPINGS
         self.nodes[_KEEP] = _keep_node(self._kept)
+        self.given: dict[str, Any] = {}
+        self.nodes[_GIVE] = _give_node(self.given)
         cache = {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
         self._executor = execution.PromptExecutor(self._server, execution.CacheType.CLASSIC, cache)
 
@@ -134,3 +137,29 @@ def _keep_node(kept: dict[str, Any]) -> type:
             return {}
 
     return KeepForTest
+
+
+def _give_node(given: dict[str, Any]) -> type:
+    """A node that gives a value of any type out of `given`, anew in every run."""
+
+    class GiveForTest:
+        RETURN_TYPES = ("*",)
+        FUNCTION = "give"
+        CATEGORY = "tests"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {"required": {"name": ("STRING",)}}
+
+        @classmethod
+        def IS_CHANGED(cls, **inputs: Any) -> float:
+            return float("nan")
+
+        @classmethod
+        def VALIDATE_INPUTS(cls) -> bool:
+            return True
+
+        def give(self, name: str) -> tuple[Any]:
+            return (given[name],)
+
+    return GiveForTest

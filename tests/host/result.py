@@ -19,6 +19,8 @@ class Result:
     texts: list[tuple[str, str]] = field(default_factory=list)  # over the server: node, and what is written below it
     error: str | None = None  # the message that a user reads
     error_node: str | None = None
+    error_type: str | None = None  # the exception's, with its module; None where the graph was refused before it ran
+    raised_in: str | None = None  # file and line of the traceback's last entry
     interrupted: bool = False
 
     def note(self, event: str, data: dict[str, Any]) -> None:
@@ -31,6 +33,8 @@ class Result:
             self.progress.append((data["node"], data["value"], data["max"]))
         elif event == "execution_error":
             self.error, self.error_node = data["exception_message"].strip(), data["node_id"]
+            self.error_type = data["exception_type"]
+            self.raised_in = data["traceback"][-1].strip().splitlines()[0]
         elif event == "execution_interrupted":
             self.interrupted, self.error_node = True, data["node_id"]
 

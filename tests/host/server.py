@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from .result import Result
 
 _START_SECONDS = 180
@@ -53,6 +55,16 @@ class Server:
             raise
 
     @property
+    def process(self) -> psutil.Process:
+        """The server's process, to look at its memory and open files."""
+        return psutil.Process(self._process.pid)
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return self._address
+
+    @property
     def log(self) -> str:
         """All that the server has logged so far."""
         return self._log_file.read_text(encoding="utf-8", errors="replace")
@@ -70,6 +82,11 @@ class Server:
         with urllib.request.urlopen(f"http://{self._address}{route}", timeout=60) as answer:
             return json.load(answer)
 
+    def get_bytes(self, route: str) -> bytes:
+        """The answer to a GET as it is, for example of `/view?filename=...`."""
+        with urllib.request.urlopen(f"http://{self._address}{route}", timeout=60) as answer:
+            return answer.read()
+
     def post(self, graph: dict[str, Any], client: str = "tests") -> dict[str, Any]:
         """Queues an API-format graph. Returns the server's JSON: `prompt_id`, or `error` if it refused the graph."""
         status, answer = self._post("/prompt", {"prompt": graph, "client_id": client})
@@ -77,9 +94,13 @@ class Server:
             raise RuntimeError(f"POST /prompt: status {status}: {answer}")
         return answer
 
-    def interrupt(self) -> None:
-        """Cancels the graph that runs now."""
-        self._post("/interrupt", {})
+    def interrupt(self, prompt: str | None = None) -> None:
+        """Cancels the graph that runs now; only if it is that prompt, by its id, where one is given."""
+        self._post("/interrupt", {"prompt_id": prompt} if prompt else {})
+
+    def forget(self, prompt: str) -> None:
+        """Takes a prompt, by its id, out of the server's history."""
+        self._post("/history", {"delete": [prompt]})
 
     def upload_image(self, file: Path) -> str:
         """Puts an image into the input folder. Returns the name that LoadImage takes."""

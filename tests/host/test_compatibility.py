@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from . import matrix
+from . import matrix, matrix_rows
 from .available import PACK
 from .in_process import Host
 
@@ -29,12 +29,14 @@ def outcomes() -> dict[str, matrix.Outcome]:
     return {}
 
 
-def _lacking(host: Host, row: matrix.Row) -> str | None:
-    used = {each["class_type"] for make in (row.graph, row.saves) if make for each in make(matrix.plain()).values()}
+def _lacking(host: Host, row: matrix_rows.Row) -> str | None:
+    used = {
+        each["class_type"] for make in (row.graph, row.saves) if make for each in make(matrix_rows.plain()).values()
+    }
     return next((name for name in sorted(used) if name not in host.nodes), None)
 
 
-@pytest.mark.parametrize("row", matrix.ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", matrix_rows.ROWS, ids=lambda row: row.name)
 def test_nodes(ready, judge, outcomes, row):
     if lacking := _lacking(ready, row):
         pytest.skip(f"this ComfyUI has no {lacking}")
@@ -44,7 +46,7 @@ def test_nodes(ready, judge, outcomes, row):
 
 
 def test_samplers_and_schedulers(ready, judge, outcomes):
-    names = matrix.Names.of(ready)
+    names = matrix_rows.Names.of(ready)
     assert len(names.samplers) > 30 and len(names.schedulers) > 8
     for row in names.rows():
         outcomes[row.name] = outcome = matrix.run(ready, row, judge)
@@ -56,12 +58,12 @@ def test_the_tables_in_the_docs_are_up_to_date(ready, outcomes):
 
     if __version__ != HOST_VERSION:
         pytest.skip(f"the tables are of ComfyUI {HOST_VERSION}")
-    names = matrix.Names.of(ready).rows()
-    if set(outcomes) != {row.name for row in (*matrix.ROWS, *names)}:
+    names = matrix_rows.Names.of(ready).rows()
+    if set(outcomes) != {row.name for row in (*matrix_rows.ROWS, *names)}:
         pytest.skip("not every row was run")
     document = DOCUMENT.read_text(encoding="utf-8")
     remedy = "run: python -m tests.host.matrix docs/compatibility.md"
-    made = matrix.table(matrix.ROWS, [outcomes[row.name] for row in matrix.ROWS])
+    made = matrix.table(matrix_rows.ROWS, [outcomes[row.name] for row in matrix_rows.ROWS])
     assert matrix.written(document, "nodes") == made, remedy
     made = matrix.sampler_table(names, [outcomes[row.name] for row in names])
     assert matrix.written(document, "samplers") == made, remedy
@@ -69,4 +71,4 @@ def test_the_tables_in_the_docs_are_up_to_date(ready, outcomes):
 
 def test_the_docs_have_the_rows_that_take_minutes():
     written = matrix.written(DOCUMENT.read_text(encoding="utf-8"), "slow").splitlines()[2:]
-    assert [line.split(" | ")[0] for line in written] == [f"| {row.name}" for row in matrix.SLOW]
+    assert [line.split(" | ")[0] for line in written] == [f"| {row.name}" for row in matrix_rows.SLOW]

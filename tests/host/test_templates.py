@@ -9,28 +9,7 @@ import torch
 
 from ..templates.blueprints import BLUEPRINTS
 from ..templates.templates import TEMPLATES, base_chain, base_long_video, base_loop, base_two_prompts
-
-SMALL: dict[str, dict[str, Any]] = {
-    "I2VGenXLBaseSampler": {"steps": 1},
-    "I2VGenXLRefineSampler": {"steps": 1},
-    "KSampler": {"steps": 1},
-    "BasicScheduler": {"steps": 1},
-    "ImageScale": {"width": 120, "height": 88},
-}
-FRAMES = {"base_long_video": 20, "base_two_prompts": 24, "base_loop": 16, "base_chain": 16}
-"""Of the templates whose other blocks count on a number; all others are run with three."""
-
-
-def small(make: Any) -> dict[str, dict[str, Any]]:
-    """A template's graph in API format, with few steps and small frames. The base's size stays: it is wired."""
-    prompt = make().prompt()
-    for node in prompt.values():
-        for name, value in SMALL.get(node["class_type"], {}).items():
-            if not (node["class_type"] == "ImageScale" and make is base_loop):
-                node["inputs"][name] = value
-        if node["class_type"] == "I2VGenXLGlobalEncode":
-            node["inputs"]["frames"] = FRAMES.get(make.__name__, 3)
-    return prompt
+from .graphs import TEMPLATE_FRAMES, small_template
 
 
 def _ids(prompt: dict[str, dict[str, Any]], node_type: str) -> list[str]:
@@ -39,7 +18,7 @@ def _ids(prompt: dict[str, dict[str, Any]], node_type: str) -> list[str]:
 
 @pytest.mark.parametrize("make", TEMPLATES, ids=lambda make: make.__name__)
 def test_template_runs(host, make):
-    prompt = small(make)
+    prompt = small_template(make)
     if lacking := {node["class_type"] for node in prompt.values()} - set(host.nodes):
         pytest.skip(f"this ComfyUI has no {', '.join(sorted(lacking))}")
     videos = {
@@ -50,13 +29,13 @@ def test_template_runs(host, make):
     assert videos
     for frames in result.kept.values():
         assert frames.isfinite().all() and frames.std() > 0.01
-    expected = {"base_chain": 31, "base_loop": 15}.get(make.__name__, FRAMES.get(make.__name__, 3))
+    expected = {"base_chain": 31, "base_loop": 15}.get(make.__name__, TEMPLATE_FRAMES.get(make.__name__, 3))
     assert {len(frames) for frames in result.kept.values()} == {expected}
 
 
 def test_loop_ends_where_it_begins(host):
     """Its first and last frame are the picture, through the VAE; what is between is not."""
-    prompt = small(base_loop)
+    prompt = small_template(base_loop)
     (decoded,) = _ids(prompt, "I2VGenXLVAEDecode")
     frames = host.run(prompt, {"frames": (decoded, 0)}, reuse_cache=True).kept["frames"]
     assert (frames[0] - frames[-1]).abs().max() < 1e-5
@@ -65,7 +44,7 @@ def test_loop_ends_where_it_begins(host):
 
 def test_the_second_clip_begins_with_the_first_ones_last_frame(host):
     """Whose colours its own first frame is brought to."""
-    prompt = small(base_chain)
+    prompt = small_template(base_chain)
     (matched,) = _ids(prompt, "I2VGenXLColorMatch")
     source, _ = prompt[matched]["inputs"]["reference"]
     kept = host.run(prompt, {"second": (matched, 0), "last": (source, 0)}, reuse_cache=True).kept
@@ -85,7 +64,7 @@ def windows(host: Any) -> None:
 @pytest.mark.usefixtures("windows")
 def test_each_prompt_has_its_window(host, monkeypatch):
     """The first window of a step reads the first prompt, the last one the second."""
-    prompt = small(base_two_prompts)
+    prompt = small_template(base_two_prompts)
     first, second = _ids(prompt, "I2VGenXLCLIPEncode")
     network = host.module("nodes.host.models").HostUNet
     forward, seen = network.forward, []

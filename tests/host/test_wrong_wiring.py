@@ -25,31 +25,8 @@ def _message(host: Host, graph: graphs.Graph, at: str) -> str:
 
 @pytest.fixture(scope="module")
 def values(host: Host) -> dict[str, Any]:
-    """Objects that a test puts into a graph: `node("GiveForTest", name=...)` gives them by name."""
-    given: dict[str, Any] = {}
-
-    class GiveForTest:
-        RETURN_TYPES = ("*",)
-        FUNCTION = "give"
-        CATEGORY = "tests"
-
-        @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:
-            return {"required": {"name": ("STRING",)}}
-
-        @classmethod
-        def IS_CHANGED(cls, **inputs: Any) -> float:
-            return float("nan")
-
-        @classmethod
-        def VALIDATE_INPUTS(cls) -> bool:
-            return True
-
-        def give(self, name: str) -> tuple[Any]:
-            return (given[name],)
-
-    host.nodes["GiveForTest"] = GiveForTest
-    return given
+    """Objects that a test puts into a graph, see Host.given."""
+    return host.given
 
 
 @pytest.fixture(scope="module")
@@ -252,12 +229,12 @@ def test_size(host, errors, name, value):
         assert result.error is not None and result.error.endswith(f"smaller than min of 64: {name}")
     else:
         expected = (
-            f"{name}: expected at least 64 pixels and a multiple of 8, found {value}. Use {round(value / 8) * 8}."
+            f"{name}: expected a multiple of 8 from 64 to 16384 pixels, found {value}. Use {round(value / 8) * 8}."
         )
         assert result.error == expected
     size = {"width": graphs.WIDTH, "height": graphs.HEIGHT, name: value}
     with pytest.raises(
-        errors.InputError, match=rf"^{name}: expected at least 64 pixels .*, found {value}\. Use \d+\.$"
+        errors.InputError, match=rf"^{name}: expected a multiple of 8 from 64 .*, found {value}\. Use \d+\.$"
     ):
         host.nodes["I2VGenXLGlobalEncode"].execute(
             positive=[],
@@ -291,9 +268,7 @@ def test_image(host, values, image, found, remedy):
 
 def test_steps(host):
     graph = changed(graphs.refined_latent(), refine__noise_level=1)
-    assert _message(host, graph, "refine") == (
-        "refinement: expected 1 or more steps from a level of 2 to 999, found 3 steps from level 1. Use 30 from 600."
-    )
+    assert _message(host, graph, "refine") == ("noise level: expected 2 to 999, found 1. Choose a value in this range.")
 
 
 # ---- files

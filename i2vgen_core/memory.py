@@ -1,0 +1,60 @@
+"""What a video needs of a machine's memory: estimates, made before anything of its size is."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from .config import UNetConfig
+from .errors import InputError
+
+_PEAK_IN_FEATURES = 12
+"""Live activations of an evaluation at their peak, in units of the first level's features (benchmarks: activations)."""
+
+_FRAME_VALUES = 3 * 128
+"""Values for each pixel that an encoder like Stable Diffusion's holds at once: three times its first level's channels."""
+
+
+def evaluation_bytes(network: UNetConfig, frames: int, height: int, width: int, value_bytes: int) -> int:
+    """Bytes of the live activations of one evaluation of a network, under one condition.
+
+    Args:
+        network: its sizes.
+        frames, height, width: of the latent.
+        value_bytes: of one number.
+    """
+    return _PEAK_IN_FEATURES * frames * height * width * network.model_channels * value_bytes
+
+
+def encoding_bytes(height: int, width: int, value_bytes: int) -> int:
+    """Bytes that the VAE's encoder has live over one frame of height x width pixels."""
+    return _FRAME_VALUES * height * width * value_bytes
+
+
+def latent_bytes(frames: int, height: int, width: int) -> int:
+    """Bytes of the latent of a video of height x width pixels in float32."""
+    return frames * height * width // 4
+
+
+def frame_bytes(frames: int, height: int, width: int) -> int:
+    """Bytes of a video's images [frames, height, width, 3] in float32."""
+    return 12 * frames * height * width
+
+
+def machine_bytes(device: torch.device | str) -> int:
+    """All the memory that a device has, in use or not: a GPU's own, else the machine's."""
+    device = torch.device(device)
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
+
+
+def check_fits(frames: int, height: int, width: int, needed: int, there: int) -> None:
+    """Raises InputError for a video that needs more memory than the machine has.
+
+    Args:
+        frames, height, width: of the video in pixels, for the message.
+        needed, there: in bytes.
+    """
+    if needed > there:
+        expected = f"one that fits into the {there / 2**30:.1f} GiB of memory of this machine"
+        found = f"{frames} x {width}x{height} pixels, which take about {needed / 2**30:.1f} GiB"
+        raise InputError("the video", expected, found, "Use a smaller width and height, or fewer frames.")

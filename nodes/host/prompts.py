@@ -1,0 +1,72 @@
+"""Prompts to conditionings: the tokens that the networks read, and a word on those that they do not."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ...i2vgen_core.errors import InputError
+from ...i2vgen_core.tokenizer import END
+from . import compat
+from .inputs import check_finite
+
+logger = logging.getLogger("i2vgen_xl")
+
+_SHOWN = 30  # tokens of what is cut off
+_MOST = 20_000  # characters that are cut into tokens; over more of some scripts the host takes seconds
+
+
+def encode_prompts(clip: Any, prompts: dict[str, str]) -> list[Any]:
+    """A CONDITIONING of each prompt's first 75 tokens. What is cut off is logged, and written below the block.
+
+    Args:
+        clip: a CLIP.
+        prompts: by the names of their inputs.
+
+    Raises:
+        InputError: brackets nested too deeply, an embedding without a name, or weights that leave no finite numbers.
+    """
+    sides, notes = [], []
+    for name, prompt in prompts.items():
+        tokens = _tokens(clip, name, prompt[:_MOST])
+        if note := _cut_off(clip, tokens):
+            notes.append(f"{name}: {note}")
+        if len(prompt) > _MOST:
+            notes.append(f"{name}: what comes after its first {_MOST} characters is not read")
+        side = clip.encode_from_tokens_scheduled({key: chunks[:1] for key, chunks in tokens.items()})
+        for text, _ in side:
+            check_finite(f"the encoded {name}", text, "Use weights such as (fox:1.2), and a CLIP that is whole.")
+        sides.append(side)
+    for note in notes:
+        logger.warning(note)
+    if notes:
+        compat.progress_text("\n".join(notes))
+    return sides
+
+
+def _tokens(clip: Any, name: str, prompt: str) -> dict[str, list[list[Any]]]:
+    try:
+        return clip.tokenize(prompt)
+    except RecursionError:
+        expected, found = "brackets that are nested a few deep, for weights", f"{prompt.count('(')} opening ones"
+        remedy = r"Take some out; a plain bracket is written \( or \)."
+    except IndexError:  # the host's, at a bare "embedding:"
+        expected, found = "a file's name after each 'embedding:'", "one without"
+        remedy = "Name an embedding's file there, or take the word out."
+    raise InputError(name, expected, found, remedy)
+
+
+def _cut_off(clip: Any, tokens: dict[str, list[list[Any]]]) -> str:
+    """What of the host's chunks of 75 tokens comes after the first; empty if nothing does."""
+    chunks = next(iter(tokens.values()))
+    rest = [token for chunk in chunks[1:] for token in _words(chunk)]
+    if not rest:
+        return ""
+    more = "..." if len(rest) > _SHOWN else ""
+    return f"{len(rest)} tokens after the first 75 are not read: {compat.text_of(clip, rest[:_SHOWN])}{more}"
+
+
+def _words(chunk: list[Any]) -> list[int]:
+    """Tokens of a chunk between its start and its end, without embeddings from files."""
+    tokens = [token for token, *_ in chunk if isinstance(token, int)]
+    return tokens[1 : tokens.index(END) if END in tokens else None]
