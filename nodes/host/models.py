@@ -30,7 +30,7 @@ from ...i2vgen_core.layers import Layers
 from ...i2vgen_core.schedules import Schedule, schedule_for
 from ...i2vgen_core.unet import UNet
 from . import compat
-from .acceleration import reuse_in
+from .acceleration import of_half, reuse_in
 from .inputs import check_finite
 from .patches import StockPatches
 from .preview import VideoLatent
@@ -139,9 +139,11 @@ class HostUNet(UNet):
         # Out of the handler, whose exception holds what the evaluation had made.
         logger.warning("memory ran out with both guided halves at once: they go one after the other")
         comfy.model_management.soft_empty_cache()
-        count = len(context)
+        count, options = len(context), transformer_options
         halves = zip(*([None] * count if each is None else each.chunk(count) for each in inputs), strict=True)
-        return torch.cat([self._evaluate(x, t, c, None, transformer_options, *rest) for x, t, c, *rest in halves])
+        return torch.cat(
+            [self._evaluate(x, t, c, None, of_half(options, i), *rest) for i, (x, t, c, *rest) in enumerate(halves)]
+        )
 
 
 def _packed(prepared: Prepared) -> Tensor:
