@@ -73,8 +73,8 @@ PARTS = {
 VARIANTS = {DEFAULT: PAPER} | STEPS | PARTS
 
 
-def measure_quality(scenes: int, file: Path) -> None:
-    """Adds to a JSON file, scene by scene, figures of every variant; what it has is not measured again."""
+def measure_quality(scenes: int, variants: dict[str, BaseOptions], file: Path) -> None:
+    """Adds to a JSON file, scene by scene, figures of variants; what it has is not measured again."""
     result = json.loads(file.read_text()) if file.is_file() else {}
     found: dict[str, dict[str, Figures]] = result.setdefault("scenes", {})
     cascades = {FP8: Cascade()}
@@ -83,7 +83,7 @@ def measure_quality(scenes: int, file: Path) -> None:
     usual = Cascade()
     for number, case in enumerate(_judged(usual, scenes)):
         rows = found.setdefault(str(case.seed), {})
-        lacking = {name: options for name, options in VARIANTS.items() if name not in rows}
+        lacking = {name: options for name, options in variants.items() if name not in rows}
         reference: Tensor | None = None
         for name, options in ({DEFAULT: PAPER} | lacking if lacking else {}).items():
             cascade, options = cascades.get(name, usual), replace(options, fps=case.truth.fps, seed=case.seed)
@@ -185,20 +185,21 @@ def verdicts(table: dict[str, dict[str, float]]) -> list[tuple[str, bool]]:
 
 def section(table: dict[str, dict[str, float]]) -> str:
     """The table of docs/acceleration.md."""
-    scenes = {int(row["scenes"]) for row in table.values()}
     weights = sum(each.numel() for each in UNet(UNetConfig(), device="meta").parameters()) / GIB
     lines = [
-        f"Scenes: {max(scenes)}. The released network's weights: {2 * weights:.2f} GiB in fp16, {weights:.2f} in fp8.",
+        f"The released network's weights: {2 * weights:.2f} GiB in fp16, {weights:.2f} in fp8.",
         "",
+        "| | scenes | gain, counted | gain, measured | direction | PSNR to the true clip | to the default's clip | IoU |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    lines += ["| | gain, counted | gain, measured | direction | PSNR to the true clip | to the default's clip | IoU |"]
-    lines += ["|---|---|---|---|---|---|---|"]
     for name, row in table.items():
         change = f"{row['PSNR against the default']:+.2f} +- {row['its standard error']:.2f}"
         psnr_ = f"{row[_PSNR]:.2f} dB" + ("" if name == DEFAULT else f" ({change})")
         same = "" if name == DEFAULT else f"{row[_SAME]:.1f} dB"
         gains = f"{row['counted gain']:.2f} x | {row['gain']:.2f} x"
-        lines.append(f"| {name} | {gains} | {row[_DIRECTION]:.1f} % | {psnr_} | {same} | {row[_IOU]:.2f} |")
+        lines.append(
+            f"| {name} | {row['scenes']:g} | {gains} | {row[_DIRECTION]:.1f} % | {psnr_} | {same} | {row[_IOU]:.2f} |"
+        )
     lines += ["", *(f"- {words}: {'reached' if reached else 'missed'}" for words, reached in verdicts(table))]
     return "\n".join(lines) + "\n"
 
@@ -223,6 +224,7 @@ def plots(table: dict[str, dict[str, float]]) -> list[Plot]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=0, help="measure quality on so many")
+    parser.add_argument("--parts", action="store_true", help="quality without the curve over steps")
     parser.add_argument("--full-size", action="store_true", help="seconds at the release's sizes")
     parser.add_argument("--write", action="store_true", help="write the table and the plot into docs/")
     parser.add_argument("--out", type=Path, default=Path("build/acceleration"), help="JSON (%(default)s)")
@@ -233,7 +235,7 @@ def main() -> int:
         measure_full_size(options.out / "full_size.json")
         return 0
     if options.scenes:
-        measure_quality(options.scenes, options.out / "quality.json")
+        measure_quality(options.scenes, PARTS if options.parts else VARIANTS, options.out / "quality.json")
     work = options.out / "work.json"
     if not work.is_file():
         work.write_text(json.dumps(teraflops_of_runs(VARIANTS, 16, BASE), indent=1) + "\n")

@@ -43,6 +43,12 @@ def reuse_in(transformer_options: dict[str, Any], x: Tensor) -> Hooks:
     return Reuse(run.features, (x.shape, x.device, frames, *conditions))
 
 
+def of_half(transformer_options: dict[str, Any], number: int) -> dict[str, Any]:
+    """The options of one condition of those that are evaluated together, as the host has them for it alone."""
+    names = [name for name in ("cond_or_uncond", "uuids") if name in transformer_options]
+    return {**transformer_options, **{name: [transformer_options[name][number]] for name in names}}
+
+
 class _Run:
     """What one sampling run keeps.
 

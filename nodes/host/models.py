@@ -30,7 +30,7 @@ from ...i2vgen_core.layers import Layers
 from ...i2vgen_core.schedules import Schedule, schedule_for
 from ...i2vgen_core.unet import UNet
 from . import compat
-from .acceleration import reuse_in
+from .acceleration import of_half, reuse_in
 from .inputs import check_finite
 from .patches import StockPatches
 from .preview import VideoLatent
@@ -139,20 +139,11 @@ class HostUNet(UNet):
         # Out of the handler, whose exception holds what the evaluation had made.
         logger.warning("memory ran out with both guided halves at once: they go one after the other")
         comfy.model_management.soft_empty_cache()
-        count = len(context)
+        count, options = len(context), transformer_options
         halves = zip(*([None] * count if each is None else each.chunk(count) for each in inputs), strict=True)
         return torch.cat(
-            [
-                self._evaluate(x, t, c, None, _of_condition(transformer_options, number), *rest)
-                for number, (x, t, c, *rest) in enumerate(halves)
-            ]
+            [self._evaluate(x, t, c, None, of_half(options, i), *rest) for i, (x, t, c, *rest) in enumerate(halves)]
         )
-
-
-def _of_condition(transformer_options: dict[str, Any], number: int) -> dict[str, Any]:
-    """What the host says of a batch of conditions, for one of them alone."""
-    each = {name: transformer_options[name] for name in ("cond_or_uncond", "uuids") if name in transformer_options}
-    return transformer_options | {name: conditions[number : number + 1] for name, conditions in each.items()}
 
 
 def _packed(prepared: Prepared) -> Tensor:

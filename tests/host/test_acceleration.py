@@ -214,6 +214,24 @@ def test_what_is_not_evaluated_any_more_is_let_go(host, request, features, sampl
     assert len(set(run.keys)) == 2 and run.most[0] == 1 and run.most[-1] == 1
 
 
+def test_halves_that_memory_parts_have_features_of_their_own(host, ours, monkeypatch):
+    graph = _accelerated(ours, Acceleration(reuse_interval=3))
+    together = host.value(graph)
+    unet = host.module("nodes.host.models").UNet
+    forward, lengths = unet.forward, []
+
+    def short_of_memory(self: Any, x: Tensor, timesteps: Tensor, known: Any, *others: Any) -> Tensor:
+        lengths.append(len(known.context))
+        if len(known.context) == 2:
+            raise torch.OutOfMemoryError("made up for this test")
+        return forward(self, x, timesteps, known, *others)
+
+    monkeypatch.setattr(unet, "forward", short_of_memory)
+    parted = host.value(changed(graph, base__cfg=9.0))  # the same, but for the host's cache
+    assert lengths == [2, 1, 1] * STEPS
+    assert relative_error(parted, together) < 1e-4
+
+
 @pytest.fixture(scope="module")
 def sample(host: Host) -> Callable[..., Tensor]:
     """sample(seed, callback): a base's latent on one accelerated MODEL; the callback comes after each step."""
