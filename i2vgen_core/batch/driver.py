@@ -239,6 +239,7 @@ class Batch:
                 report = Report(error=str(error), traceback=str(error))
             except Lost as error:  # no fault of the job's: from the first stage again
                 losses += 1
+                logger.warning("row %d: from the first stage again: %s", job.row, _short(error))
                 if losses < _LOST_LIMIT:
                     stage, value = 0, None
                     continue
@@ -258,6 +259,7 @@ class Batch:
             if report.final or failures >= self._policy.attempts:
                 self._give_up(job, report, failures, seconds, reached)
                 return
+            logger.warning("row %d: stage %s, attempt %d: %s", job.row, pool.plan.name, failures, _short(report.error))
             await asyncio.sleep(self._policy.wait(failures))
         self.done += 1
         self._outputs.record(self._line(job, "done", seconds, failures + 1))
@@ -302,3 +304,7 @@ class Batch:
 
 async def _result(reference: Any) -> Any:
     return await reference
+
+
+def _short(error: object) -> str:
+    return " ".join(str(error).split())[:200]

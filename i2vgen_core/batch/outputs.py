@@ -7,11 +7,9 @@ import json
 import os
 import shutil
 import uuid
-from array import array
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
@@ -64,10 +62,8 @@ class Outputs:
         return next((self.path / name[:3]).glob(f"{name}.*"), None)
 
     def is_recorded(self, name: str) -> bool:
-        """Whether the manifest said at the start that this output was made."""
-        key = np.uint64(_key(name))
-        index = int(np.searchsorted(self._recorded, key))
-        return index < len(self._recorded) and self._recorded[index] == key
+        """Whether the manifest says that this output was made."""
+        return _key(name) in self._recorded
 
     def record(self, line: dict[str, Any], traceback: str | None = None) -> None:
         """Adds a line to the manifest; a traceback goes to `failed/<name>.txt`, which is removed without one.
@@ -85,6 +81,8 @@ class Outputs:
                 aside.write_text(traceback, encoding="utf-8", errors="backslashreplace")
             while data:  # a full disk takes a part first, then raises
                 data = data[self._manifest.write(data) :]
+            if line["status"] == "done":
+                self._recorded.add(_key(line["name"]))
         except OSError as error:
             raise NoRoom(self.path, error.strerror) from error
 
@@ -112,9 +110,9 @@ def publish(file: Path, folder: Path, name: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def _mend(manifest: Path) -> np.ndarray:
-    """Cuts a last line that was half-written; the sorted keys of all outputs that the others say were made."""
-    keys = array("Q")
+def _mend(manifest: Path) -> set[int]:
+    """Cuts a last line that was half-written; the keys of all outputs that the others say were made."""
+    made = set()
     if manifest.exists():
         with manifest.open("rb+") as file:
             whole = 0
@@ -125,9 +123,10 @@ def _mend(manifest: Path) -> np.ndarray:
                 whole += len(data)
                 line = json.loads(data)
                 if line["status"] == "done":
-                    keys.append(_key(line["name"]))
-    return np.sort(np.array(keys, np.uint64))
+                    made.add(_key(line["name"]))
+    return made
 
 
 def _key(name: str) -> int:
+    """64 bits of a name: a million of them take about 100 MB."""
     return int(name[:16], 16)
