@@ -108,7 +108,7 @@ def test_a_worker_that_hangs_is_replaced(batch):
 
 def test_workers_that_do_not_start_end_the_batch(batch):
     with pytest.raises(InputError, match="stage neverstarts: expected workers that start"):
-        batch([{}], first=batch_stubs.NeverStarts)
+        batch([{}], first=batch_stubs.NeverStarts, workers=1)
 
 
 def test_a_node_that_is_lost_costs_its_work_alone(batch, caplog):
