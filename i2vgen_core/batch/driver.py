@@ -252,7 +252,7 @@ class Batch:
                     reached = stage
                 continue
             if report.no_room:
-                raise NoRoom(self._outputs.path, report.error)
+                raise NoRoom(self._outputs.path, report.no_room)
             failures += 1
             if self._outputs.find(job.name):  # the worker was killed between the last rename and its answer
                 break

@@ -22,6 +22,7 @@ class NoRoom(InputError):
     """The output folder takes no more."""
 
     def __init__(self, folder: Path, reason: str | None):
+        self.reason = reason
         found = f"'{folder}' without ({reason})"
         super().__init__("the output folder", "room to write", found, "Free some, and start the same command again.")
 

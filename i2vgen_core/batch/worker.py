@@ -29,7 +29,7 @@ class Report:
         traceback: of the error.
         final: the same input would fail again.
         broken: the worker may be, so another has to take its place.
-        no_room: the output folder is full.
+        no_room: why the output folder takes no more; None if it does.
     """
 
     seconds: float = 0.0
@@ -37,7 +37,7 @@ class Report:
     traceback: str = ""
     final: bool = False
     broken: bool = False
-    no_room: bool = False
+    no_room: str | None = None
 
 
 class Stage:
@@ -54,7 +54,7 @@ class Stage:
             made = self.work(job, value)
         except Exception as error:
             name = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            final, no_room = isinstance(error, InputError), isinstance(error, NoRoom)
+            final, no_room = isinstance(error, InputError), error.reason if isinstance(error, NoRoom) else None
             # CUDA's errors are RuntimeErrors, and some leave a process that no further job can use.
             broken = isinstance(error, RuntimeError)
             line = " ".join(f"{name}{error}".split())[:2000]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from i2vgen_core.batch.outputs import publish
+from i2vgen_core.batch.outputs import NoRoom, publish
 from i2vgen_core.batch.worker import Stage
 from i2vgen_core.errors import InputError
 
@@ -57,6 +57,8 @@ class First(Stage):
             raise _Unpicklable("no", "luck")
         if what == "break":
             raise RuntimeError("CUDA error")
+        if what == "no room":
+            raise NoRoom(self._out, "No space left on device")
         if what == "refuse":
             raise InputError("the image", "one", "none", "Give one.")
         if what == "kill the node" and os.environ.get("STUB_NODE") == "2":

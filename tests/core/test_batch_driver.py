@@ -111,6 +111,11 @@ def test_workers_that_do_not_start_end_the_batch(batch):
         batch([{}], first=batch_stubs.NeverStarts, workers=1)
 
 
+def test_a_full_disk_ends_the_batch(batch):
+    with pytest.raises(InputError, match=r"^the output folder: .* without \(No space left on device\)"):
+        batch([{}, {"First": "no room"}, *({"n": n} for n in range(20))], workers=1)
+
+
 def test_a_node_that_is_lost_costs_its_work_alone(batch, caplog):
     counts, lines, ran = batch(
         [{"n": n, "First": "kill the node", "Last": "wait for that"} for n in range(12)], workers=3
