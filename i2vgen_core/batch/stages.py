@@ -167,6 +167,10 @@ class Decode(Stage):
 
 
 def _moved(conditions: BaseConditions, device: torch.device) -> BaseConditions:
-    tensors = {field.name: getattr(conditions, field.name) for field in fields(conditions)}
-    moved = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
-    return replace(conditions, **moved)
+    return replace(
+        conditions,
+        positive=conditions.positive.to(device),
+        negative=conditions.negative.to(device),
+        fps=conditions.fps.to(device),
+        details=None if conditions.details is None else conditions.details.to(device),
+    )

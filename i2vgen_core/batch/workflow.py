@@ -146,14 +146,15 @@ class Comfy(Stage):
         return self._server.pid
 
     def work(self, job: Job, value: None) -> None:
-        graph, placed = copy.deepcopy(self._workflow.graph), []
+        graph = copy.deepcopy(self._workflow.graph)
+        placed: list[Path] = []
         try:
             for node, name in self._workflow.columns:
-                value = job.content[f"{node}.inputs.{name}"]
+                given = job.content[f"{node}.inputs.{name}"]
                 if (node, name) in self._workflow.files:
-                    placed.append(self._place(value, f"{job.name}-{len(placed)}"))
-                    value = f"{placed[-1].name} [temp]"  # the folder that the name is looked up in
-                graph[node]["inputs"][name] = value
+                    placed.append(self._place(given, f"{job.name}-{len(placed)}"))
+                    given = f"{placed[-1].name} [temp]"  # the folder that the name is looked up in
+                graph[node]["inputs"][name] = given
             publish(self._run(graph), self._folder, job.name)
         finally:
             for file in [*placed, *(path for path in (self._own / "output").rglob("*") if path.is_file())]:
