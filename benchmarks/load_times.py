@@ -32,13 +32,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
-from i2vgen_core import encoders
+from i2vgen_core import config, encoders
 from i2vgen_core.bundle import WEIGHTS
 from i2vgen_core.checkpoints import clip_keys, vae_keys
+from i2vgen_core.checkpoints.convert import convert
 from i2vgen_core.checkpoints.load import open_base, open_refiner
 from i2vgen_core.checkpoints.parts import part_tensors
 from i2vgen_core.checkpoints.read import read_state_dict
+from i2vgen_core.checkpoints.unet_keys import to_official
 from i2vgen_core.scaffold import SIZES, scaffold
+from i2vgen_core.unet import UNet
 
 TOWER = "model.safetensors"
 
@@ -64,6 +67,24 @@ def vgen(part: str, step: int) -> Callable[[Path, Path], None]:
         torch.save({"state_dict": wide(state), "step": step}, target)
 
     return write
+
+
+def image2video(folder: Path, target: Path) -> None:
+    """MS-Image2Video: no part of the source has its tensors."""
+    state = UNet(config.UNetConfig(kind="image2video"), device="meta").state_dict()
+    made_up = {key: torch.empty(value.shape).uniform_(-0.02, 0.02) for key, value in to_official(state).items()}
+    torch.save({"state_dict": made_up, "step": 779000}, target)
+
+
+def sharded(folder: Path, target: Path) -> None:
+    """As diffusers itself writes it."""
+    I2VGenXLUNet.from_pretrained(folder / "unet", torch_dtype=torch.float32).save_pretrained(
+        target, max_shard_size="2GB"
+    )
+
+
+def converted(folder: Path, target: Path) -> None:
+    convert(folder / "unet", target)
 
 
 def whole_folder(part: str, name: str = WEIGHTS) -> Callable[[Path, Path], None]:
@@ -99,12 +120,11 @@ def lightning(folder: Path, target: Path) -> None:
 def load_base(path: Path, dtype: torch.dtype | None = None) -> Iterable[Tensor]:
     checkpoint = open_base(path)
     encoder = checkpoint.build_global_encoder(dtype)
-    assert encoder is not None
-    return [*checkpoint.build_network(dtype).parameters(), *encoder.parameters()]
+    return [*checkpoint.build_network(dtype).parameters(), *(encoder.parameters() if encoder else ())]
 
 
-def load_refiner(path: Path) -> Iterable[Tensor]:
-    return open_refiner(path).build_network().parameters()
+def load_refiner(path: Path, kind: config.Kind | None = None) -> Iterable[Tensor]:
+    return open_refiner(path, kind).build_network().parameters()
 
 
 def load_clip(path: Path) -> Iterable[Tensor]:
@@ -123,7 +143,7 @@ def load_vae(path: Path) -> Iterable[Tensor]:
 def plain(path: Path) -> Iterable[Tensor]:
     file = next(path.glob("*.safetensors")) if path.is_dir() else path
     if file.suffix == ".safetensors":
-        return load_file(file).values()
+        return [value for each in files(path) for value in load_file(each).values()]
     content = torch.load(file, map_location="cpu", weights_only=True)
     return content.get("state_dict", content).values()
 
@@ -165,8 +185,14 @@ KINDS = {
         "unet", None, lambda path: load_base(path, torch.float32), pretrained(I2VGenXLUNet)
     ),
     "base fp32, safetensors": Kind("unet_fp32", whole_folder("unet"), load_base, pretrained(I2VGenXLUNet)),
+    "base fp32, folder of three shards": Kind("unet_shards", sharded, load_base, pretrained(I2VGenXLUNet)),
+    "base fp16, written by convert": Kind("converted.safetensors", converted, load_base),
     "base fp32, .pth": Kind("i2vgen_xl_00854500.pth", vgen("unet", 854500), load_base),
     "refiner fp32, .pth": Kind("non_ema_0035000.pth", vgen("refiner", 35000), load_refiner),
+    "refiner SR600 fp32, .pth": Kind(
+        "sr_step_110000_ema.pth", vgen("refiner", 110000), lambda path: load_refiner(path, "sr600")
+    ),
+    "base MS-Image2Video fp32, .pth": Kind("img2video_ldm_0779000.pth", image2video, load_base),
     "CLIP fp32, open_clip .bin": Kind(
         "open_clip_pytorch_model.bin", lambda folder, target: torch.save(open_clip(folder), target), load_clip
     ),

@@ -19,14 +19,25 @@ def fastest_kernels(x: Tensor) -> AbstractContextManager[Any]:
 
     - Linear layers in float32: torch multiplies with MKL, which on AMD's processors reaches half of what oneDNN does.
       Which one is faster is measured once a process. In 16 bit torch takes oneDNN where the processor has the means.
-    - 3x3 convolutions of maps with few places, as products with the kernel as it lies in memory: oneDNN's convolution
-      brings the kernel into an order of its own first, which takes longer than to convolve with it.
+    - 3x3 convolutions of maps with few places, as products with the kernel as it lies in memory (channels_last):
+      oneDNN's convolution brings the kernel into an order of its own first, which takes longer than to convolve with it.
 
     Only the CPU has these, and gradients need torch's own.
     """
     if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return nullcontext()
-    return _Kernels(_onednn_is_faster(torch.get_num_threads()))
+    return _Kernels(_has_onednn() and (_unmeasured or _onednn_is_faster(torch.get_num_threads())))
+
+
+def measure_no_kernels() -> None:
+    """From here on this process takes oneDNN for linear layers wherever there is one, without measuring: processes that
+    share work must round alike, however busy each machine is when it starts.
+    """
+    global _unmeasured
+    _unmeasured = True
+
+
+_unmeasured = False
 
 
 class _Kernels(TorchFunctionMode):
@@ -52,8 +63,8 @@ class _Kernels(TorchFunctionMode):
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         n, _, h, w = x.shape
         around = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
-        products = self._linear(around.reshape(n * h * w, -1), weight.reshape(len(weight), -1), bias)
-        return products.view(n, h, w, -1).permute(0, 3, 1, 2)
+        rows, kernels = around.permute(0, 1, 2, 4, 5, 3).reshape(n * h * w, -1), weight.permute(0, 2, 3, 1)
+        return self._linear(rows, kernels.reshape(len(weight), -1), bias).view(n, h, w, -1).permute(0, 3, 1, 2)
 
 
 def _are_plain(x: Tensor, weight: Tensor, *_: Any, **__: Any) -> bool:
@@ -82,10 +93,12 @@ def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 @lru_cache
 def _onednn_is_faster(threads: int) -> bool:
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
     x, weight, bias = torch.ones(2048, 640), torch.ones(640, 640), torch.ones(640)
     return _seconds(lambda: _onednn_linear(x, weight, bias)) < _seconds(lambda: F.linear(x, weight, bias))
 

@@ -299,7 +299,6 @@ class Batch:
     def _shorten(self, reached: int) -> None:
         for bar in self._bars[reached:]:
             bar.total -= 1
-            bar.refresh()
 
 
 async def _result(reference: Any) -> Any:

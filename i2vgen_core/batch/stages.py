@@ -16,6 +16,7 @@ from ..config import DetailGain, Kind
 from ..dtypes import DTYPES
 from ..errors import InputError, check_range
 from ..images import read_image
+from ..kernels import measure_no_kernels
 from ..video import write_video
 from .jobs import Job, Row, cast, name_of, resolve, seed_of
 from .outputs import publish
@@ -90,7 +91,8 @@ class Model:
     dtype: str | None = None
 
     def open(self, device: str) -> Cascade:
-        """The cascade, on a device."""
+        """The cascade, on a device, rounding alike in every worker."""
+        measure_no_kernels()
         return Cascade(
             self.folder,
             dtype=DTYPES.get(self.dtype or ""),

@@ -44,8 +44,10 @@ class UNetCheckpoint:
     release: Release
 
     def build_network(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> UNet:
-        """The network with these weights, in evaluation mode."""
-        return _assign(UNet(self.config, device="meta"), self.network, dtype, device)
+        """The network with these weights, in evaluation mode. Those of convolutions lie channels_last, as activations do:
+        they would be brought into that order at every call."""
+        network = _assign(UNet(self.config, device="meta"), self.network, dtype, device)
+        return network.to(memory_format=torch.channels_last)
 
     def build_global_encoder(
         self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"

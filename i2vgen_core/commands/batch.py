@@ -19,6 +19,7 @@ from ..batch.outputs import MANIFEST, Outputs
 from ..batch.stages import COLUMNS, Base, Decode, Encode, Model, Refine, cascade_job
 from ..batch.worker import Stage
 from ..batch.workflow import Comfy, Workflow
+from ..cascade import Cascade
 from ..config import REFINERS
 from ..dtypes import DTYPES
 from ..errors import InputError
@@ -133,7 +134,7 @@ def _cascade(options: argparse.Namespace, gpus: float) -> tuple[list[Plan], str]
     """The cascade's stages, and the hash of all that changes the pixels."""
     model = Model(options.model.resolve(), options.refiner, options.detail_gain, options.dtype)
     stage = options.stage or ("cascade" if (model.folder / "refiner").is_dir() else "base")
-    model.open("cpu")  # says so if it is no model folder
+    Cascade(model.folder)  # says so if it is no model folder
     kinds: list[type[Stage]] = [Encode, Base, Refine, Decode] if stage == "cascade" else [Encode, Base, Decode]
     plans = []
     for kind in kinds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -158,6 +159,22 @@ class _PerVideoNumber(comfy.conds.CONDRegular):
         return self._copy_with(self.cond)
 
 
+class _Details(comfy.conds.CONDNoiseShape):
+    """Detail features of the video. A context window has those of a clip of its length, which begin with the image's
+    own: without them, all windows but the first would know the image by its tokens alone, and lose its content."""
+
+    def __init__(self, cond: Tensor, encode: Callable[[int], Tensor] | None = None):
+        super().__init__(cond)
+        self._encode = encode
+        self._clips: dict[int, Tensor] = {}
+
+    def of_clip(self, frames: int) -> _Details:
+        if frames not in self._clips:
+            assert self._encode is not None
+            self._clips[frames] = self._encode(frames)
+        return self._copy_with(self._clips[frames])
+
+
 class VideoModel(comfy.model_base.BaseModel):
     """A network of the cascade with its schedule and settings, and how a conditioning becomes its inputs."""
 
@@ -194,8 +211,16 @@ class VideoModel(comfy.model_base.BaseModel):
         text = self._checked(text).to(**to)
         context = torch.cat([text, condition.global_tokens.to(**to), image_tokens], dim=1)
         latent = _fit(condition.image_latent.to(**to), noise.shape[-2:])
-        details = self.diffusion_model.detail_encoder(self.process_latent_in(latent), len(noise))
-        return self._context(context, fps, hooks) | {"details": comfy.conds.CONDNoiseShape(details)}
+        encode = partial(self.diffusion_model.detail_encoder, self.process_latent_in(latent))
+        return self._context(context, fps, hooks) | {"details": _Details(encode(len(noise)), encode)}
+
+    def resize_cond_for_context_window(
+        self, cond_key: str, cond_value: Any, window: Any, x_in: Tensor, device: Any, **_: Any
+    ) -> Any:
+        """Called by the host for each condition of each context window; None leaves the condition to it."""
+        if not isinstance(cond_value, _Details):
+            return None
+        return cond_value.of_clip(len(window.get_tensor(x_in)))  # with the frame before it, which the host may add
 
     def _context(self, context: Tensor, fps: Tensor | None, hooks: Any) -> dict[str, Any]:
         """Context and frame rate as conditions, with what the network makes of them once a run. Hooks may change its
@@ -272,6 +297,8 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
     patcher = compat.patcher(model, load_device, offload_device, disable_dynamic)
     model.to(offload_device)
     compat.load_weights(model, patcher, state)
+    if load_device.type == "cpu":  # see build_network; where the host streams weights to a GPU, they stay as they are
+        model.diffusion_model.to(memory_format=torch.channels_last)
     options = (weight_dtype, checkpoint.config.kind, checkpoint.config.detail_gain)
     patcher.cached_patcher_init = (load_model, (path, *options))
     return patcher

@@ -156,6 +156,8 @@ def compare(table: Path, clean: Path, faulty: Path, count: int) -> None:
     logger.info("done lines: %d, of different jobs %d; by attempts: %s", done.total(), len(done), dict(retried))
     for row, error in sorted(failed.items()):
         logger.info("failed row %d: %s", row, error)
+    differ = [name for name in wanted if wanted[name] != got.get(name)]
+    logger.info("different: %s", ", ".join(differ) or "none")
     left = [str(path) for path in faulty.rglob("*.part")]
     logger.info("half-written files: %d", len(left))
     assert len(wanted) == count and wanted == got
@@ -175,6 +177,7 @@ def main() -> None:
     table = write_jobs(folder, options.jobs)
     with small_disk(folder / "faulty", 8 * 2**20) as limited:
         run_with_faults(table, folder / "faulty", folder / "faulty.log", options.jobs, limited)
+        shutil.copytree(folder / "faulty", folder / "faulty-kept")  # the small disk goes when this ends
         driver = start(table, folder / "clean", folder / "clean.log")
         assert driver.wait(3600) == 1
         logger.info("the run without faults is over")

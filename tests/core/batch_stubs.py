@@ -42,6 +42,8 @@ class First(Stage):
     def work(self, job, value):
         with (self._notes / "ran").open("a") as file:
             file.write(f"{type(self).__name__} {job.row}\n")
+        with (self._notes / "pids").open("a") as file:
+            file.write(f"{type(self).__name__} {os.getpid()}\n")
         what = job.content.get(type(self).__name__, "")
         if what.startswith("once ") and _first_time(self._notes, f"{job.name} {what}"):
             what = what.removeprefix("once ")

@@ -34,8 +34,9 @@ from safetensors.torch import save as safetensors_bytes  # noqa: E402
 
 from i2vgen_core import encoders  # noqa: E402
 from i2vgen_core.checkpoints.load import open_base, open_refiner  # noqa: E402
+from i2vgen_core.checkpoints.read import read_state_dict  # noqa: E402
 from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official  # noqa: E402
-from i2vgen_core.errors import InputError  # noqa: E402
+from i2vgen_core.errors import CheckpointError, InputError  # noqa: E402
 
 MOST_SECONDS, MOST_BYTES = 2.0, 300 * 2**20
 
@@ -78,6 +79,19 @@ def watched():
     finally:
         _watching = False
     assert not _seen, f"a load did what it may not: {_seen}"
+
+
+def refusal(path, load=read_state_dict):
+    """The message of the CheckpointError that a load ends in, watched. Raises AssertionError for a file that loads."""
+    with watched():
+        try:
+            load(path)
+        except CheckpointError as error:
+            message = str(error)
+        else:
+            raise AssertionError(f"{path} was loaded")
+    assert message.isprintable() and len(message) < 2000
+    return message
 
 
 @lru_cache

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from i2vgen_core import kernels
 from i2vgen_core.__main__ import main
 from i2vgen_core.batch.stages import cascade_job
 from i2vgen_core.commands.batch import _cascade, _per_stage, add_arguments
@@ -33,7 +34,8 @@ def batch(table, rows, *more):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "_unmeasured", True)  # as the workers have it, which never choose a kernel by its time
     write_image(tmp_path / "a.png", torch.rand(70, 90, 3, generator=torch.Generator().manual_seed(1)))
     return tmp_path / "a.png"
 

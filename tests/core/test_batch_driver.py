@@ -78,13 +78,9 @@ def test_what_fails_is_tried_again_and_set_aside_and_the_rest_is_made_once(batch
     assert counts == (11, 1, 3)
     assert len(lines) == 14
     by_row = {line["row"]: line for line in lines}
-    assert {row: line["attempts"] for row, line in by_row.items() if line["attempts"] != 1} == {
-        9: 2,
-        10: 2,
-        11: 2,
-        12: 2,
-        14: 2,
-    }
+    assert {row: line["attempts"] for row, line in by_row.items() if line["attempts"] != 1} == dict.fromkeys(
+        (9, 10, 11, 12, 14), 2
+    )
     assert {row for row, line in by_row.items() if line["status"] == "failed"} == {9, 11, 13}
     assert "died" in by_row[9]["error"] and "_Unpicklable: no luck" in by_row[11]["error"]
     assert by_row[13]["error"] == "the image: expected one, found none. Give one."
@@ -100,10 +96,13 @@ def test_what_fails_is_tried_again_and_set_aside_and_the_rest_is_made_once(batch
     assert ran["First 13"] == 2 and all(ran[f"First {row}"] == 1 for row in range(1, 9))
 
 
-def test_a_worker_that_hangs_is_replaced(batch):
-    counts, lines, _ = batch([{"First": "once hang"}, {}], Policy(2, 0.05, timeout=3), workers=1)
-    assert counts == (2, 0, 0)
-    assert [line["attempts"] for line in sorted(lines, key=lambda line: line["row"])] == [2, 1]
+def test_a_worker_that_hangs_or_may_be_broken_is_replaced(batch):
+    contents = [{"First": "once hang"}, {"First": "once break"}, {"First": "once fail"}]
+    counts, lines, _ = batch(contents, Policy(2, 0.05, timeout=3), workers=1)
+    assert counts == (3, 0, 0)
+    assert [line["attempts"] for line in lines] == [2, 2, 2]
+    pids = {line for line in (batch.out.parent / "notes" / "pids").read_text().splitlines() if line.startswith("First")}
+    assert len(pids) == 3
 
 
 def test_workers_that_do_not_start_end_the_batch(batch):

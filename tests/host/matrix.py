@@ -2,7 +2,7 @@
 
     python -m tests.host.matrix docs/compatibility.md
 
-writes the tables of docs/compatibility.md anew, in about two minutes.
+writes the tables of docs/compatibility.md anew, in about five minutes, half of them for SLOW.
 """
 
 from __future__ import annotations
@@ -502,6 +502,15 @@ ROWS: tuple[Row, ...] = (
     Row("SaveLatent, LoadLatent", _loaded_latent, saves=_saved_latent),
 )
 
+SLOW: tuple[Row, ...] = (
+    Row(
+        "TorchCompileModel",
+        _model("TorchCompileModel", backend="inductor"),
+        note="`inductor`, on the CPU: the first step compiles, which takes minutes.",
+    ),
+)
+"""What the tests leave to the command above."""
+
 
 # ---- samplers and schedulers
 
@@ -576,6 +585,10 @@ MARKS = {
         "<!-- table of nodes: python -m tests.host.matrix docs/compatibility.md -->\n",
         "<!-- end of nodes -->\n",
     ),
+    "slow": (
+        "<!-- table of slow nodes: python -m tests.host.matrix docs/compatibility.md -->\n",
+        "<!-- end of slow nodes -->\n",
+    ),
     "samplers": (
         "<!-- table of samplers: python -m tests.host.matrix docs/compatibility.md -->\n",
         "<!-- end of samplers -->\n",
@@ -601,6 +614,7 @@ def main() -> None:
         names = Names.of(host).rows()
         made = {
             "nodes": table(ROWS, [run(host, row, judge) for row in ROWS]),
+            "slow": table(SLOW, [run(host, row, judge) for row in SLOW]),
             "samplers": sampler_table(names, [run(host, row, judge) for row in names]),
         }
     for name, content in made.items():

@@ -65,3 +65,8 @@ def test_the_tables_in_the_docs_are_up_to_date(ready, outcomes):
     assert matrix.written(document, "nodes") == made, remedy
     made = matrix.sampler_table(names, [outcomes[row.name] for row in names])
     assert matrix.written(document, "samplers") == made, remedy
+
+
+def test_the_docs_have_the_rows_that_take_minutes():
+    written = matrix.written(DOCUMENT.read_text(encoding="utf-8"), "slow").splitlines()[2:]
+    assert [line.split(" | ")[0] for line in written] == [f"| {row.name}" for row in matrix.SLOW]

@@ -66,15 +66,16 @@ four, details are lost.
 
 LONG = f"""# A long video in windows
 
-64 frames, made 16 at a time: *Context Windows* slides over them, 4 frames of each window shared with the next, and \
-*freenoise* gives the windows noise that belongs together. Memory stays that of 16 frames; time grows with the windows, \
-five here.
+64 frames, made 16 at a time: *Context Windows* slides over them, 8 frames of each window shared with the next, and \
+*freenoise* gives the windows noise that belongs together. Every window begins with your picture's details, so that a \
+motion comes back to where it began. Memory stays that of 16 frames; time grows with the windows, seven here.
 
 {_TINY}
 
 {_RELEASED_BASE}
 
-Longer: set *frames* in Global Encode. Smoother and slower: context_overlap 8. For prompts that follow each other, see the \
+Longer: set *frames* in Global Encode. Faster, with rougher joints: context_overlap 4. For a motion that goes on, chain clips \
+(template *base_chain*). For prompts that follow each other, see the \
 template *base_two_prompts*. Keep *dim* at 0, the frames, and *causal_window_fix* off: it is for other models.
 """
 
@@ -144,7 +145,7 @@ changes.
 
 TWO_PROMPTS = f"""# Two prompts, one after the other
 
-The first prompt holds for the first window of 16 frames, the second for the last, and the four frames that they share go \
+The first prompt holds for the first window of 16 frames, the second for the last, and the eight frames that they share go \
 over from one to the other: *Conditioning (Combine)* joins the prompts, and *split_conds_to_windows* in *Context Windows* \
 deals them out.
 
@@ -152,7 +153,7 @@ deals them out.
 
 {_RELEASED_BASE}
 
-Three prompts: combine a third, and 40 frames (12 more a window).
+Three prompts: combine a third, and 32 frames (8 more a window).
 
 **Over the sampling's time instead**: put *ConditioningSetTimestepRange* behind each of the two, 0 to 0.4 and 0.4 to 1, \
 and connect the loader's MODEL to the sampler. Then the first prompt lays out all frames and the second finishes them: one \

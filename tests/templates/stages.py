@@ -163,3 +163,11 @@ def refine(
         latent=encoded,
     )
     return group.add("I2VGenXLVAEDecode", vae=vae, latent=latent, frames_per_batch=0) if decode else latent
+
+
+def second_stage(graph: Graph, start: Start, refiner: Node, frames: Node | Output, number: int) -> tuple[Node, Node]:
+    """Two groups, from `number` on: the refiner's prompts, and frames upscaled and refined. Returns both."""
+    prompts = refiner_prompts(graph, start.clip, start.seed, number)
+    group = graph.group(f"{number + 1}. Refinement")
+    scaled = upscale(group, frames, group.add("I2VGenXLSize", size=SIZES["refiner"]))
+    return scaled, refine(group, refiner, prompts, start.vae, scaled)

@@ -8,13 +8,13 @@ from typing import Any
 from . import notes
 from .graph import Graph, Node
 from .stages import (
-    SIZES,
     TINY_GUIDANCE,
     TINY_STEPS,
     Conditions,
     Start,
     refine,
     refiner_prompts,
+    second_stage,
     upscale,
     video,
 )
@@ -56,7 +56,7 @@ def base_long_video() -> Graph:
     start = Start(graph)
     prompts = start.prompts(graph.group("4. Prompts", width=400))
     windows = graph.group("5. Windows")
-    model = _windows(windows, start.model, freenoise=True)
+    model = _windows(windows, start.model, freenoise=True, context_overlap=8)
     conditions = start.conditions(windows, prompts, frames=64)
     frames = start.sample(graph.group("6. Base stage"), conditions, model)
     video(graph.group("7. Video", width=420), frames, graph.name)
@@ -145,11 +145,11 @@ def base_two_prompts() -> Graph:
     first = start.prompts(group, title="First: prompts")
     second = start.prompts(group, prompt=_THEN, title="Then: prompts")
     stage = graph.group("5. Both on one picture")
-    one = start.conditions(stage, first, frames=28, title="First")
-    two = start.conditions(stage, second, frames=28, title="Then")
+    one = start.conditions(stage, first, frames=24, title="First")
+    two = start.conditions(stage, second, frames=24, title="Then")
     both = stage.add("ConditioningCombine", conditioning_1=one.positive, conditioning_2=two.positive)
     stage = graph.group("6. Base stage in two windows")
-    model = _windows(stage, start.model, freenoise=True, split_conds_to_windows=True)
+    model = _windows(stage, start.model, freenoise=True, context_overlap=8, split_conds_to_windows=True)
     frames = start.sample(stage, Conditions(both["CONDITIONING"], one.negative, one.latent), model)
     video(graph.group("7. Video", width=420), frames, graph.name)
     return graph
@@ -161,10 +161,8 @@ def cascade() -> Graph:
     refiner = start.refiner()
     frames = start.base()
     video(graph.group("6. Base video", width=420), frames, "base")
-    prompts = refiner_prompts(graph, start.clip, start.seed, 7)
-    group = graph.group("8. Refinement")
-    scaled = upscale(group, frames, group.add("I2VGenXLSize", size=SIZES["refiner"]))
-    video(graph.group("9. Refined video", width=420), refine(group, refiner, prompts, start.vae, scaled), graph.name)
+    _, refined = second_stage(graph, start, refiner, frames, 7)
+    video(graph.group("9. Refined video", width=420), refined, graph.name)
     return graph
 
 
@@ -189,10 +187,7 @@ def cascade_interpolate() -> Graph:
     start = Start(graph, keep=True)
     refiner = start.refiner()
     frames = start.base()
-    prompts = refiner_prompts(graph, start.clip, start.seed, 6)
-    group = graph.group("7. Refinement")
-    scaled = upscale(group, frames, group.add("I2VGenXLSize", size=SIZES["refiner"]))
-    refined = refine(group, refiner, prompts, start.vae, scaled)
+    _, refined = second_stage(graph, start, refiner, frames, 6)
     between = graph.group("8. Frames between")
     film = "film_net_fp16.safetensors"
     folder = "frame_interpolation"
@@ -222,10 +217,7 @@ def cascade_step_by_step() -> Graph:
     seen.add("PreviewImage", images=frames, room=320)
     base_video = graph.group("Base video", below=True, width=400)
     video(base_video, frames, "base")
-    texts = refiner_prompts(graph, start.clip, start.seed, 7)
-    group = graph.group("8. Refinement")
-    scaled = upscale(group, frames, group.add("I2VGenXLSize", size=SIZES["refiner"]))
-    refined = refine(group, refiner, texts, start.vae, scaled)
+    scaled, refined = second_stage(graph, start, refiner, frames, 7)
     spectra = graph.group("What the refiner changes", width=420)
     plot = spectra.add("I2VGenXLSpectrum", images=scaled, images_after=refined)
     spectra.add("PreviewImage", images=plot["IMAGE"], room=420)
@@ -259,10 +251,8 @@ def cascade_text_to_image() -> Graph:
     clip = start.prompts(group, picture)
     stage = graph.group("5. Base stage")
     frames = start.sample(stage, start.conditions(stage, clip, picture))
-    prompts = refiner_prompts(graph, start.clip, start.seed, 6)
-    last = graph.group("7. Refinement")
-    scaled = upscale(last, frames, last.add("I2VGenXLSize", size=SIZES["refiner"]))
-    video(graph.group("8. Refined video", width=420), refine(last, refiner, prompts, start.vae, scaled), graph.name)
+    _, refined = second_stage(graph, start, refiner, frames, 6)
+    video(graph.group("8. Refined video", width=420), refined, graph.name)
     return graph
 
 
@@ -277,10 +267,8 @@ def cascade_upscale_model() -> Graph:
     files = [{"name": name, "url": url, "directory": "upscale_models"}]
     model = larger.add("UpscaleModelLoader", model_name=name, models=files, bypassed=True)
     enlarged = larger.add("ImageUpscaleWithModel", upscale_model=model, image=frames, bypassed=True)
-    prompts = refiner_prompts(graph, start.clip, start.seed, 7)
-    group = graph.group("8. Refinement")
-    scaled = upscale(group, enlarged, group.add("I2VGenXLSize", size=SIZES["refiner"]))
-    video(graph.group("9. Refined video", width=420), refine(group, refiner, prompts, start.vae, scaled), graph.name)
+    _, refined = second_stage(graph, start, refiner, enlarged, 7)
+    video(graph.group("9. Refined video", width=420), refined, graph.name)
     return graph
 
 
@@ -292,10 +280,8 @@ def refine_video() -> Graph:
     yours = graph.group("Your video (bypassed)")
     file = yours.add("LoadVideo", file="video.mp4", bypassed=True)
     yours.add("GetVideoComponents", video=file, bypassed=True, title="Drag images to Upscale Image")
-    prompts = refiner_prompts(graph, start.clip, start.seed, 6)
-    group = graph.group("7. Refinement")
-    scaled = upscale(group, frames, group.add("I2VGenXLSize", size=SIZES["refiner"]))
-    video(graph.group("8. Refined video", width=420), refine(group, refiner, prompts, start.vae, scaled), graph.name)
+    _, refined = second_stage(graph, start, refiner, frames, 6)
+    video(graph.group("8. Refined video", width=420), refined, graph.name)
     return graph
 
 
