@@ -14,7 +14,8 @@ from typing import Any
 
 import fsspec
 
-from ..errors import InputError, check_range
+from ..config import check_settings
+from ..errors import InputError
 
 Row = dict[str, Any]
 _ROWS_AT_A_TIME = 256
@@ -156,7 +157,7 @@ def seed_of(content: dict[str, Any]) -> int:
     """The content's seed; without one, 32 bits of its hash: other rows differ, the same row does not."""
     if content.get("seed") is None:
         return int(_digest(content)[:16], 16) % _SEEDS
-    check_range("seed", content["seed"], 0, 2**63 - 1)
+    check_settings({"seed": content["seed"]})
     return content["seed"]
 
 

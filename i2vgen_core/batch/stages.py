@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
+from ..acceleration import Acceleration
 from ..cascade import BaseConditions, BaseOptions, Cascade, RefineOptions
 from ..config import DetailGain, Kind
 from ..dtypes import DTYPES
@@ -22,9 +23,16 @@ from .jobs import Job, Row, cast, name_of, resolve, seed_of
 from .outputs import publish
 from .worker import Stage, local_copy
 
-_HINTS = {
-    **get_type_hints(BaseOptions),
-    **{f"refine_{name}": hint for name, hint in get_type_hints(RefineOptions).items() if name != "seed"},
+_SPEED = get_type_hints(Acceleration)
+
+
+def _hints(options: type[BaseOptions | RefineOptions]) -> dict[str, Any]:
+    """Types of a stage's settings by name, those of its acceleration beside the others."""
+    return {name: hint for name, hint in get_type_hints(options).items() if hint is not Acceleration} | _SPEED
+
+
+_HINTS = _hints(BaseOptions) | {
+    f"refine_{name}": hint for name, hint in _hints(RefineOptions).items() if name != "seed"
 }
 _KINDS: dict[str, type] = {
     "image": str,
@@ -60,8 +68,8 @@ def cascade_job(number: int, row: Row, folder: str, model: str) -> Job:
     check_range("file_fps", given.get("file_fps", 8), 0.1, 1000)
     given["image"] = resolve(folder, given["image"])
     seed = seed_of(given)
-    base = {field.name: given[field.name] for field in fields(BaseOptions) if field.name in given}
-    refine = {field.name: given[key] for field in fields(RefineOptions) if (key := f"refine_{field.name}") in given}
+    base = {name: given[name] for name in _hints(BaseOptions) if name in given}
+    refine = {name: given[key] for name in _hints(RefineOptions) if (key := f"refine_{name}") in given}
     content = {
         "image": given["image"],
         "prompt": given["prompt"],
@@ -70,9 +78,26 @@ def cascade_job(number: int, row: Row, folder: str, model: str) -> Job:
         "base": base | {"seed": seed},
         "refine": refine | {"seed": seed},
     }
-    BaseOptions(**content["base"]).check()
-    RefineOptions(**content["refine"]).check()
+    base_options(content).check()
+    refine_options(content).check()
     return Job(number, name_of(content, model), seed, content)
+
+
+def base_options(content: dict[str, Any]) -> BaseOptions:
+    """Of a job's content."""
+    settings, acceleration = _parted(content["base"])
+    return BaseOptions(**settings, acceleration=acceleration)
+
+
+def refine_options(content: dict[str, Any]) -> RefineOptions:
+    """Of a job's content."""
+    settings, acceleration = _parted(content["refine"])
+    return RefineOptions(**settings, acceleration=acceleration)
+
+
+def _parted(given: dict[str, Any]) -> tuple[dict[str, Any], Acceleration]:
+    settings = {name: value for name, value in given.items() if name not in _SPEED}
+    return settings, Acceleration(**{name: value for name, value in given.items() if name in _SPEED})
 
 
 def _known(name: str) -> bool:
@@ -122,7 +147,7 @@ class Encode(Stage):
     def work(self, job: Job, value: None) -> BaseConditions:
         with local_copy(job.content["image"]) as file:
             image = read_image(file)
-        conditions = self._cascade.condition(image, job.content["prompt"], BaseOptions(**job.content["base"]))
+        conditions = self._cascade.condition(image, job.content["prompt"], base_options(job.content))
         return _moved(conditions, torch.device("cpu"))
 
 
@@ -135,7 +160,7 @@ class Base(Stage):
 
     def work(self, job: Job, value: BaseConditions) -> Tensor:
         conditions = _moved(value, self._cascade.device)
-        return self._cascade.sample_base(conditions, BaseOptions(**job.content["base"])).cpu()
+        return self._cascade.sample_base(conditions, base_options(job.content)).cpu()
 
 
 class Refine(Stage):
@@ -146,7 +171,7 @@ class Refine(Stage):
         _ = self._cascade.refiner, self._cascade.text_encoder, self._cascade.vae
 
     def work(self, job: Job, value: Tensor) -> Tensor:
-        options = RefineOptions(**job.content["refine"])
+        options = refine_options(job.content)
         frames = self._cascade.decode(value.to(self._cascade.device))
         latent = self._cascade.encode_video(frames, options)
         return self._cascade.sample_refiner(latent, job.content["refine_prompt"], options).cpu()

@@ -9,8 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from i2vgen_core.acceleration import Acceleration
 from i2vgen_core.batch.jobs import cast, count_rows, folder_of, read_rows, resolve
-from i2vgen_core.batch.stages import COLUMNS, Model, cascade_job
+from i2vgen_core.batch.stages import COLUMNS, Model, base_options, cascade_job, refine_options
 from i2vgen_core.cascade import BaseOptions, RefineOptions
 from i2vgen_core.errors import InputError
 
@@ -98,11 +99,13 @@ def test_a_row_may_have_every_option_of_generate():
     row = dict.fromkeys(COLUMNS, 1)
     row |= {"image": "a.png", "prompt": "p", "negative": "n", "width": 64, "height": 72, "refine_width": 80}
     row |= {"refine_height": 88, "refine_solver": "heun", "refine_entry": "inversion", "refine_negative": "", "seed": 5}
-    row |= {"refine_prompt": "r", "refine_noise_level": 2, "steps": "3"}
+    row |= {"refine_prompt": "r", "refine_noise_level": 2, "steps": "3", "solver": "unipc"}
+    row |= {"guidance_start": 0.25, "refine_reuse_interval": 4}
     made = job(row)
-    base, refine = BaseOptions(**made.content["base"]), RefineOptions(**made.content["refine"])
-    assert base == BaseOptions(64, 72, 1, 1.0, 3, 1.0, 1.0, 5, "n")
-    assert refine == RefineOptions(80, 88, 1, 1.0, 1.0, 2, "heun", "inversion", 1.0, 5, "")
+    base, refine = base_options(made.content), refine_options(made.content)
+    assert base == BaseOptions(64, 72, 1, 1.0, 3, 1.0, 1.0, 5, "n", "unipc", Acceleration(0.25, 1.0, 1))
+    faster = Acceleration(1.0, 1.0, 4)
+    assert refine == RefineOptions(80, 88, 1, 1.0, 1.0, 2, "heun", "inversion", 1.0, 5, "", faster)
     assert made.seed == 5 and made.content["refine_prompt"] == "r" and made.content["file_fps"] == 1.0
 
 
@@ -112,7 +115,7 @@ def test_a_row_may_have_every_option_of_generate():
         ({"prompt": None}, "prompt: expected a value in every row, found none"),
         ({"image": math.nan}, "image: expected a value in every row, found none"),
         ({"step": 3}, "column: expected image, prompt, width"),
-        ({"width": 63}, "width: expected at least 64 pixels and a multiple of 8, found 63"),
+        ({"width": 63}, "width: expected a multiple of 8 from 64 to 16384 pixels, found 63"),
         ({"steps": 2.5}, "steps: expected a whole number, found 2.5"),
         ({"steps": "many"}, "steps: expected a whole number, found 'many'"),
         ({"steps": True}, "steps: expected a whole number, found True"),
