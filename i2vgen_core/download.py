@@ -207,11 +207,19 @@ def _fetch(release: Release, target: Path, part: Path, url: str, size: int | Non
         if start:
             logger.info("%s: going on after %.2f GB", release.name, start / 1e9)
         headers = build_hf_headers(token=False)
-        try:
-            http_get(url, file, resume_size=start, headers=headers, expected_size=size, displayed_filename=release.name)
-        except Exception as error:  # as above
-            expected = f"all of it ({size} bytes)" if size else "all of it"
-            raise _failure(release, target, expected, _short(error), "Run the command again to go on.") from error
+        whole = False
+        while not whole:
+            try:
+                http_get(
+                    url, file, resume_size=start, headers=headers, expected_size=size, displayed_filename=release.name
+                )
+                whole = True
+            except Exception as error:  # as above
+                before, start = start, file.seek(0, os.SEEK_END)
+                if start > before:  # the library goes on after a break by itself, but for a connection cut, before 1.0
+                    continue
+                expected = f"all of it ({size} bytes)" if size else "all of it"
+                raise _failure(release, target, expected, _short(error), "Run the command again to go on.") from error
 
 
 def _check_content(release: Release, target: Path, part: Path, etag: str) -> None:

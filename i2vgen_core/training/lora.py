@@ -44,7 +44,8 @@ def add_lora(network: UNet, rank: int = 16, alpha: float = 16.0) -> None:
     if _adapted(network):
         raise InputError("the network", "one without LoRA", "one with it", "Load the network again.")
     network.requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_LAYERS), network)
+    around = nn.ModuleList([network])  # peft takes a `config` of the module that it is given for one of transformers'
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_LAYERS), around)
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # peft takes the type of the weight beside it

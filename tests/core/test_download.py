@@ -154,7 +154,7 @@ def test_a_break_is_gone_on_from_within_one_run(hub, models, fault):
 
 @pytest.mark.parametrize("fault", ["stall", "cut"])
 def test_a_broken_run_is_gone_on_from_by_the_next(hub, models, fault):
-    hub.faults = [(fault, 100_000)] + [(fault, 0)] * 9
+    hub.faults = [(fault, 100_000)] + [(fault, 0)] * 19
     message = refusal(hub, models)
     assert f"{TOY.name}: expected all of it ({len(CONTENT)} bytes)" in message
     assert "Run the command again to go on." in message
@@ -167,7 +167,7 @@ def test_a_broken_run_is_gone_on_from_by_the_next(hub, models, fault):
 
 
 def test_a_part_of_another_version_is_not_gone_on_from(hub, models):
-    hub.faults = [("cut", 100_000)] + [("cut", 0)] * 9
+    hub.faults = [("cut", 100_000)] + [("cut", 0)] * 19
     free = replace(TOY, sha256="", size=None)
     refusal(hub, models, free)
     hub.content, hub.faults, hub.requests = CONTENT[::-1], [], []
@@ -177,7 +177,7 @@ def test_a_part_of_another_version_is_not_gone_on_from(hub, models):
 
 
 def test_a_part_that_is_longer_than_the_file_is_begun_anew(hub, models):
-    hub.faults = [("cut", 100_000)] + [("cut", 0)] * 9
+    hub.faults = [("cut", 100_000)] + [("cut", 0)] * 19
     refusal(hub, models)
     (part,) = (models / "vae").iterdir()
     part.write_bytes(bytes(len(CONTENT) + 1))
