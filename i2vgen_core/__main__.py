@@ -13,6 +13,7 @@ logger = logging.getLogger("i2vgen_xl")
 
 _COMMANDS = {
     "generate": "a video from a photo",
+    "batch": "many videos, from a table of jobs, on one machine or many",
     "download": "the released files, into ComfyUI's model folders",
     "convert": "one network of a file as a safetensors file",
     "inspect": "what a file is, and which loader takes it",

@@ -26,7 +26,18 @@ def fastest_kernels(x: Tensor) -> AbstractContextManager[Any]:
     """
     if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return nullcontext()
-    return _Kernels(_onednn_is_faster(torch.get_num_threads()))
+    return _Kernels(_has_onednn() and (_unmeasured or _onednn_is_faster(torch.get_num_threads())))
+
+
+def measure_no_kernels() -> None:
+    """From here on this process takes oneDNN for linear layers wherever there is one, without measuring: processes that
+    share work must round alike, however busy each machine is when it starts.
+    """
+    global _unmeasured
+    _unmeasured = True
+
+
+_unmeasured = False
 
 
 class _Kernels(TorchFunctionMode):
@@ -82,10 +93,12 @@ def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 @lru_cache
 def _onednn_is_faster(threads: int) -> bool:
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
     x, weight, bias = torch.ones(2048, 640), torch.ones(640, 640), torch.ones(640)
     return _seconds(lambda: _onednn_linear(x, weight, bias)) < _seconds(lambda: F.linear(x, weight, bias))
 

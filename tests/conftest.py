@@ -1,5 +1,7 @@
 """What all tiers of tests share."""
 
+from __future__ import annotations
+
 from collections import Counter
 from pathlib import Path
 

@@ -27,7 +27,8 @@ PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
 def lower_bounds(project: str) -> list[str]:
     """`name==lowest` of every dependency, those of the extras among them, but torch's."""
     found = re.findall(r'"([A-Za-z0-9_-]+)>=([\d.]+)"', project.partition("[tool.")[0])
-    return [f"{name}=={version}" for name, version in found if name not in ("torch", "setuptools")]
+    others = ("torch", "setuptools", "playwright", "ruff", "mypy")  # not of EXTRAS, but for torch
+    return [f"{name}=={version}" for name, version in found if name not in others]
 
 
 def pinned_torch() -> str:
@@ -85,6 +86,8 @@ def audit(python: Path) -> str:
         return f"pip-audit could not run: {done.stderr.strip()[-300:]}"
     skipped = [each["name"] for each in packages if "skip_reason" in each]
     found = [f"{each['name']} {each['version']}: {hole['id']}" for each in packages for hole in each.get("vulns", [])]
+    if len(skipped) == len(packages):
+        return "pip-audit could look nothing up: is PyPI's own service reached from here?"
     looked = f"pip-audit looked up {len(packages) - len(skipped)} of {len(packages)} packages"
     return f"{looked}: {'; '.join(found) or 'nothing found'}"
 

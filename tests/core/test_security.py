@@ -50,7 +50,8 @@ def test_nothing_is_unpickled_freely():
 
 def test_no_code_from_text_and_no_programs():
     assert starts("eval(text)") and starts("subprocess.run(command)")
-    found = {str(file.relative_to(ROOT)): starts(file.read_text(encoding="utf-8")) for file in SHIPPED}
+    found = {file.relative_to(ROOT).as_posix(): starts(file.read_text(encoding="utf-8")) for file in SHIPPED}
+    assert found.pop("i2vgen_core/batch/workflow.py") == ["subprocess.Popen"]  # ComfyUI, where `batch` is told to
     assert not {file: free for file, free in found.items() if free}
 
 

@@ -335,6 +335,20 @@ def test_the_faster_kernel_computes_the_same(small, monkeypatch):
         assert isinstance(kernels.fastest_kernels(made["x"]), nullcontext)
 
 
+def test_kernels_can_be_chosen_without_measuring(small, monkeypatch):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(kernels, "_onednn_is_faster", lambda threads: False)
+    monkeypatch.setattr(kernels, "_unmeasured", False)
+    kernel, calls = kernels._onednn_linear, []
+    monkeypatch.setattr(kernels, "_onednn_linear", lambda *given: calls.append(1) or kernel(*given))
+    small["i2vgen_xl"](**toy.inputs(toy.CONFIG))
+    assert not calls
+    kernels.measure_no_kernels()
+    small["i2vgen_xl"](**toy.inputs(toy.CONFIG))
+    assert calls
+
+
 # ---------------------------------------------------------------- layers
 
 

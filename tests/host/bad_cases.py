@@ -50,6 +50,13 @@ def good() -> Graph:
         "match": node("I2VGenXLColorMatch", images=["photo", 0], reference=["photo", 0], method="adain", strength=1.0),
         "compare": node("I2VGenXLCompareVideos", images_a=["photo", 0], images_b=["photo", 0], mode="split"),
         "spectrum": node("I2VGenXLSpectrum", images=["photo", 0], images_after=["photo", 0]),
+        "accelerate": node(
+            "I2VGenXLAccelerate",
+            model=["loader", 0],
+            guidance_start_percent=0.0,
+            guidance_end_percent=0.5,
+            reuse_interval=3,
+        ),
         "inspect": node("I2VGenXLInspectConditioning", positive=["global_encode", 0], model=["loader", 0]),
         "base_loader": node(
             "I2VGenXLBaseLoader", model_name=builtin.NAME, weight_dtype="default", detail_gain="official"
@@ -167,11 +174,15 @@ NUMBERS: dict[str, tuple[str, list[Any]]] = {
     "frames__frames_per_batch": ("frames", [*_INTS, 4096, 4097]),
     "photo__seed": ("photo", _INTS),
     "match__strength": ("match", _FLOATS),
+    "accelerate__guidance_start_percent": ("accelerate", _FLOATS),
+    "accelerate__guidance_end_percent": ("accelerate", _FLOATS),
+    "accelerate__reuse_interval": ("accelerate", _INTS),
 }
 """By input: the node that is to run, and the numbers."""
 
 CHOICES = {
     "size__size": "size",
+    "base__solver": "base",
     "refine__solver": "refine",
     "refine__entry": "refine",
     "match__method": "match",
@@ -435,6 +446,7 @@ PARTS = {
     "base__model": "base",
     "refine__model": "refine",
     "inspect__model": "inspect",
+    "accelerate__model": "accelerate",
 }
 _SWAPPED = {
     "base__model": ["refiner", 0],

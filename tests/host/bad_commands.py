@@ -123,6 +123,12 @@ NUMBERS: dict[str, list[str]] = {
     "--refine-rescale": _FLOATS,
     "--refine-noise-level": [*_INTS, "1000"],
     "--refine-eta": _FLOATS,
+    "--guidance-start": _FLOATS,
+    "--guidance-end": _FLOATS,
+    "--reuse-interval": _INTS,
+    "--refine-guidance-start": _FLOATS,
+    "--refine-guidance-end": _FLOATS,
+    "--refine-reuse-interval": _INTS,
 }
 
 

@@ -109,7 +109,7 @@ class Client:
             session.ws_connect(f"ws://{self._server.address}/ws?clientId={self._id}", max_msg_size=0) as self._messages,
         ):
             for _ in range(prompts):
-                kind = self._draw.choices(["good", "cancelled", "refused", "failing", "upload"], [70, 14, 6, 6, 4])[0]
+                kind = self._draw.choices(["good", "cancelled", "refused", "failing", "upload"], [66, 14, 6, 6, 8])[0]
                 name, seed = self._draw.choice(self._names), self._draw.randrange(SEEDS)
                 try:
                     await asyncio.wait_for(getattr(self, f"_{kind}")(name, seed), 120)

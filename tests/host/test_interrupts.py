@@ -18,13 +18,13 @@ _numbers = itertools.count(1000)
 
 
 class Interrupter:
-    """Cancels at the n-th call of a function, before it runs.
+    """Cancels at the n-th call of a function, before or after it runs.
 
     Attributes:
         calls: how often it has been called.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int, after: bool = False):
         import comfy.model_management
 
         self.calls = 0
@@ -32,9 +32,12 @@ class Interrupter:
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             self.calls += 1
-            if self.calls == at:
+            if self.calls == at and not after:
                 comfy.model_management.interrupt_current_processing()
-            return original(*args, **kwargs)
+            result = original(*args, **kwargs)
+            if self.calls == at and after:
+                comfy.model_management.interrupt_current_processing()
+            return result
 
         monkeypatch.setattr(owner, name, counted)
 
@@ -94,12 +97,12 @@ def test_while_frames_are_decoded(host, monkeypatch, call):
 
 
 def test_between_batches_that_the_block_has_chosen(host, monkeypatch):
-    """With frames_per_batch 0, where memory has room for one."""
+    """With frames_per_batch 0, where memory has room for one: after the first, the second is not begun."""
     import comfy.sd
 
     decode = host.module("nodes.host.decode")
     monkeypatch.setattr(decode, "_frames_at_once", lambda *_: 1)
-    interrupter = Interrupter(monkeypatch, comfy.sd.VAE, "decode", 1)
+    interrupter = Interrupter(monkeypatch, comfy.sd.VAE, "decode", 1, after=True)
     result = host.run(_graph(frames__latent=["base", 0]), {"output": ("frames", 0)}, reuse_cache=True)
     assert result.interrupted and result.error_node == "frames"
     assert interrupter.calls == 1

@@ -89,7 +89,7 @@ def _anew(stage: Stage) -> Graph:
     return changed(good(), base__steps=2, refine__steps=2, **changes[stage.node])
 
 
-def _run(host: Host, monkeypatch: pytest.MonkeyPatch, stage: Stage, graph: Graph, allocator: Allocator) -> Result:
+def _run(host: Host, stage: Stage, graph: Graph, allocator: Allocator) -> Result:
     module = host.module(stage.module) if stage.module.startswith("nodes") else __import__(stage.module, fromlist=["x"])
     owner = getattr(module, stage.owner) if stage.owner else module
     original = getattr(owner, stage.name)
@@ -99,9 +99,10 @@ def _run(host: Host, monkeypatch: pytest.MonkeyPatch, stage: Stage, graph: Graph
         with allocator:
             return original(*args[isinstance(original, type(host.run)) :], **kwargs)
 
-    monkeypatch.setattr(owner, stage.name, classmethod(run) if isinstance(original, type(host.run)) else run)
+    patched = pytest.MonkeyPatch()
+    patched.setattr(owner, stage.name, classmethod(run) if isinstance(original, type(host.run)) else run)
     result = host.run(graph, {"output": (stage.node, 0)}, reuse_cache=True)
-    monkeypatch.undo()
+    patched.undo()
     return result
 
 
@@ -132,16 +133,16 @@ def _tensor(value: Any) -> Tensor:
 
 @pytest.mark.parametrize("spent", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("name", STAGES)
-def test_at_any_point_of_a_stage(host, monkeypatch, new_tensors, name, spent):
+def test_at_any_point_of_a_stage(host, new_tensors, name, spent):
     stage, graph = STAGES[name], _anew(STAGES[name])
     right = host.value(graph, stage.node)
     host.value(_anew(stage), stage.node)  # and the graph is out of the host's cache
     counter, recovered = Allocator(), 0
-    assert _run(host, monkeypatch, stage, graph, counter).error is None
+    assert _run(host, stage, graph, counter).error is None
     for place in _places(counter.calls):
         host.value(_anew(stage), stage.node)
         gc.freeze()
-        result = _run(host, monkeypatch, stage, graph, Allocator(place, spent))
+        result = _run(host, stage, graph, Allocator(place, spent))
         if result.error is None:
             recovered += 1
             assert relative_error(_tensor(result.kept["output"]), _tensor(right)) <= stage.close, place
@@ -152,3 +153,41 @@ def test_at_any_point_of_a_stage(host, monkeypatch, new_tensors, name, spent):
             assert new_tensors() == [], place
     assert bool(recovered) == (stage.close > 0 and not spent)
     host.value(_anew(stage), stage.node)
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+def test_halves_apart_give_what_they_give_together(host, monkeypatch, caplog, interval):
+    """At every step; each with deep features of its own, where those are used again."""
+    network = host.module("i2vgen_core.unet").UNet
+    forward = network.forward
+
+    def with_room_for_one(self: Any, x: Tensor, timesteps: Tensor, context: Any, *args: Any) -> Tensor:
+        if len(getattr(context, "context", context)) > 1:
+            raise torch.OutOfMemoryError(_MESSAGE)
+        return forward(self, x, timesteps, context, *args)
+
+    faster = {"guidance_end_percent": 1.0, "reuse_interval": interval}
+    graph = changed(
+        good(), base__model=["accelerate", 0], base__steps=4, **{f"accelerate__{k}": v for k, v in faster.items()}
+    )
+    together = host.value(graph, "base")
+    host.value(_anew(STAGES["base"]), "base")
+    monkeypatch.setattr(network, "forward", with_room_for_one)
+    assert relative_error(host.value(graph, "base"), together) < 1e-4
+    assert caplog.text.count("one after the other") == 4
+
+
+def test_frames_go_one_by_one_before_tiles(host, monkeypatch, caplog):
+    """Whose seams one sees."""
+    import comfy.sd
+
+    tiled: list[int] = []
+    tiles = comfy.sd.VAE.decode_tiled_
+    monkeypatch.setattr(comfy.sd.VAE, "decode_tiled_", lambda vae, x: [tiled.append(len(x)), tiles(vae, x)][1])
+    stage = STAGES["frames"]
+    host.value(_anew(stage), stage.node)
+    assert _run(host, stage, _anew(stage), Allocator(40)).error is None
+    assert tiled == [] and "memory ran out while 2 frames were decoded at once" in caplog.text
+    graph = changed(_anew(stage), frames__frames_per_batch=1)
+    assert _run(host, stage, graph, Allocator(40)).error is None
+    assert tiled == [1], "a single frame is the host's to tile"

@@ -1,0 +1,309 @@
+"""Drives jobs through the stages: each job is a coroutine, each stage a pool of Ray actors that take one job at a time.
+
+Ray starts the workers anywhere in the cluster, watches them, and moves what they make between machines. What is here is
+the policy: who is free, what is tried again, and when to give a job up. Ray Data's pools of actors would move the rows
+too, but they start a job that kills its worker again for ever, retry a block of rows rather than a job, and have no
+limit for a worker that hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import InputError
+from .jobs import Job
+from .outputs import NoRoom, Outputs
+from .worker import Report, Stage
+
+logger = logging.getLogger("i2vgen_xl")
+
+_START_ATTEMPTS = 3
+_LONGEST_WAIT = 60.0
+_LOST_LIMIT = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A stage, and how many workers do it.
+
+    Args:
+        kind: what the workers are.
+        arguments: of the kind's constructor.
+        workers: how many.
+        gpus: of each; parts of one are shared.
+    """
+
+    kind: type[Stage]
+    arguments: tuple[Any, ...]
+    workers: int = 1
+    gpus: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """In the manifest and the progress bars."""
+        return self.kind.__name__.lower()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is tried again.
+
+    Args:
+        attempts: at a job, the first included; failures of all its stages count together.
+        backoff: seconds before the second attempt; twice as many before each further one, a minute at most.
+        timeout: seconds after which a stage of a job hangs, and its worker is replaced.
+    """
+
+    attempts: int = 3
+    backoff: float = 1.0
+    timeout: float = 3600.0
+
+    def wait(self, failures: int) -> float:
+        """Seconds after so many failures."""
+        return min(_LONGEST_WAIT, self.backoff * 2 ** (failures - 1))
+
+
+class Broken(Exception):
+    """The worker is gone, or hangs."""
+
+
+class Lost(Exception):
+    """What an earlier stage made was on a machine that is gone."""
+
+
+class Pool:
+    """The workers of a stage. One that dies or hangs is replaced by another, wherever the cluster has room."""
+
+    def __init__(self, plan: Plan, policy: Policy, fail: Callable[[BaseException], None]):
+        import ray
+
+        self.plan, self._policy, self._fail = plan, policy, fail
+        self._free: asyncio.Queue[Any] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._working = plan.workers
+        # No CPUs: how many workers share a machine's is said by --workers, and one too many must not wait for ever.
+        options = {"num_cpus": 0, "num_gpus": plan.gpus, "scheduling_strategy": "SPREAD"}
+        self._actor = ray.remote(plan.kind).options(**options)
+        for _ in range(plan.workers):
+            self._hire()
+
+    def _hire(self) -> None:
+        task = asyncio.create_task(self._start())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start(self) -> None:
+        import ray
+
+        for failures in range(1, _START_ATTEMPTS + 1):
+            actor = self._actor.remote(*self.plan.arguments)
+            try:
+                await actor.ready.remote()
+            except ray.exceptions.RayError as error:
+                reason = error
+                await asyncio.sleep(self._policy.wait(failures))
+            else:
+                self._free.put_nowait(actor)
+                return
+        logger.error("a worker of stage %s does not start: %s", self.plan.name, reason)
+        self._working -= 1
+        if not self._working:
+            remedy = "See the reason above, correct it, and start the same command again."
+            self._fail(InputError(f"stage {self.plan.name}", "workers that start", "none", remedy))
+
+    async def run(self, job: Job, value: Any) -> tuple[Report, Any]:
+        """A stage of a job on the next free worker.
+
+        Args:
+            job: what to do.
+            value: a reference to what the stage before made, which stays in the object store.
+
+        Raises:
+            Broken: the worker died, or was too slow.
+            Lost: the value is gone.
+        """
+        import ray
+
+        actor = await self._free.get()
+        report, made = actor.run.options(num_returns=2).remote(job, value)
+        try:
+            answer: Report = await asyncio.wait_for(_result(report), self._policy.timeout)
+        except asyncio.TimeoutError:
+            self._replace(actor)
+            raise Broken(f"stage {self.plan.name} took longer than {self._policy.timeout:g} s") from None
+        except ray.exceptions.RayActorError as error:
+            self._replace(actor)
+            raise Broken(f"the worker of stage {self.plan.name} died: {error}") from error
+        except ray.exceptions.RayError as error:
+            self._free.put_nowait(actor)
+            raise Lost(str(error)) from error
+        if answer.broken:
+            self._replace(actor)
+        else:
+            self._free.put_nowait(actor)
+        return answer, made
+
+    def _replace(self, actor: Any) -> None:
+        import ray
+
+        ray.kill(actor)
+        self._hire()
+
+
+class Batch:
+    """A run over a table.
+
+    Args:
+        plans: the stages, first to last.
+        outputs: where the last stage writes.
+        policy: what is tried again.
+        rows: how many jobs there are, for the time left.
+    """
+
+    def __init__(self, plans: list[Plan], outputs: Outputs, policy: Policy, rows: int):
+        self.done = self.failed = self.skipped = 0
+        self._plans, self._outputs, self._policy = plans, outputs, policy
+        quiet = not sys.stderr.isatty()  # a log: a line now and then
+        self._bars = [
+            tqdm(total=rows, desc=plan.name, unit="job", position=index, mininterval=30 if quiet else 0.5)
+            for index, plan in enumerate(plans)
+        ]
+
+    async def run(self, jobs: Iterable[Job | tuple[int, str, InputError]]) -> None:
+        """Makes every output that is not there.
+
+        Args:
+            jobs: read one by one, a few ahead of the workers. In place of a row that is no job: number, name, error.
+
+        Raises:
+            NoRoom: the output folder is full.
+            InputError: the workers of a stage do not start.
+        """
+        stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def fail(error: BaseException) -> None:
+            if not stopped.done():
+                stopped.set_exception(error)
+
+        pools = [Pool(plan, self._policy, fail) for plan in self._plans]
+        tasks: dict[str, asyncio.Task[None]] = {}
+
+        def end(task: asyncio.Task[None]) -> None:
+            del tasks[task.get_name()]
+            if not task.cancelled() and (error := task.exception()):
+                fail(error)
+
+        try:
+            for job in jobs:
+                if isinstance(job, tuple):
+                    self._refuse(*job)
+                elif job.name in tasks or self._outputs.find(job.name):
+                    self._skip(job)
+                else:
+                    task = asyncio.create_task(self._make(job, pools), name=job.name)
+                    tasks[job.name] = task
+                    task.add_done_callback(end)
+                    # As many again as there are workers wait between the stages: that bounds the object store.
+                    while len(tasks) >= 2 * sum(plan.workers for plan in self._plans) and not stopped.done():
+                        await asyncio.wait([stopped, *tasks.values()], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.sleep(0)
+                if stopped.done():
+                    break
+            while tasks and not stopped.done():
+                await asyncio.wait([stopped, *tasks.values()], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.sleep(0)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            for bar in self._bars:
+                bar.close()
+        if stopped.done():
+            stopped.result()
+
+    async def _make(self, job: Job, pools: list[Pool]) -> None:
+        seconds: dict[str, float] = {}
+        stage = reached = failures = losses = 0
+        value = None
+        while stage < len(pools):
+            pool = pools[stage]
+            try:
+                report, made = await pool.run(job, value)
+            except Broken as error:
+                report = Report(error=str(error), traceback=str(error))
+            except Lost as error:  # no fault of the job's: from the first stage again
+                losses += 1
+                logger.warning("row %d: from the first stage again: %s", job.row, _short(error))
+                if losses < _LOST_LIMIT:
+                    stage, value = 0, None
+                    continue
+                report = Report(error=str(error), traceback=str(error), final=True)
+            if report.error is None:
+                seconds[pool.plan.name] = round(report.seconds, 3)
+                stage, value = stage + 1, made
+                if stage > reached:
+                    self._bars[reached].update()
+                    reached = stage
+                continue
+            if report.no_room:
+                raise NoRoom(self._outputs.path, report.no_room)
+            failures += 1
+            if self._outputs.find(job.name):  # the worker was killed between the last rename and its answer
+                break
+            if report.final or failures >= self._policy.attempts:
+                self._give_up(job, report, failures, seconds, reached)
+                return
+            logger.warning("row %d: stage %s, attempt %d: %s", job.row, pool.plan.name, failures, _short(report.error))
+            await asyncio.sleep(self._policy.wait(failures))
+        self.done += 1
+        self._outputs.record(self._line(job, "done", seconds, failures + 1))
+
+    def _line(self, job: Job, status: str, seconds: dict[str, float], attempts: int) -> dict[str, Any]:
+        file = self._outputs.find(job.name)
+        return {
+            "name": job.name,
+            "row": job.row,
+            "status": status,
+            "file": file and file.relative_to(self._outputs.path).as_posix(),
+            "seed": job.seed,
+            "attempts": attempts,
+            "seconds": seconds,
+            "error": None,
+            "job": job.content,
+        }
+
+    def _give_up(self, job: Job, report: Report, attempts: int, seconds: dict[str, float], reached: int) -> None:
+        self.failed += 1
+        self._shorten(reached)
+        line = self._line(job, "failed", seconds, attempts) | {"error": report.error}
+        self._outputs.record(line, f"row {job.row}: {job.content}\n\n{report.traceback}")
+
+    def _refuse(self, number: int, name: str, error: InputError) -> None:
+        self.failed += 1
+        self._shorten(0)
+        line = {"name": name, "row": number, "status": "failed", "file": None, "seed": None, "attempts": 0}
+        self._outputs.record(line | {"seconds": {}, "error": str(error), "job": None}, f"row {number}: {error}\n")
+
+    def _skip(self, job: Job) -> None:
+        self.skipped += 1
+        self._shorten(0)
+        if self._outputs.find(job.name) and not self._outputs.is_recorded(job.name):
+            self._outputs.record(self._line(job, "done", {}, 0))  # the batch before was killed before its line
+
+    def _shorten(self, reached: int) -> None:
+        for bar in self._bars[reached:]:
+            bar.total -= 1
+
+
+async def _result(reference: Any) -> Any:
+    return await reference
+
+
+def _short(error: object) -> str:
+    return " ".join(str(error).split())[:200]

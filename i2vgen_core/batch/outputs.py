@@ -1,0 +1,133 @@
+"""The folder of a batch: whole outputs alone, and a manifest of what became of each job."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..errors import InputError
+
+MANIFEST = "manifest.jsonl"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class NoRoom(InputError):
+    """The output folder takes no more."""
+
+    def __init__(self, folder: Path, reason: str | None):
+        self.reason = reason
+        found = f"'{folder}' without ({reason})"
+        super().__init__("the output folder", "room to write", found, "Free some, and start the same command again.")
+
+
+class Outputs:
+    """The folder, held by one batch at a time. Outputs are `<first 3 digits of the name>/<name>.<ending>`.
+
+    Args:
+        path: a folder, made if it is not there.
+
+    Raises:
+        InputError: it cannot be written, or another batch works in it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = FileLock(path / ".lock")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            remedy = "Wait for it, or choose another folder."
+            raise InputError("the output folder", "no other batch in it", f"one in '{path}'", remedy) from None
+        except OSError as error:
+            raise InputError("the output folder", "one to write to", str(error), "Choose another.") from error
+        for part in path.glob("*/.*.part"):  # of workers that were killed
+            part.unlink(missing_ok=True)
+        self._recorded = _mend(path / MANIFEST)
+        self._manifest = (path / MANIFEST).open("ab", buffering=0)
+
+    def close(self) -> None:
+        """Lets another batch in."""
+        self._manifest.close()
+        self._lock.release()
+
+    def find(self, name: str) -> Path | None:
+        """A job's whole output, if it is there: only whole files have such a name."""
+        return next((self.path / name[:3]).glob(f"{name}.*"), None)
+
+    def is_recorded(self, name: str) -> bool:
+        """Whether the manifest says that this output was made."""
+        return _key(name) in self._recorded
+
+    def record(self, line: dict[str, Any], traceback: str | None = None) -> None:
+        """Adds a line to the manifest; a traceback goes to `failed/<name>.txt`, which is removed without one.
+
+        Raises:
+            NoRoom: the disk is full.
+        """
+        aside = self.path / "failed" / f"{line['name']}.txt"
+        data = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            if traceback is None:
+                aside.unlink(missing_ok=True)
+            else:
+                aside.parent.mkdir(exist_ok=True)
+                aside.write_text(traceback, encoding="utf-8", errors="backslashreplace")
+            while data:  # a full disk takes a part first, then raises
+                data = data[self._manifest.write(data) :]
+            if line["status"] == "done":
+                self._recorded.add(_key(line["name"]))
+        except OSError as error:
+            raise NoRoom(self.path, error.strerror) from error
+
+
+def publish(file: Path, folder: Path, name: str) -> None:
+    """Copies a finished file into the batch's folder: under another name, which is changed when all is on the disk.
+
+    Raises:
+        NoRoom: the disk is full, or may not be written.
+    """
+    target = folder / name[:3] / f"{name}{file.suffix}"
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        target.parent.mkdir(exist_ok=True)
+        with file.open("rb") as source, part.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+        os.replace(part, target)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise NoRoom(folder, error.strerror) from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _mend(manifest: Path) -> set[int]:
+    """Cuts a last line that was half-written; the keys of all outputs that the others say were made."""
+    made = set()
+    if manifest.exists():
+        with manifest.open("rb+") as file:
+            whole = 0
+            for data in file:
+                if not data.endswith(b"\n"):
+                    file.truncate(whole)
+                    break
+                whole += len(data)
+                line = json.loads(data)
+                if line["status"] == "done":
+                    made.add(_key(line["name"]))
+    return made
+
+
+def _key(name: str) -> int:
+    """64 bits of a name: a million of them take 70 MB."""
+    return int(name[:16], 16)

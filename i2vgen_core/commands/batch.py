@@ -1,0 +1,183 @@
+"""`batch`: many videos, from a table of jobs, on Ray."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .. import builtin
+from ..batch.driver import Batch, Plan, Policy
+from ..batch.jobs import Job, Row, count_rows, folder_of, name_of, read_rows
+from ..batch.outputs import MANIFEST, Outputs
+from ..batch.stages import COLUMNS, Base, Decode, Encode, Model, Refine, cascade_job
+from ..batch.worker import Stage
+from ..batch.workflow import Comfy, Workflow
+from ..cascade import Cascade
+from ..config import REFINERS
+from ..dtypes import DTYPES
+from ..errors import InputError
+
+logger = logging.getLogger("i2vgen_xl")
+
+STAGES = ("encode", "base", "refine", "decode", "comfy")
+_GPU_PART = 0.25
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `batch`."""
+    policy = Policy()
+    parser.epilog = "docs/batches.md says what a row may have, what is promised, and how to run it on many machines."
+    add = parser.add_argument
+    add(
+        "jobs",
+        metavar="JOBS",
+        help=f"JSONL, CSV or Parquet, a path or a URL that fsspec reads; columns: {', '.join(COLUMNS)}",
+    )
+    add("--out", type=Path, required=True, metavar="DIR", help="where the outputs go; every machine must see it")
+    add("--address", metavar="HOST:PORT", help="of a running Ray cluster, or auto (Ray is started on this machine)")
+    per_stage = "one for all stages, or encode=1,base=4,refine=8,decode=1"
+    add("--workers", type=_per_stage(int), default={}, metavar="N", help=f"workers a stage: {per_stage} (1)")
+    add(
+        "--gpus",
+        type=_per_stage(float),
+        default={},
+        metavar="N",
+        help=f"GPUs of a worker, 0 for the CPU: {per_stage} (where the cluster has GPUs, {_GPU_PART}, with --workflow 1)",
+    )
+    add("--attempts", type=int, default=policy.attempts, help="at a job, before it is set aside (%(default)s)")
+    add("--backoff", type=float, default=policy.backoff, help="seconds before the second, then doubled (%(default)s)")
+    add("--timeout", type=float, default=policy.timeout, help="seconds that a stage of a job may take (%(default)s)")
+    cascade = parser.add_argument_group("on the cascade")
+    add = cascade.add_argument
+    add("--model", type=Path, default=builtin.FOLDER, metavar="DIR", help="as for generate (the built-in tiny cascade)")
+    add("--stage", choices=["base", "cascade"], help="default: cascade where the folder has a refiner")
+    add("--detail-gain", choices=["official", "once"], default="official", help="once: weights of the diffusers port")
+    add("--refiner", choices=REFINERS, help="which refiner the folder holds, where its config.json does not say")
+    add("--dtype", choices=list(DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
+    workflow = parser.add_argument_group("on ComfyUI")
+    add = workflow.add_argument
+    add("--workflow", type=Path, metavar="API.json", help="a graph from Export (API), in place of the cascade")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.inputs.NAME=COLUMN",
+        help="the column in place of a value; =@COLUMN where the column names a file for the node; again for more",
+    )
+    add("--comfyui", type=Path, metavar="DIR", help="the folder with main.py (COMFYUI_PATH, else ~/ComfyUI)")
+    add("--server-args", type=shlex.split, default=[], metavar="TEXT", help="further arguments of ComfyUI")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Makes what is not there yet; 1 if a job failed."""
+    ray = _ray(options.address)
+    policy = Policy(options.attempts, options.backoff, options.timeout)
+    table = options.jobs if "://" in options.jobs else str(Path(options.jobs).resolve())
+    workflow = Workflow.read(options.workflow, options.set) if options.workflow else None
+    if options.set and not workflow:
+        raise InputError("--set", "--workflow too", "--set alone", "Name the graph.")
+    rows = count_rows(table)
+    outputs = Outputs(options.out.resolve())
+    try:
+        context = ray.init(address=options.address or "local", log_to_driver=False, logging_level=logging.WARNING)
+        gpus = ray.cluster_resources().get("GPU", 0)
+        if workflow:
+            model = workflow.hash
+            plans, make = [_comfy(options, workflow, gpus)], partial(workflow.job, folder=folder_of(table))
+        else:
+            plans, model = _cascade(options, gpus)
+            make = partial(cascade_job, folder=folder_of(table), model=model)
+        _say(plans, context.dashboard_url, gpus)
+        batch = Batch(plans, outputs, policy, rows)
+        asyncio.run(batch.run(_jobs(table, make, model)))
+    finally:
+        ray.shutdown()
+        outputs.close()
+    logger.info("%d made, %d there before, %d failed", batch.done, batch.skipped, batch.failed)
+    if batch.failed:
+        logger.info("the reasons are in %s and in %s", outputs.path / MANIFEST, outputs.path / "failed")
+    return int(batch.failed > 0)
+
+
+def _ray(address: str | None) -> Any:
+    """The package. Where it will start a cluster of its own, without usage statistics, and on the loopback alone."""
+    if address is None:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read at import; on every system, despite its name
+    try:
+        import ray
+    except ImportError:
+        remedy = "Install it: pip install 'comfyui-i2vgen-xl[batch]'."
+        raise InputError("batch", "the package ray", "none", remedy) from None
+    return ray
+
+
+def _jobs(table: str, make: Callable[[int, Row], Job], model: str) -> Iterator[Job | tuple[int, str, InputError]]:
+    for number, row in enumerate(read_rows(table), 1):
+        if isinstance(row, InputError):
+            yield number, name_of(str(row), model), row
+            continue
+        try:
+            yield make(number, row)
+        except InputError as error:
+            yield number, name_of(row, model), error
+
+
+def _cascade(options: argparse.Namespace, gpus: float) -> tuple[list[Plan], str]:
+    """The cascade's stages, and the hash of all that changes the pixels."""
+    model = Model(options.model.resolve(), options.refiner, options.detail_gain, options.dtype)
+    stage = options.stage or ("cascade" if (model.folder / "refiner").is_dir() else "base")
+    Cascade(model.folder)  # says so if it is no model folder
+    kinds: list[type[Stage]] = [Encode, Base, Refine, Decode] if stage == "cascade" else [Encode, Base, Decode]
+    plans = []
+    for kind in kinds:
+        workers, part = _share(options, kind, _GPU_PART if gpus else 0)
+        arguments = (model, "cuda" if part else "cpu") + ((options.out.resolve(),) if kind is Decode else ())
+        plans.append(Plan(kind, arguments, workers, part))
+    return plans, model.hash(stage)
+
+
+def _comfy(options: argparse.Namespace, workflow: Workflow, gpus: float) -> Plan:
+    """The one stage on ComfyUI."""
+    comfyui = Path(options.comfyui or os.environ.get("COMFYUI_PATH") or Path.home() / "ComfyUI").expanduser().resolve()
+    if not (comfyui / "main.py").is_file():
+        remedy = "Name it with --comfyui, or in COMFYUI_PATH."
+        raise InputError("--comfyui", "ComfyUI's folder, the one with main.py", str(comfyui), remedy)
+    workers, part = _share(options, Comfy, 1.0 if gpus else 0)
+    device = "cuda" if part else "cpu"
+    return Plan(Comfy, (workflow, comfyui, options.server_args, device, options.out.resolve()), workers, part)
+
+
+def _share(options: argparse.Namespace, kind: type[Stage], part: float) -> tuple[int, float]:
+    """Workers of a stage, and GPUs of each."""
+    name = kind.__name__.lower()
+    return options.workers.get(name, 1), options.gpus.get(name, part)
+
+
+def _per_stage(kind: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
+    """Reads `2`, or `base=1,refine=2`."""
+
+    def read(text: str) -> dict[str, Any]:
+        pairs = [part.rpartition("=") for part in text.split(",")]
+        given = {name: kind(value) for stage, _, value in pairs for name in ([stage] if stage else STAGES)}
+        if not given.keys() <= set(STAGES) or min(given.values()) < (1 if kind is int else 0):
+            raise argparse.ArgumentTypeError(
+                f"expected a number, or some of {', '.join(STAGES)} with one, found {text!r}"
+            )
+        return given
+
+    return read
+
+
+def _say(plans: list[Plan], dashboard: str | None, gpus: float) -> None:
+    logger.info("workers: %s", ", ".join(f"{plan.workers} {plan.name} on {plan.gpus:g} GPU" for plan in plans))
+    logger.info("dashboard: %s", f"http://{dashboard}" if dashboard else "none; pip install 'ray[default]' has it")
+    if (asked := sum(plan.workers * plan.gpus for plan in plans)) > gpus:
+        logger.warning("the workers ask for %g GPUs, the cluster has %g: some wait until it has more", asked, gpus)

@@ -1,0 +1,174 @@
+"""Tables of jobs: every form gives the same rows, one by one; what is wrong is said; names follow the content."""
+
+import json
+import math
+import shutil
+import tracemalloc
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from i2vgen_core.acceleration import Acceleration
+from i2vgen_core.batch.jobs import cast, count_rows, folder_of, read_rows, resolve
+from i2vgen_core.batch.stages import COLUMNS, Model, base_options, cascade_job, refine_options
+from i2vgen_core.cascade import BaseOptions, RefineOptions
+from i2vgen_core.errors import InputError
+
+ROWS = [
+    {"image": "a.png", "prompt": 'A "fox", runs', "steps": 7, "guidance": 2.5},
+    {"image": "b.png", "prompt": "Ein Fuchs läuft", "steps": None, "guidance": None},
+]
+
+
+def write(folder, kind):
+    file = folder / f"jobs.{kind}"
+    if kind == "jsonl":
+        file.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n", encoding="utf-8")
+    elif kind == "csv":
+        file.write_text(
+            'image,prompt,steps,guidance\na.png,"A ""fox"", runs",7,2.5\nb.png,Ein Fuchs läuft,,\n', encoding="utf-8"
+        )
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), file)
+    return str(file)
+
+
+def job(row, model="m", folder="/jobs"):
+    return cascade_job(1, row, folder, model)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_every_form_gives_the_same_jobs(tmp_path, kind):
+    table = write(tmp_path, kind)
+    assert count_rows(table) == 2
+    found = [job(row) for row in read_rows(table)]
+    assert found == [job(row) for row in ROWS]
+    assert found[0].content["base"] == {"steps": 7, "guidance": 2.5, "seed": found[0].seed}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_urls_are_read_as_paths_are(tmp_path, kind):
+    assert list(read_rows("file://" + write(tmp_path, kind))) == list(read_rows(write(tmp_path, kind)))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_rows_are_read_a_few_at_a_time(tmp_path, kind):
+    file = tmp_path / f"jobs.{kind}"
+    many = 30_000
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"prompt": [f"{n:0100}" for n in range(many)]}), file)
+    else:
+        line = '{{"prompt": "{:0100}"}}\n' if kind == "jsonl" else "{:0100}\n"
+        with file.open("w") as lines:
+            lines.write("prompt\n" if kind == "csv" else "")
+            lines.writelines(line.format(n) for n in range(many))
+    next(read_rows(str(file)))  # imports
+    tracemalloc.start()
+    assert count_rows(str(file)) == many
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000 < many * 100
+
+
+def test_a_line_that_is_no_row_is_said_and_the_others_are_read(tmp_path):
+    file = tmp_path / "jobs.jsonl"
+    file.write_bytes(b'{"prompt": "a"}\n[1]\n{"prompt": \n\xff\xfe\n{"prompt": "b"}')
+    first, *wrong, last = read_rows(str(file))
+    assert (first, last) == ({"prompt": "a"}, {"prompt": "b"})
+    assert len(wrong) == 3
+    assert all(str(error).startswith("the line: expected a JSON object, found") for error in wrong)
+    file = tmp_path / "jobs.csv"
+    file.write_text("image,prompt\na.png,one, two\nb.png,three\n")
+    wrong, right = read_rows(str(file))
+    assert "expected as many cells as the header" in str(wrong) and right == {"image": "b.png", "prompt": "three"}
+
+
+@pytest.mark.parametrize(
+    "name, content", [("jobs.txt", b""), ("no.csv", None), ("a.csv", b"p\n\xff\n"), ("a.parquet", b"no")]
+)
+def test_a_table_that_cannot_be_read(tmp_path, name, content):
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match="JOBS: expected a"):
+        count_rows(str(file))
+
+
+def test_a_row_may_have_every_option_of_generate():
+    row = dict.fromkeys(COLUMNS, 1)
+    row |= {"image": "a.png", "prompt": "p", "negative": "n", "width": 64, "height": 72, "refine_width": 80}
+    row |= {"refine_height": 88, "refine_solver": "heun", "refine_entry": "inversion", "refine_negative": "", "seed": 5}
+    row |= {"refine_prompt": "r", "refine_noise_level": 2, "steps": "3", "solver": "unipc"}
+    row |= {"guidance_start": 0.25, "refine_reuse_interval": 4}
+    made = job(row)
+    base, refine = base_options(made.content), refine_options(made.content)
+    assert base == BaseOptions(64, 72, 1, 1.0, 3, 1.0, 1.0, 5, "n", "unipc", Acceleration(0.25, 1.0, 1))
+    faster = Acceleration(1.0, 1.0, 4)
+    assert refine == RefineOptions(80, 88, 1, 1.0, 1.0, 2, "heun", "inversion", 1.0, 5, "", faster)
+    assert made.seed == 5 and made.content["refine_prompt"] == "r" and made.content["file_fps"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"prompt": None}, "prompt: expected a value in every row, found none"),
+        ({"image": math.nan}, "image: expected a value in every row, found none"),
+        ({"step": 3}, "column: expected image, prompt, width"),
+        ({"width": 63}, "width: expected a multiple of 8 from 64 to 16384 pixels, found 63"),
+        ({"steps": 2.5}, "steps: expected a whole number, found 2.5"),
+        ({"steps": "many"}, "steps: expected a whole number, found 'many'"),
+        ({"steps": True}, "steps: expected a whole number, found True"),
+        ({"guidance": "inf"}, "guidance: expected a number, found 'inf'"),
+        ({"prompt": 3}, "prompt: expected text, found 3"),
+        ({"seed": -1}, "seed: expected 0 to"),
+        ({"refine_solver": "euler"}, "solver: expected"),
+        ({"file_fps": 0}, "file_fps: expected 0.1 to 1000, found 0.0"),
+    ],
+)
+def test_what_a_row_may_not_have(change, message):
+    with pytest.raises(InputError) as raised:
+        job({"image": "a.png", "prompt": "p", **change})
+    assert str(raised.value).startswith(message)
+
+
+def test_names_and_seeds_follow_content_and_model():
+    row = {"image": "a.png", "prompt": "p"}
+    first = job(row)
+    assert job(dict(reversed(row.items()))) == first == job(row | {"steps": None})
+    others = [job(row | {"prompt": "q"}), job(row | {"steps": 3}), job(row, folder="/other"), job(row | {"seed": 1})]
+    assert len({first.name, job(row, model="n").name, *(other.name for other in others)}) == 6
+    assert len({first.seed, *(other.seed for other in others)}) == 5
+    assert job(row, model="n").seed == first.seed, "models are compared on the same noise"
+    assert 0 <= first.seed < 2**32
+
+
+def test_the_models_hash_is_of_files_and_settings(bundles, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(bundles(), model)
+    first = Model(bundles())
+    assert Model(model).hash("base") == first.hash("base")
+    hashes = {first.hash("base"), first.hash("cascade"), Model(model, dtype="fp16").hash("base")}
+    hashes.add(Model(model, detail_gain="once").hash("base"))
+    (model / "unet" / "config.json").open("a").write(" ")
+    assert len({*hashes, Model(model).hash("base")}) == 5
+
+
+@pytest.mark.parametrize(
+    "folder, path, found",
+    [
+        ("/jobs", "a.png", "/jobs/a.png"),
+        ("/jobs", "/b/a.png", "/b/a.png"),
+        ("/jobs", "s3://b/a.png", "s3://b/a.png"),
+        ("s3://b/jobs", "a/a.png", "s3://b/jobs/a/a.png"),
+    ],
+)
+def test_relative_paths_start_from_the_table(folder, path, found):
+    assert resolve(folder, path) == found
+    assert folder_of("s3://b/jobs/t.csv") == "s3://b/jobs"
+
+
+def test_words_for_true_and_false():
+    assert [cast("x", value, bool) for value in ("true", "0", False)] == [True, False, False]
+    with pytest.raises(InputError):
+        cast("x", "perhaps", bool)
