@@ -154,6 +154,7 @@ def rows(quality: Result, work: dict[str, float]) -> dict[str, dict[str, float]]
         changes = [scene[name][_PSNR] - scene[DEFAULT][_PSNR] for scene in scenes]
         table[name] = mean | {
             "scenes": len(scenes),
+            "the default's PSNR": default[_PSNR],
             "direction against the default": mean[_DIRECTION] - default[_DIRECTION],
             "PSNR against the default": fmean(changes),
             "its standard error": stdev(changes) / len(changes) ** 0.5 if len(changes) > 1 else 0.0,
@@ -208,7 +209,8 @@ def plots(table: dict[str, dict[str, float]]) -> list[Plot]:
     """Quality over steps of each solver, the rest as the paper's."""
 
     def curves(figure: str) -> dict[str, list[tuple[float, float]]]:
-        last = {} if figure == _SAME else {"ddim": [(50.0, table[DEFAULT][figure])]}
+        of_curve = table[f"ddim, {NUMBERS[-1]} steps"]["the default's PSNR"]  # on the scenes that the curve has
+        last = {} if figure == _SAME else {"ddim": [(50.0, of_curve)]}
         return {
             solver: [(float(steps), table[f"{solver}, {steps} steps"][figure]) for steps in NUMBERS]
             + last.get(solver, [])
