@@ -28,7 +28,8 @@ import psutil
 from ray.cluster_utils import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+# Ray makes its workers nice by 15, and a machine that does other work too then starves them.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 STAGES = ("Encode", "Base", "Refine", "Decode")
 SMALL = {"width": 64, "height": 64, "frames": 2, "steps": 1, "refine_width": 72, "refine_height": 64, "refine_steps": 1}
 

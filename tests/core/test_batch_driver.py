@@ -28,7 +28,9 @@ QUICK = Policy(attempts=2, backoff=0.05, timeout=20)
 def cluster():
     from ray.cluster_utils import Cluster
 
-    seen = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    seen = {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    # No usage statistics; and workers as nice as the tests are, since a busy machine starves Ray's own.
+    seen |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     made = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, "env_vars": seen, **QUICK_LOSS})
     made.add_node(env_vars={**seen, "STUB_NODE": "2"})
     ray.init(address=made.address, log_to_driver=False, logging_level=logging.ERROR)

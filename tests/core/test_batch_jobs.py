@@ -5,8 +5,6 @@ import math
 import shutil
 import tracemalloc
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from i2vgen_core.acceleration import Acceleration
@@ -14,6 +12,9 @@ from i2vgen_core.batch.jobs import cast, count_rows, folder_of, read_rows, resol
 from i2vgen_core.batch.stages import COLUMNS, Model, base_options, cascade_job, refine_options
 from i2vgen_core.cascade import BaseOptions, RefineOptions
 from i2vgen_core.errors import InputError
+
+pyarrow = pytest.importorskip("pyarrow", reason="pyarrow not installed: pip install 'comfyui-i2vgen-xl[batch]'")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 ROWS = [
     {"image": "a.png", "prompt": 'A "fox", runs', "steps": 7, "guidance": 2.5},
@@ -30,7 +31,7 @@ def write(folder, kind):
             'image,prompt,steps,guidance\na.png,"A ""fox"", runs",7,2.5\nb.png,Ein Fuchs läuft,,\n', encoding="utf-8"
         )
     else:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), file)
+        parquet.write_table(pyarrow.Table.from_pylist(ROWS), file)
     return str(file)
 
 
@@ -57,7 +58,7 @@ def test_rows_are_read_a_few_at_a_time(tmp_path, kind):
     file = tmp_path / f"jobs.{kind}"
     many = 30_000
     if kind == "parquet":
-        pyarrow.parquet.write_table(pyarrow.table({"prompt": [f"{n:0100}" for n in range(many)]}), file)
+        parquet.write_table(pyarrow.table({"prompt": [f"{n:0100}" for n in range(many)]}), file)
     else:
         line = '{{"prompt": "{:0100}"}}\n' if kind == "jsonl" else "{:0100}\n"
         with file.open("w") as lines:
