@@ -20,13 +20,13 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = "test,train"
+EXTRAS = "test,train,batch"
 PYTHONS = ("python3.10", "python3.11", "python3.12", "python3.13")
 
 
 def lower_bounds(project: str) -> list[str]:
     """`name==lowest` of every dependency, those of the extras among them, but torch's."""
-    found = re.findall(r'"([A-Za-z0-9_-]+)>=([\d.]+)"', project.partition("[tool.")[0])
+    found = re.findall(r'"([A-Za-z0-9_-]+)(?:\[\w+\])?>=([\d.]+)"', project.partition("[tool.")[0])
     others = ("torch", "setuptools", "playwright", "ruff", "mypy")  # not of EXTRAS, but for torch
     return [f"{name}=={version}" for name, version in found if name not in others]
 
