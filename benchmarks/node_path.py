@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from i2vgen_core.cascade import BaseOptions, Cascade
+from i2vgen_core.cascade import Cascade
 from i2vgen_core.config import UNetConfig
 from i2vgen_core.images import read_image
+from i2vgen_core.options import BaseOptions
 from i2vgen_core.scaffold import SIZES, scaffold
 
 from .measure import interleaved

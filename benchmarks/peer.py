@@ -11,10 +11,10 @@ from diffusers import AutoencoderKL, I2VGenXLUNet
 from einops import rearrange
 from torch import Tensor
 
-from i2vgen_core.cascade import predict
 from i2vgen_core.checkpoints.load import parse_unet
 from i2vgen_core.conditioning import position_ramp
 from i2vgen_core.encoders import VAE, load_vae
+from i2vgen_core.guidance import predict
 from i2vgen_core.unet import UNet
 
 VAE_SIZES: dict[str, Any] = {

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from i2vgen_core.cascade import BaseOptions, guided
 from i2vgen_core.conditioning import Prepared
 from i2vgen_core.config import UNetConfig
+from i2vgen_core.guidance import guided
 from i2vgen_core.hooks import Hooks
+from i2vgen_core.options import BaseOptions
 from i2vgen_core.sampling import generate, initial_noise
 from i2vgen_core.schedules import cosine_zero_snr
 

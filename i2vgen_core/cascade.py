@@ -5,112 +5,30 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from . import builtin
-from .acceleration import EXACT, Acceleration, DeepFeatures, Reuse
 from .checkpoints.load import open_base, open_refiner
-from .conditioning import GlobalEncoder, Prepared
-from .config import ENTRIES, VAE_SCALE, DetailGain, Kind, Release, check_settings
+from .conditioning import GlobalEncoder
+from .config import VAE_SCALE, DetailGain, Kind, Release
 from .encoders import VAE, ImageEncoder, TextEncoder, load_image_encoder, load_text_encoder, load_vae
-from .errors import InputError, check_choice
+from .errors import InputError
+from .guidance import guided
 from .images import check_images, check_size, clip_pixels, resize_video, video_frame
 from .memory import check_fits, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes
-from .sampling import Callback, Denoise, ddim_inversion, generate, guide, initial_noise, refine
-from .schedules import BASE_SOLVERS, SOLVERS, Schedule, cosine, refine_steps, schedule_for
+from .options import BaseOptions, RefineOptions
+from .sampling import Callback, ddim_inversion, generate, initial_noise, refine
+from .schedules import cosine, refine_steps, schedule_for
 from .unet import UNet
 
 logger = logging.getLogger("i2vgen_xl")
 
 Part = TypeVar("Part")
-
-_HOST_ROOM = 4 * 2**30
-"""Bytes of activations that a batch of both guided halves may have where the device does not tell what is free."""
-
-
-@dataclass(frozen=True)
-class BaseOptions:
-    """Settings of the base stage; None takes the release's.
-
-    Args:
-        width, height: of the base video in pixels, multiples of 8 from 64 up.
-        frames: 1..4096.
-        fps: motion's frame rate, 1..120; 8 and 16 were trained.
-        steps: 1..999.
-        guidance: guidance scale, 0..100.
-        eta: 0..1, see sampling.ddim.
-        seed: of the noise, 0..2^64 - 1.
-        negative: negative prompt.
-        solver: one of schedules.BASE_SOLVERS.
-        acceleration: what is left out, for speed.
-    """
-
-    width: int | None = None
-    height: int | None = None
-    frames: int | None = None
-    fps: float | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    eta: float = 0.0
-    seed: int = 0
-    negative: str | None = None
-    solver: str = "ddim"
-    acceleration: Acceleration = EXACT
-
-    def check(self) -> None:
-        """Raises InputError for a setting that cannot be."""
-        _check_size(self.width, self.height)
-        names = ("frames", "fps", "steps", "guidance", "eta", "seed")
-        check_settings({name: getattr(self, name) for name in names})
-        check_choice("solver", self.solver, BASE_SOLVERS)
-        self.acceleration.check()
-
-
-@dataclass(frozen=True)
-class RefineOptions:
-    """Settings of the refinement stage; None takes the release's.
-
-    Args:
-        width, height: of the refined video in pixels, multiples of 8 from 64 up.
-        steps: 1..999.
-        guidance: guidance scale, 0..100.
-        rescale: guidance rescale, 0..1.
-        noise_level: noise levels of 1000 to start from, 2..999.
-        solver: `dpmpp_2m_sde` or `heun`.
-        entry: `noise` or `inversion`.
-        eta: 0..1, noise of the SDE solver.
-        seed: of the noise, 0..2^64 - 1.
-        negative: negative prompt.
-        acceleration: what is left out, for speed.
-    """
-
-    width: int | None = None
-    height: int | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    rescale: float | None = None
-    noise_level: int | None = None
-    solver: str = "dpmpp_2m_sde"
-    entry: str | None = None
-    eta: float = 1.0
-    seed: int = 0
-    negative: str | None = None
-    acceleration: Acceleration = EXACT
-
-    def check(self) -> None:
-        """Raises InputError for a setting that cannot be."""
-        _check_size(self.width, self.height)
-        names = ("steps", "guidance", "rescale", "noise_level", "eta", "seed")
-        check_settings({name: getattr(self, name) for name in names})
-        check_choice("solver", self.solver, SOLVERS)
-        if self.entry is not None:
-            check_choice("entry", self.entry, ENTRIES)
-        self.acceleration.check()
 
 
 @dataclass(frozen=True)
@@ -267,7 +185,7 @@ class Cascade:
         options.check()
         image = image[:1].to(self.device)
         (base, encoder), release = self._base
-        settings = _base_settings(options, release)
+        settings = options.over(release)
         width, height, frames = settings.width, settings.height, settings.frames
         self._check_video(base, frames, width, height)
         pixels = clip_pixels(image, width, self.image_encoder.config.image_size)
@@ -309,7 +227,7 @@ class Cascade:
         """
         options.check()
         (base, _), release = self._base
-        settings, schedule = _base_settings(options, release), schedule_for(base.config.kind)
+        settings, schedule = options.over(release), schedule_for(base.config.kind)
         if noise is None:
             noise = initial_noise(conditions.shape, options.seed, settings.offset_noise)
         noise = noise.to(self.device, torch.float32)
@@ -361,7 +279,7 @@ class Cascade:
         """
         options.check()
         refiner, release = self._refiner
-        settings, schedule = _refiner_settings(options, release), schedule_for(refiner.config.kind)
+        settings, schedule = options.over(release), schedule_for(refiner.config.kind)
         prompts = [prompt + settings.prompt_suffix, settings.negative_prompt]
         texts = self.text_encoder.encode(prompts).to(self.dtype).split(1)
         positive, negative = (refiner.prepare(text) for text in texts)
@@ -381,85 +299,6 @@ class Cascade:
         return refine(denoise, x, plan, solver=solver, eta=eta, seed=seed, callback=callback) / VAE_SCALE
 
 
-def guided(
-    network: UNet,
-    schedule: Schedule,
-    conditions: list[Prepared],
-    guidance: float,
-    rescale: float = 0.0,
-    details: Tensor | None = None,
-    acceleration: Acceleration = EXACT,
-    dtype: torch.dtype = torch.float32,
-) -> Denoise:
-    """A network with guidance as a sampler sees it; one for each run.
-
-    Args:
-        network: a base or a refiner.
-        schedule: its own.
-        conditions: of one batch row each, the positive first; the negative is not read with a guidance scale of 1.
-        guidance, rescale: see sampling.guide.
-        details: [f, 4, h, w], see UNet.forward.
-        acceleration: what is left out.
-        dtype: of the network's inputs.
-    """
-    features = DeepFeatures(acceleration.reuse_interval)
-
-    def denoise(x: Tensor, t: int) -> Tensor:
-        features.step()
-        timesteps = torch.tensor([t], device=x.device)
-        read = conditions if guidance != 1 and acceleration.guides(t) else conditions[:1]
-        velocities = predict(network, x.to(dtype), timesteps, read, details, features)
-        velocity = velocities[0].float()
-        if len(velocities) > 1:
-            velocity = guide(velocity, velocities[1].float(), guidance, rescale)
-        return schedule.denoised(x, velocity, t)
-
-    return denoise
-
-
-def predict(
-    network: UNet,
-    x: Tensor,
-    timesteps: Tensor,
-    conditions: list[Prepared],
-    details: Tensor | None = None,
-    features: DeepFeatures | None = None,
-) -> list[Tensor]:
-    """The velocities of one video under each of its conditions, in one batch where memory has room, else one by one.
-
-    Args:
-        network: a base or a refiner.
-        x: noisy scaled latent [f, 4, h, w].
-        timesteps: [1].
-        conditions: of one batch row each.
-        details: [f, 4, h, w], see UNet.forward.
-        features: of the run, where some are used again.
-
-    Returns:
-        As many velocities [f, 4, h, w].
-    """
-
-    def run(prepared: Prepared, *numbers: int) -> tuple[Tensor, ...]:
-        hooks = Reuse(features, numbers) if features else None
-        return network(x, timesteps, prepared, len(x), details=details, hooks=hooks).chunk(len(numbers))
-
-    if len(conditions) > 1 and _fit_together(network, x, len(conditions)):
-        try:
-            return list(run(Prepared.together(conditions), *range(len(conditions))))
-        except torch.cuda.OutOfMemoryError:
-            logger.warning("memory ran out with both guided halves at once: they go one after the other")
-    return [run(condition, number)[0] for number, condition in enumerate(conditions)]
-
-
-def _fit_together(network: UNet, x: Tensor, conditions: int) -> bool:
-    """Whether the activations of a batch of conditions fit into what memory is free."""
-    needed = conditions * evaluation_bytes(network.config, len(x), x.shape[2], x.shape[3], x.element_size())
-    if x.device.type != "cuda":
-        return needed <= _HOST_ROOM
-    free, _ = torch.cuda.mem_get_info(x.device)
-    return needed <= free + torch.cuda.memory_reserved(x.device) - torch.cuda.memory_allocated(x.device)
-
-
 def _there(device: torch.device | str) -> torch.device:
     """Raises InputError unless torch can work on the device."""
     try:
@@ -468,41 +307,3 @@ def _there(device: torch.device | str) -> torch.device:
         found = f"{str(device)[:80]!r} ({str(error).splitlines()[0][:100]})"
         raise InputError("device", "one that torch can work on here", found, "Use cpu, or cuda with a GPU.") from error
     return torch.device(device)
-
-
-def _check_size(width: int | None, height: int | None) -> None:
-    """check_size of the sides that are given."""
-    check_size(64 if width is None else width, 64 if height is None else height)
-
-
-def _base_settings(options: BaseOptions, release: Release) -> Release:
-    """The release's settings with the options in their place."""
-    given = {
-        "width": options.width,
-        "height": options.height,
-        "frames": options.frames,
-        "fps": options.fps,
-        "steps": options.steps or release.steps_for(options.solver),
-        "guidance": options.guidance,
-        "negative_prompt": options.negative,
-    }
-    settings = _replaced(release, given)
-    check_size(settings.width, settings.height)
-    return settings
-
-
-def _refiner_settings(options: RefineOptions, release: Release) -> Release:
-    """The release's settings with the options in their place; `steps` are those of the options' solver."""
-    given = {
-        "steps": options.steps or release.steps_for(options.solver),
-        "guidance": options.guidance,
-        "rescale": options.rescale,
-        "noise_level": options.noise_level,
-        "entry": options.entry,
-        "negative_prompt": options.negative,
-    }
-    return _replaced(release, given)
-
-
-def _replaced(release: Release, given: dict[str, Any]) -> Release:
-    return replace(release, **{name: value for name, value in given.items() if value is not None})

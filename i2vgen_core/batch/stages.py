@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from ..acceleration import Acceleration
-from ..cascade import BaseConditions, BaseOptions, Cascade, RefineOptions
+from ..cascade import BaseConditions, Cascade
 from ..config import DetailGain, Kind
 from ..dtypes import DTYPES
 from ..errors import InputError, check_range
 from ..images import read_image
 from ..kernels import measure_no_kernels
+from ..options import BaseOptions, RefineOptions
 from ..video import write_video
 from .jobs import Job, Row, cast, name_of, resolve, seed_of
 from .outputs import publish

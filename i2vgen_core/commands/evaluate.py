@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from .. import builtin
-from ..cascade import BaseOptions, Cascade
+from ..cascade import Cascade
 from ..dtypes import DTYPES
 from ..images import write_image
+from ..options import BaseOptions
 from ..schedules import BASE_SOLVERS
 from ..spectrum import band_levels
 from ..tables import plain_table

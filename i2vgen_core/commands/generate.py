@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from .. import builtin
 from ..acceleration import EXACT, Acceleration
-from ..cascade import BaseOptions, Cascade, RefineOptions
+from ..cascade import Cascade
 from ..config import FAST_STEPS, REFINERS, RELEASES
 from ..dtypes import DTYPES
 from ..images import read_image
+from ..options import BaseOptions, RefineOptions
 from ..sampling import Callback
 from ..schedules import BASE_SOLVERS
 from ..video import check_video_file, write_video

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..cascade import BaseConditions, BaseOptions, Cascade, RefineOptions
+from ..cascade import BaseConditions, Cascade
 from ..compare import psnr
 from ..errors import InputError
+from ..options import BaseOptions, RefineOptions
 from ..spectrum import Spectrum, band_distance, band_levels, plot, spatial_spectrum, temporal_spectrum
 from ..video import contact_sheet
 from . import measure

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ...i2vgen_core import sampling
-from ...i2vgen_core.cascade import BaseOptions, RefineOptions
 from ...i2vgen_core.memory import check_fits, evaluation_bytes
+from ...i2vgen_core.options import BaseOptions, RefineOptions
 from ...i2vgen_core.sampling import Denoise, guide
 from ...i2vgen_core.schedules import (
     Schedule,

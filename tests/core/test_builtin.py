@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from i2vgen_core import builtin
 from i2vgen_core.__main__ import main
-from i2vgen_core.cascade import BaseOptions, Cascade
+from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.read import read_config
 from i2vgen_core.compare import psnr
 from i2vgen_core.config import VAE_SCALE
@@ -19,6 +19,7 @@ from i2vgen_core.encoder_config import latent_rgb
 from i2vgen_core.encoders import load_vae
 from i2vgen_core.errors import CheckpointError
 from i2vgen_core.images import read_image
+from i2vgen_core.options import BaseOptions
 from i2vgen_core.spectrum import band_distance, spatial_spectrum
 from i2vgen_core.training import measure, vae
 from i2vgen_core.training.evaluate import base_video, held_out_case, refined_video

@@ -9,10 +9,11 @@ import pytest
 import torch
 import toy
 
-from i2vgen_core.cascade import BaseOptions, Cascade, RefineOptions
+from i2vgen_core.cascade import Cascade
 from i2vgen_core.config import RELEASES, VAE_SCALE, release_of
 from i2vgen_core.errors import InputError
 from i2vgen_core.images import video_frame
+from i2vgen_core.options import BaseOptions, RefineOptions
 from i2vgen_core.sampling import initial_noise
 
 BASE = BaseOptions(width=72, height=64, frames=2, steps=2)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from i2vgen_core.__main__ import main
 from i2vgen_core.acceleration import EXACT, Acceleration
-from i2vgen_core.cascade import BaseOptions, RefineOptions
 from i2vgen_core.checkpoints.load import open_unet
+from i2vgen_core.options import BaseOptions, RefineOptions
 from i2vgen_core.scaffold import SIZES
 from i2vgen_core.video import read_video
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from i2vgen_core.cascade import BaseOptions, Cascade, RefineOptions
+from i2vgen_core.cascade import Cascade
 from i2vgen_core.images import read_image, write_image
+from i2vgen_core.options import BaseOptions, RefineOptions
 from i2vgen_core.video import contact_sheet
 
 HERE = Path(__file__).resolve().parent

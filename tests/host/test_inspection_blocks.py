@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from i2vgen_core import builtin
-from i2vgen_core.cascade import BaseOptions, Cascade
+from i2vgen_core.cascade import Cascade
 from i2vgen_core.colour import match_colours
 from i2vgen_core.compare import compare
 from i2vgen_core.inspection import inspect, split_context
+from i2vgen_core.options import BaseOptions
 from i2vgen_core.spectrum import analyse
 from i2vgen_core.training.evaluate import held_out_case
 

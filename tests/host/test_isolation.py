@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from i2vgen_core.cascade import BaseOptions, Cascade, RefineOptions
+from i2vgen_core.cascade import Cascade
 from i2vgen_core.images import read_image
+from i2vgen_core.options import BaseOptions, RefineOptions
 
 from .available import PACK
 from .bad_cases import good

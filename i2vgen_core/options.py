@@ -1,0 +1,128 @@
+"""Settings of a stage, as a caller gives them; what they leave open is the release's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .acceleration import EXACT, Acceleration
+from .config import ENTRIES, Release, check_settings
+from .errors import check_choice
+from .images import check_size
+from .schedules import BASE_SOLVERS, SOLVERS
+
+
+@dataclass(frozen=True)
+class BaseOptions:
+    """Settings of the base stage; None takes the release's.
+
+    Args:
+        width, height: of the base video in pixels, multiples of 8 from 64 up.
+        frames: 1..4096.
+        fps: motion's frame rate, 1..120; 8 and 16 were trained.
+        steps: 1..999.
+        guidance: guidance scale, 0..100.
+        eta: 0..1, see sampling.ddim.
+        seed: of the noise, 0..2^64 - 1.
+        negative: negative prompt.
+        solver: one of schedules.BASE_SOLVERS.
+        acceleration: what is left out, for speed.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    eta: float = 0.0
+    seed: int = 0
+    negative: str | None = None
+    solver: str = "ddim"
+    acceleration: Acceleration = EXACT
+
+    def check(self) -> None:
+        """Raises InputError for a setting that cannot be."""
+        _check_size(self.width, self.height)
+        names = ("frames", "fps", "steps", "guidance", "eta", "seed")
+        check_settings({name: getattr(self, name) for name in names})
+        check_choice("solver", self.solver, BASE_SOLVERS)
+        self.acceleration.check()
+
+    def over(self, release: Release) -> Release:
+        """The release's settings with these in their place, those for the solver's steps."""
+        given = {
+            "width": self.width,
+            "height": self.height,
+            "frames": self.frames,
+            "fps": self.fps,
+            "steps": self.steps or release.steps_for(self.solver),
+            "guidance": self.guidance,
+            "negative_prompt": self.negative,
+        }
+        settings = _replaced(release, given)
+        check_size(settings.width, settings.height)
+        return settings
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """Settings of the refinement stage; None takes the release's.
+
+    Args:
+        width, height: of the refined video in pixels, multiples of 8 from 64 up.
+        steps: 1..999.
+        guidance: guidance scale, 0..100.
+        rescale: guidance rescale, 0..1.
+        noise_level: noise levels of 1000 to start from, 2..999.
+        solver: `dpmpp_2m_sde` or `heun`.
+        entry: `noise` or `inversion`.
+        eta: 0..1, noise of the SDE solver.
+        seed: of the noise, 0..2^64 - 1.
+        negative: negative prompt.
+        acceleration: what is left out, for speed.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    rescale: float | None = None
+    noise_level: int | None = None
+    solver: str = "dpmpp_2m_sde"
+    entry: str | None = None
+    eta: float = 1.0
+    seed: int = 0
+    negative: str | None = None
+    acceleration: Acceleration = EXACT
+
+    def check(self) -> None:
+        """Raises InputError for a setting that cannot be."""
+        _check_size(self.width, self.height)
+        names = ("steps", "guidance", "rescale", "noise_level", "eta", "seed")
+        check_settings({name: getattr(self, name) for name in names})
+        check_choice("solver", self.solver, SOLVERS)
+        if self.entry is not None:
+            check_choice("entry", self.entry, ENTRIES)
+        self.acceleration.check()
+
+    def over(self, release: Release) -> Release:
+        """The release's settings with these in their place, but for the size; those for the solver's steps."""
+        given = {
+            "steps": self.steps or release.steps_for(self.solver),
+            "guidance": self.guidance,
+            "rescale": self.rescale,
+            "noise_level": self.noise_level,
+            "entry": self.entry,
+            "negative_prompt": self.negative,
+        }
+        return _replaced(release, given)
+
+
+def _check_size(width: int | None, height: int | None) -> None:
+    """check_size of the sides that are given."""
+    check_size(64 if width is None else width, 64 if height is None else height)
+
+
+def _replaced(release: Release, given: dict[str, Any]) -> Release:
+    return replace(release, **{name: value for name, value in given.items() if value is not None})
