@@ -350,7 +350,7 @@ class TestStages:
         file = trained / "model" / ("unet" if stage == "base" else stage) / "diffusion_pytorch_model.safetensors"
         from safetensors.torch import load_file
 
-        before = load_file(file)
+        before = {key: value.clone() for key, value in load_file(file).items()}  # it is mapped, and written over
         recipe = tmp_path / "recipe.json"
         recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 1, "learning_rate": 1e-6, "warmup": 1}}))
         STAGES[stage](Job(trained / "model", str(recipe), tmp_path / "run", dtype="fp32"))
