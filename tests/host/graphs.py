@@ -161,7 +161,7 @@ def changed(graph: Graph, **inputs: Any) -> Graph:
     return copy
 
 
-_SMALL: dict[str, dict[str, Any]] = {
+SMALL: dict[str, dict[str, Any]] = {
     "I2VGenXLBaseSampler": {"steps": 1},
     "I2VGenXLRefineSampler": {"steps": 1},
     "KSampler": {"steps": 1},
@@ -176,7 +176,7 @@ def small_template(make: Callable[[], Any]) -> Graph:
     """A template's graph in API format, with few steps and small frames. The base's size stays: it is wired."""
     prompt = make().prompt()
     for node in prompt.values():
-        for name, value in _SMALL.get(node["class_type"], {}).items():
+        for name, value in SMALL.get(node["class_type"], {}).items():
             if not (node["class_type"] == "ImageScale" and make.__name__ == "base_loop"):
                 node["inputs"][name] = value
         if node["class_type"] == "I2VGenXLGlobalEncode":

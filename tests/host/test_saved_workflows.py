@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ..workflows_saved.record import HERE, schema
-from .test_templates import SMALL
+from .graphs import SMALL
 
 SAVED = sorted(HERE.glob("*/*.json"))
 SCHEMAS = sorted(HERE.glob("*/schema/blocks.json"))
