@@ -254,8 +254,12 @@ def test_block_is_offered(front_end, file):
     page = front_end.page
     front_end.load({"nodes": [], "links": [], "version": 0.4, "last_node_id": 0, "last_link_id": 0})
     page.mouse.dblclick(900, 700)
+    page.wait_for_function(
+        "() => document.activeElement?.tagName === 'INPUT'"
+    )  # the search, which opens a little later
     page.keyboard.type(file.stem)
-    page.wait_for_timeout(1500)
+    page.wait_for_function("name => document.body.innerText.includes(name)", arg=file.stem)
+    page.wait_for_timeout(500)
     page.keyboard.press("Enter")
     page.wait_for_function("() => app.graph.nodes.length === 1")
     page.mouse.click(900, 700)
