@@ -69,7 +69,7 @@ def windowed_seconds() -> Iterator[tuple[int, float]]:
     from tests.host import graphs
     from tests.host.available import HOST, PACK, why_no_host
     from tests.host.in_process import Host
-    from tests.host.matrix import _windows
+    from tests.host.matrix_rows import context_windows
 
     if why := why_no_host():
         raise SystemExit(why)
@@ -79,7 +79,7 @@ def windowed_seconds() -> Iterator[tuple[int, float]]:
         (folder / "output").mkdir()
         (folder / "input" / graphs.PHOTO).write_bytes((PACK / "demo" / "scene.png").read_bytes())
         host = Host(HOST, PACK, folder)
-        graph = _windows(WINDOW, SHARED)(graphs.base_latent("tiny (built in)"))
+        graph = context_windows(WINDOW, SHARED)(graphs.base_latent("tiny (built in)"))
         for frames in (FRAMES[1], *FRAMES[1:]):  # the first run warms up
             changes = {"width": 128, "height": 64, "frames": frames}
             ready = graphs.changed(

@@ -165,7 +165,7 @@ def _refined(graph: Graph) -> Graph:
     }
 
 
-def _windows(length: int, overlap: int) -> Callable[[Graph], Graph]:
+def context_windows(length: int, overlap: int) -> Callable[[Graph], Graph]:
     return _model(
         "ContextWindowsManual",
         context_length=length,
@@ -262,7 +262,7 @@ ROWS: tuple[Row, ...] = (
         _model("I2VGenXLAccelerate", guidance_start_percent=0.0, guidance_end_percent=0.5, reuse_interval=2),
         note="Ours, before the stock KSampler.",
     ),
-    Row("ContextWindowsManual", _windows(4, 2), note="Windows of 4 frames, 2 of them shared."),
+    Row("ContextWindowsManual", context_windows(4, 2), note="Windows of 4 frames, 2 of them shared."),
     Row("ConditioningSetTimestepRange", _halves, note="Two prompts, one after the other; here the same."),
     Row("ConditioningCombine", _positive("ConditioningCombine", conditioning_1=POSITIVE, conditioning_2=POSITIVE)),
     Row(
