@@ -1,4 +1,4 @@
-"""Linear layers and small convolutions on the CPU with the kernel that is faster on this machine."""
+"""Linear layers and convolutions on the CPU with kernels that are faster than those torch chooses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from . import winograd
+
 
 def fastest_kernels(x: Tensor) -> AbstractContextManager[Any]:
     """While it is entered, layers on x's device run on kernels that torch does not choose by itself, whoever made them.
 
     - Linear layers in float32: torch multiplies with MKL, which on AMD's processors reaches half of what oneDNN does.
       Which one is faster is measured once a process. In 16 bit torch takes oneDNN where the processor has the means.
-    - 3x3 convolutions of maps with few places, as products with the kernel as it lies in memory (channels_last):
+    - Convolutions in float32 with many channels multiply less than half as often, see winograd.py.
+    - Other 3x3 convolutions of maps with few places, as products with the kernel as it lies in memory (channels_last):
       oneDNN's convolution brings the kernel into an order of its own first, which takes longer than to convolve with it.
+    - 1x1 convolutions of maps that lie in memory like rows, as the linear layers they are.
 
     Only the CPU has these, and gradients need torch's own.
     """
@@ -51,8 +55,8 @@ class _Kernels(TorchFunctionMode):
         kwargs = kwargs or {}
         if function is F.linear and _are_plain(*args, **kwargs):
             return self._linear(*args, **kwargs)
-        if function is F.conv2d and _are_plain(*args, **kwargs) and _is_small(*args, **kwargs):
-            return self._convolve(*args[:3])
+        if function is F.conv2d and _are_plain(*args, **kwargs):
+            return self._convolve(*args, **kwargs)
         return function(*args, **kwargs)
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -60,7 +64,26 @@ class _Kernels(TorchFunctionMode):
             return _onednn_linear(x, weight, bias)
         return F.linear(x, weight, bias)
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _convolve(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        if x.ndim == 4 and groups == 1 and _keeps_size(weight, stride, padding, dilation):
+            if winograd.pays(x, weight):
+                return winograd.convolve(x, weight, bias, self._linear)
+            if weight.shape[2:] == (1, 1) and x.is_contiguous(memory_format=torch.channels_last):
+                return self._linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+            if weight.shape[2:] == (3, 3) and x[:, 0].numel() < len(weight):
+                return self._convolve_few_places(x, weight, bias)
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+    def _convolve_few_places(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         n, _, h, w = x.shape
         around = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
         rows, kernels = around.permute(0, 1, 2, 4, 5, 3).reshape(n * h * w, -1), weight.permute(0, 2, 3, 1)
@@ -72,18 +95,11 @@ def _are_plain(x: Tensor, weight: Tensor, *_: Any, **__: Any) -> bool:
     return type(x) in _PLAIN and type(weight) in _PLAIN and x.dtype == weight.dtype
 
 
-def _is_small(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> bool:
-    """Whether it is a 3x3 convolution with padding 1 and stride 1 of fewer places than its kernel has outputs."""
-    plain = stride in (1, (1, 1)) and padding in (1, (1, 1)) and dilation in (1, (1, 1)) and groups == 1
-    return plain and x.ndim == 4 and weight.shape[2:] == (3, 3) and x[:, 0].numel() < len(weight)
+def _keeps_size(weight: Tensor, stride: Any, padding: Any, dilation: Any) -> bool:
+    """Whether a convolution's output is as large as its input; its kernel has odd sides."""
+    height, width = (side // 2 for side in weight.shape[2:])
+    padded = padding == (height, width) or padding == height == width
+    return padded and stride in (1, (1, 1)) and dilation in (1, (1, 1))
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)

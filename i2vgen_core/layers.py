@@ -280,11 +280,12 @@ class ResBlock(nn.Module):
         )
         self.skip_connection = nn.Identity() if outputs == channels else layers.conv2d(channels, outputs, 1)
         self.temopral_conv = TemporalConv(outputs, layers)
+        self.kernel_size = 3 * 3 * channels * outputs
 
     def forward(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:
         """x [(b f), c, h, w], embedding [b, e]."""
         shift = self.emb_layers(embedding).repeat_interleave(frames, dim=0)[..., None, None]
-        few = at_once(x[0], len(x))
+        few = at_once(x[0], len(x), at_least=self.kernel_size * x.element_size())
         parts = [self._frames(*part) for part in zip(x.split(few), shift.split(few), strict=True)]
         return self.temopral_conv(parts[0] if len(parts) == 1 else torch.cat(parts), frames)
 
@@ -299,12 +300,17 @@ class SiLU(nn.Module):
         return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
-def at_once(one: Tensor, number: int) -> int:
+def at_once(one: Tensor, number: int, at_least: int = 0) -> int:
     """How many of `number` frames or places, of which `one` is one, go through a block together: all for gradients,
-    which keep every intermediate anyway, else as many as _PART_BYTES hold, in parts of like size."""
+    which keep every intermediate anyway, else as many as _PART_BYTES hold, in parts of like size.
+
+    `at_least` are bytes that may be taken in any case: where weights are larger than what they meet, reading them again
+    for each part costs more than the part saves.
+    """
     if torch.is_grad_enabled():
         return number
-    most = max(1, _PART_BYTES.get(one.device.type, _PART_BYTES_ELSEWHERE) // (one.numel() * one.element_size()))
+    part = max(at_least, _PART_BYTES.get(one.device.type, _PART_BYTES_ELSEWHERE))
+    most = max(1, part // (one.numel() * one.element_size()))
     return math.ceil(number / math.ceil(number / most))
 
 

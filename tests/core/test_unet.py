@@ -1,7 +1,6 @@
 """The network: sizes, frames, attention and layers of its own choosing, and parity with diffusers' I2VGenXLUNet."""
 
 from collections import Counter
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from i2vgen_core import attention as attention_module
-from i2vgen_core import kernels, layers
+from i2vgen_core import layers
 from i2vgen_core.attention import scaled_dot_product_attention
 from i2vgen_core.checkpoints.load import parse_unet
 from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official
@@ -267,7 +266,7 @@ def test_parts_make_the_whole(small, kind, batch, monkeypatch):
     expected = small[kind](**made)
     sizes = []
 
-    def few(one, number):
+    def few(one, number, at_least=0):
         sizes.append(number)
         return 2
 
@@ -281,6 +280,7 @@ def test_parts_are_as_large_as_the_limit_and_alike(monkeypatch):
     one = torch.zeros(25)
     assert [layers.at_once(one, number) for number in (3, 10, 11, 21)] == [3, 10, 6, 7]
     assert layers.at_once(torch.zeros(500), 3) == 1
+    assert layers.at_once(one, 21, at_least=1600) == 11
     with torch.enable_grad():
         assert layers.at_once(one, 21) == 21
 
@@ -318,35 +318,6 @@ def test_conditions_of_one_video_share_what_comes_before_their_context(small, ki
     assert lengths == [videos], "the first convolution saw a video twice"
     assert toy.error(together[:videos], unet(**made)) <= EXACT
     assert toy.error(together[videos:], unet(**made | {"context": other})) <= EXACT
-
-
-def test_the_faster_kernel_computes_the_same(small, monkeypatch):
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch has no oneDNN")
-    made = toy.inputs(toy.CONFIG)
-    monkeypatch.setattr(kernels, "_onednn_is_faster", lambda threads: False)
-    expected, calls = small["i2vgen_xl"](**made), []
-    monkeypatch.setattr(kernels, "_onednn_is_faster", lambda threads: True)
-    kernel = kernels._onednn_linear
-    monkeypatch.setattr(kernels, "_onednn_linear", lambda *given: calls.append(1) or kernel(*given))
-    assert toy.error(small["i2vgen_xl"](**made), expected) <= EXACT
-    assert calls
-    with torch.enable_grad():
-        assert isinstance(kernels.fastest_kernels(made["x"]), nullcontext)
-
-
-def test_kernels_can_be_chosen_without_measuring(small, monkeypatch):
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch has no oneDNN")
-    monkeypatch.setattr(kernels, "_onednn_is_faster", lambda threads: False)
-    monkeypatch.setattr(kernels, "_unmeasured", False)
-    kernel, calls = kernels._onednn_linear, []
-    monkeypatch.setattr(kernels, "_onednn_linear", lambda *given: calls.append(1) or kernel(*given))
-    small["i2vgen_xl"](**toy.inputs(toy.CONFIG))
-    assert not calls
-    kernels.measure_no_kernels()
-    small["i2vgen_xl"](**toy.inputs(toy.CONFIG))
-    assert calls
 
 
 # ---------------------------------------------------------------- layers
