@@ -1,7 +1,7 @@
 """Whether matching a clip's colours to its image helps: the built-in base on held-out scenes, where the truth is known.
 
-    python benchmarks/colour_match.py                 # 32 scenes, 16 frames each, the base's own settings
-    python benchmarks/colour_match.py --drift 0.1     # the true clips instead, with a known drift put on them
+    python -m benchmarks.colour_match                 # 32 scenes, 16 frames each, the base's own settings
+    python -m benchmarks.colour_match --drift 0.1     # the true clips instead, with a known drift put on them
 
 Prints means over the scenes: PSNR to the true clip; the colour error, which is CIE76's Delta E of frames whose details
 are averaged away (blocks of 8x8 pixels), over all of the frames and over the last one; and the same where nothing moves

@@ -1,7 +1,7 @@
 """Peak memory of `python -m i2vgen_core convert` on a made-up base network in VGen's form: a .pth in fp32.
 
-    python benchmarks/convert_memory.py --channels 128     # a file of 1 GB
-    python benchmarks/convert_memory.py --channels 320     # the release's size, 5.7 GB
+    python -m benchmarks.convert_memory --channels 128     # a file of 1 GB
+    python -m benchmarks.convert_memory --channels 320     # the release's size, 5.7 GB
 
 The limit is 1.2 times what is written, and 500 MB. The peak is the process's largest resident set, pages of mapped
 files among them. Exits with 1 above the limit. Needs Linux or macOS.

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,11 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.host import graphs
+from tests.host.matrix_rows import context_windows
+
 from . import measure, peer
+from .host import comfyui
 from .plot import Plot, draw
 from .rows import BASE, GIB
 
@@ -66,19 +69,7 @@ def counted(networks: peer.Networks, frames: int, size: tuple[int, int], videos:
 
 def windowed_seconds() -> Iterator[tuple[int, float]]:
     """Processor seconds of sampling in context windows, by frames: ComfyUI's, two steps of the built-in base."""
-    from tests.host import graphs
-    from tests.host.available import HOST, PACK, why_no_host
-    from tests.host.in_process import Host
-    from tests.host.matrix_rows import context_windows
-
-    if why := why_no_host():
-        raise SystemExit(why)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "input").mkdir()
-        (folder / "output").mkdir()
-        (folder / "input" / graphs.PHOTO).write_bytes((PACK / "demo" / "scene.png").read_bytes())
-        host = Host(HOST, PACK, folder)
+    with comfyui() as (host, _):
         graph = context_windows(WINDOW, SHARED)(graphs.base_latent("tiny (built in)"))
         for frames in (FRAMES[1], *FRAMES[1:]):  # the first run warms up
             changes = {"width": 128, "height": 64, "frames": frames}

@@ -1,6 +1,6 @@
 """Seconds and peak memory of loading each kind of released file at full size, beside what others take for it.
 
-    python benchmarks/load_times.py FOLDER [--only NAME ...]
+    python -m benchmarks.load_times FOLDER [--only NAME ...]
 
 Files of made-up weights are written into FOLDER, which has to have 15 GB free: one source, which stays for the next
 run, and one file at a time. Every load has a process of its own, forked once the libraries are there. Its largest

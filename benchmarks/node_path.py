@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -20,7 +18,9 @@ from i2vgen_core.config import UNetConfig
 from i2vgen_core.images import read_image
 from i2vgen_core.options import BaseOptions
 from i2vgen_core.scaffold import SIZES, scaffold
+from tests.host import graphs
 
+from .host import comfyui
 from .measure import interleaved
 
 SIDE, FRAMES, STEPS = 128, 16, 3
@@ -29,20 +29,9 @@ _UNET = UNetConfig(model_channels=64, context_dim=64, image_dim=64)
 
 def measure(repeats: int) -> dict[str, tuple[float, ...]]:
     """Processor seconds of some base runs, by `core` and `host`."""
-    from tests.host import graphs
-    from tests.host.available import HOST, PACK, why_no_host
-    from tests.host.in_process import Host
-
-    if why := why_no_host():
-        raise SystemExit(why)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "input").mkdir()
-        (folder / "output").mkdir()
-        (folder / "input" / graphs.PHOTO).write_bytes((PACK / "demo" / "scene.png").read_bytes())
+    with comfyui() as (host, folder):
         bundle = folder / "models" / "diffusers" / "wide"
         scaffold(bundle, replace(SIZES["tiny"], unet=_UNET))
-        host = Host(HOST, PACK, folder)
         # seeds count up, so that the sampler is all that runs again
         graph = graphs.changed(
             graphs.base_latent("wide"),

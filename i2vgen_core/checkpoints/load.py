@@ -46,8 +46,7 @@ class UNetCheckpoint:
     def build_network(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> UNet:
         """The network with these weights, in evaluation mode. Those of convolutions lie channels_last, as activations do:
         they would be brought into that order at every call."""
-        network = _assign(UNet(self.config, device="meta"), self.network, dtype, device)
-        return network.to(memory_format=torch.channels_last)
+        return _assign(UNet(self.config, device="meta"), self.network, dtype, device, torch.channels_last)
 
     def build_global_encoder(
         self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
@@ -164,9 +163,18 @@ def strip_prefixes(state: StateDict, prefixes: tuple[str, ...]) -> StateDict:
     return state
 
 
-def _assign(module: nn.Module, state: StateDict, dtype: torch.dtype | None, device: torch.device | str) -> Any:
+def _assign(
+    module: nn.Module,
+    state: StateDict,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    images: torch.memory_format = torch.preserve_format,
+) -> Any:
+    """Puts the weights into a module on meta; `images` is the memory format of those with four dimensions."""
+
     def place(value: Tensor) -> Tensor:
-        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        order = images if value.ndim == 4 else torch.preserve_format
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else None, memory_format=order)
 
     module.load_state_dict({key: place(value) for key, value in state.items()}, strict=True, assign=True)
     return module.eval().requires_grad_(False)

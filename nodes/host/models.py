@@ -242,7 +242,8 @@ class VideoModel(comfy.model_base.BaseModel):
         """Called by the host for each condition of each context window; None leaves the condition to it."""
         if not isinstance(cond_value, _Details):
             return None
-        return cond_value.of_clip(len(window.get_tensor(x_in)))  # with the frame before it, which the host may add
+        one_place = x_in[..., :1, :1]
+        return cond_value.of_clip(len(window.get_tensor(one_place)))  # with the frame before, which the host may add
 
     def _context(self, context: Tensor, fps: Tensor | None, hooks: Any) -> dict[str, Any]:
         """Context and frame rate as conditions, with what the network makes of them once a run. Hooks may change its
