@@ -56,7 +56,7 @@ def stock() -> Graph:
 @pytest.fixture
 def evaluations(host: Host, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     """with evaluations() as seen: conditions of every evaluation, and whether the whole network ran, are counted."""
-    network = host.module("nodes.host.models").HostUNet
+    network = host.module("nodes.host.network").HostUNet
     velocity = network._velocity
 
     @contextmanager
@@ -218,7 +218,7 @@ def test_what_is_not_evaluated_any_more_is_let_go(host, request, features, sampl
 def test_halves_that_memory_parts_have_features_of_their_own(host, ours, monkeypatch):
     graph = _accelerated(ours, Acceleration(reuse_interval=3))
     together = host.value(graph)
-    unet = host.module("nodes.host.models").UNet
+    unet = host.module("nodes.host.network").UNet
     forward, lengths = unet.forward, []
 
     def short_of_memory(self: Any, x: Tensor, timesteps: Tensor, known: Any, *others: Any) -> Tensor:

@@ -214,7 +214,7 @@ class _Calls:
 def calls(host: Host, monkeypatch: pytest.MonkeyPatch) -> _Calls:
     calls = _Calls(monkeypatch)
     conditioning = host.module("i2vgen_core.conditioning")
-    calls.watch("network", host.module("nodes.host.models").HostUNet)
+    calls.watch("network", host.module("nodes.host.network").HostUNet)
     calls.watch("image tokens", conditioning.ImageProjection)
     calls.watch("detail convolutions", conditioning.DetailConvolutions)
     calls.watch("detail transformer", conditioning.DetailTransformer)
@@ -270,12 +270,12 @@ def test_halves_share_what_comes_before_their_context(host):
 
 def test_keys_of_another_context_are_not_used(host):
     """A node may change the context on its way to the network."""
-    models = host.module("nodes.host.models")
-    prepared = models.Prepared(torch.rand(2, 5, 4), torch.rand(2, 5, 6), None)
-    packed = models._packed(prepared)
-    found = models._unpacked(packed, prepared.context, None)
+    network = host.module("nodes.host.network")
+    prepared = network.Prepared(torch.rand(2, 5, 4), torch.rand(2, 5, 6), None)
+    packed = network.packed(prepared)
+    found = network._unpacked(packed, prepared.context, None)
     assert torch.equal(found.keys_values, prepared.keys_values)
     changed = prepared.context + 1
-    assert models._unpacked(packed, changed, None) is changed
-    assert models._unpacked(packed, prepared.context[:, :4], None).shape == (2, 4, 4)
-    assert models._unpacked(None, changed, None) is changed
+    assert network._unpacked(packed, changed, None) is changed
+    assert network._unpacked(packed, prepared.context[:, :4], None).shape == (2, 4, 4)
+    assert network._unpacked(None, changed, None) is changed

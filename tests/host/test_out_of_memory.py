@@ -66,8 +66,8 @@ STAGES = {
     "global encoder": Stage("global_encode", "nodes.host.models", "GlobalEncoderSocket", "encode"),
     "image": Stage("global_encode", "comfy.sd", "VAE", "encode", 0.05),  # the host's tiles
     "conditions": Stage("base", "nodes.host.models", "VideoModel", "extra_conds"),
-    "base": Stage("base", "nodes.host.models", "HostUNet", "forward", 1e-4),
-    "refiner": Stage("refine", "nodes.host.models", "HostUNet", "forward", 1e-3),  # makes more of it
+    "base": Stage("base", "nodes.host.network", "HostUNet", "forward", 1e-4),
+    "refiner": Stage("refine", "nodes.host.network", "HostUNet", "forward", 1e-3),  # makes more of it
     "frames": Stage("frames", "comfy.sd", "VAE", "decode", 1e-4),
 }
 

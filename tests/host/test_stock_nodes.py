@@ -318,7 +318,7 @@ def test_context_windows(host, monkeypatch, sampler):
     same = host.value(changed(graph, base__model=["one_window", 0]), "base")
     assert relative_error(same, plain) == 0
 
-    network = host.module("nodes.host.models").HostUNet
+    network = host.module("nodes.host.network").HostUNet
     forward, seen = network.forward, []
 
     def record(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

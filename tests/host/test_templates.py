@@ -66,7 +66,7 @@ def test_each_prompt_has_its_window(host, monkeypatch):
     """The first window of a step reads the first prompt, the last one the second."""
     prompt = small_template(base_two_prompts)
     first, second = _ids(prompt, "I2VGenXLCLIPEncode")
-    network = host.module("nodes.host.models").HostUNet
+    network = host.module("nodes.host.network").HostUNet
     forward, seen = network.forward, []
 
     def record(self: Any, x: Any, timesteps: Any, context: Any, *args: Any, **kwargs: Any) -> Any:
