@@ -1,6 +1,6 @@
 """How time and memory grow with frames, size and number of videos.
 
-    python -m benchmarks.growth            # counts and measures, into build/growth/growth.json: 15 minutes on one core
+    python -m benchmarks.growth            # counts and measures, into build/growth/growth.json: 3 minutes on one core
     python -m benchmarks.growth --write    # docs/growth.md's table and docs/growth.png from it; nothing runs
 
 Work and memory of one evaluation at the release's sizes, 1.42 G parameters in 16 bit, one guided half, are counted on meta:
