@@ -21,7 +21,7 @@ def fastest_kernels(x: Tensor) -> AbstractContextManager[Any]:
 
     - Linear layers in float32: torch multiplies with MKL, which on AMD's processors reaches half of what oneDNN does.
       Which one is faster is measured once a process. In 16 bit torch takes oneDNN where the processor has the means.
-    - Convolutions in float32 with many channels multiply less than half as often, see winograd.py.
+    - Convolutions in float32 with many channels multiply half as often or less, see winograd.py.
     - Other 3x3 convolutions of maps with few places, as products with the kernel as it lies in memory (channels_last):
       oneDNN's convolution brings the kernel into an order of its own first, which takes longer than to convolve with it.
     - 1x1 convolutions of maps that lie in memory like rows, as the linear layers they are.

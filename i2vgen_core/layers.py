@@ -15,7 +15,6 @@ checkpoints/unet_keys.py).
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from .attention import Attention
 from .hooks import Hooks
+from .memory import even_part
 
 GROUPS = 32
 
@@ -280,12 +280,12 @@ class ResBlock(nn.Module):
         )
         self.skip_connection = nn.Identity() if outputs == channels else layers.conv2d(channels, outputs, 1)
         self.temopral_conv = TemporalConv(outputs, layers)
-        self.kernel_size = 3 * 3 * channels * outputs
+        self.kernel_numel = 3 * 3 * channels * outputs
 
     def forward(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:
         """x [(b f), c, h, w], embedding [b, e]."""
         shift = self.emb_layers(embedding).repeat_interleave(frames, dim=0)[..., None, None]
-        few = at_once(x[0], len(x), at_least=self.kernel_size * x.element_size())
+        few = at_once(x[0], len(x), at_least=self.kernel_numel * x.element_size())
         parts = [self._frames(*part) for part in zip(x.split(few), shift.split(few), strict=True)]
         return self.temopral_conv(parts[0] if len(parts) == 1 else torch.cat(parts), frames)
 
@@ -310,8 +310,7 @@ def at_once(one: Tensor, number: int, at_least: int = 0) -> int:
     if torch.is_grad_enabled():
         return number
     part = max(at_least, _PART_BYTES.get(one.device.type, _PART_BYTES_ELSEWHERE))
-    most = max(1, part // (one.numel() * one.element_size()))
-    return math.ceil(number / math.ceil(number / most))
+    return even_part(number, part // (one.numel() * one.element_size()))
 
 
 class Downsample(nn.Module):

@@ -1,6 +1,8 @@
-"""What a video needs of a machine's memory: estimates, made before anything of its size is."""
+"""What a video needs of a machine's memory, estimated before anything of its size is made, and parts that need less."""
 
 from __future__ import annotations
+
+import math
 
 import psutil
 import torch
@@ -13,6 +15,11 @@ _PEAK_IN_FEATURES = 12
 
 _FRAME_VALUES = 3 * 128
 """Values for each pixel that an encoder like Stable Diffusion's holds at once: three times its first level's channels."""
+
+
+def even_part(number: int, most: int) -> int:
+    """How many of `number` things go into each of the fewest like parts that have `most`, or one where that is less."""
+    return math.ceil(number / math.ceil(number / max(1, most)))
 
 
 def evaluation_bytes(network: UNetConfig, frames: int, height: int, width: int, value_bytes: int) -> int:

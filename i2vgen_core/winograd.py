@@ -13,11 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product as pairs
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .memory import even_part
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Rows [n, c], a weight [o, c] and a bias [o] to [n, o]."""
@@ -105,7 +107,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, linear: Linear) -> 
     rows, columns = math.ceil(height / down.size), math.ceil(width / across.size)
     outputs, kernel = len(weight), weight.permute(0, 2, 3, 1)
     bytes_each = len(down.inputs) * len(across.inputs) * channels * x.element_size()
-    few = _even(outputs, _KERNEL_BYTES // bytes_each)
+    few = even_part(outputs, _KERNEL_BYTES // bytes_each)
     y = x.new_empty(n, rows, down.size, columns, across.size, outputs)
     for images, lines in _parts(n, rows, _INPUT_BYTES // (bytes_each * columns)):
         around = _with_edges(x[images], lines, filters, (rows, columns))
@@ -119,16 +121,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, linear: Linear) -> 
     return y[:, :height, :width].contiguous().permute(0, 3, 1, 2)
 
 
-def _even(number: int, most: int) -> int:
-    """Size of parts of `number` that are alike and not above `most`, where that is 1 or more."""
-    return math.ceil(number / math.ceil(number / max(1, most)))
-
-
 def _parts(n: int, rows: int, most: int) -> Iterator[tuple[slice, slice]]:
     """Slices of n images and of their rows, of `most` rows in all: whole images, or parts of one."""
-    lines = _even(rows, most)
-    images = _even(n, most // rows)
-    for first, line in pairs(range(0, n, images), range(0, rows, lines)):
+    lines = even_part(rows, most)
+    images = even_part(n, most // rows)
+    for first, line in product(range(0, n, images), range(0, rows, lines)):
         yield slice(first, min(n, first + images)), slice(line, min(rows, line + lines))
 
 
@@ -184,7 +181,7 @@ def _sum_outputs(products: list[Tensor], filters: _Filters, y: Tensor) -> None:
     width = len(across.inputs)
     products = [each.view(*y.shape[:2], y.shape[3], -1) for each in products]
     lines = [[_sum(row, products[i : i + width]) for row in across.outputs] for i in range(0, len(products), width)]
-    for i, j in pairs(range(down.size), range(across.size)):
+    for i, j in product(range(down.size), range(across.size)):
         _sum(down.outputs[i], [line[j] for line in lines], out=y[:, :, i, :, j])
 
 

@@ -1,6 +1,7 @@
 """Fixtures of the tests that need torch alone."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ sys.path.append(str(HERE))  # for toy.py: in importlib mode a test file cannot i
 import toy  # noqa: E402
 
 from i2vgen_core.scaffold import scaffold  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The smallest network of each kind, by its kind; not to be changed."""
+    return {kind: toy.network(replace(toy.CONFIG, kind=kind)) for kind in toy.KINDS}
 
 
 @pytest.fixture(scope="session")

@@ -40,12 +40,6 @@ def deep():
     return {kind: toy.network(replace(toy.DEEP, kind=kind)) for kind in toy.KINDS}
 
 
-@pytest.fixture(scope="module")
-def small():
-    """The smallest network of each kind, by its kind."""
-    return {kind: toy.network(replace(toy.CONFIG, kind=kind)) for kind in toy.KINDS}
-
-
 # ---------------------------------------------------------------- sizes
 
 
