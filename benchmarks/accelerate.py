@@ -24,16 +24,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2vgen_core.acceleration import Acceleration
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.compare import psnr
 from i2vgen_core.config import UNetConfig
-from i2vgen_core.guidance import guided
-from i2vgen_core.options import BaseOptions
-from i2vgen_core.sampling import generate, initial_noise
-from i2vgen_core.schedules import BASE_SOLVERS, cosine_zero_snr
+from i2vgen_core.media.compare import psnr
+from i2vgen_core.network.acceleration import Acceleration
+from i2vgen_core.network.unet import UNet
+from i2vgen_core.sampling.guidance import guided
+from i2vgen_core.sampling.options import BaseOptions
+from i2vgen_core.sampling.schedules import BASE_SOLVERS, cosine_zero_snr
+from i2vgen_core.sampling.solvers import generate, initial_noise
 from i2vgen_core.training.evaluate import Case, held_out_case
-from i2vgen_core.unet import UNet
 
 from . import peer
 from .plot import Plot, draw

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.colour import METHODS, match_colours
-from i2vgen_core.compare import psnr
-from i2vgen_core.tables import plain_table
+from i2vgen_core.media.colour import METHODS, match_colours
+from i2vgen_core.media.compare import psnr
+from i2vgen_core.media.tables import plain_table
 from i2vgen_core.training.evaluate import base_video, held_out_case
 from i2vgen_core.training.measure import static_region
 

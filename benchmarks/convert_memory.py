@@ -23,10 +23,10 @@ def make(path: Path, channels: int) -> None:
     import torch
 
     from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, to_official
-    from i2vgen_core.conditioning import GlobalEncoder
     from i2vgen_core.config import UNetConfig
-    from i2vgen_core.layers import Layers
-    from i2vgen_core.unet import UNet
+    from i2vgen_core.network.blocks import Layers
+    from i2vgen_core.network.image_conditioning import GlobalEncoder
+    from i2vgen_core.network.unet import UNet
 
     config = UNetConfig(model_channels=channels)
     encoder = GlobalEncoder(config.in_channels, config.context_dim, Layers(device="meta")).state_dict()

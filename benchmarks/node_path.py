@@ -14,10 +14,10 @@ from dataclasses import replace
 import torch
 
 from i2vgen_core.cascade import Cascade
+from i2vgen_core.checkpoints.scaffold import SIZES, scaffold
 from i2vgen_core.config import UNetConfig
-from i2vgen_core.images import read_image
-from i2vgen_core.options import BaseOptions
-from i2vgen_core.scaffold import SIZES, scaffold
+from i2vgen_core.media.images import read_image
+from i2vgen_core.sampling.options import BaseOptions
 from tests.host import graphs
 
 from .host import comfyui

@@ -11,11 +11,12 @@ from diffusers import AutoencoderKL, I2VGenXLUNet
 from einops import rearrange
 from torch import Tensor
 
+from i2vgen_core.checkpoints.encoders import load_vae
 from i2vgen_core.checkpoints.load import parse_unet
-from i2vgen_core.conditioning import position_ramp
-from i2vgen_core.encoders import VAE, load_vae
-from i2vgen_core.guidance import predict
-from i2vgen_core.unet import UNet
+from i2vgen_core.encoders.vae import VAE
+from i2vgen_core.network.image_conditioning import position_ramp
+from i2vgen_core.network.unet import UNet
+from i2vgen_core.sampling.guidance import predict
 
 VAE_SIZES: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from i2vgen_core.conditioning import Prepared
 from i2vgen_core.config import UNetConfig
-from i2vgen_core.guidance import guided
-from i2vgen_core.hooks import Hooks
-from i2vgen_core.options import BaseOptions
-from i2vgen_core.sampling import generate, initial_noise
-from i2vgen_core.schedules import cosine_zero_snr
+from i2vgen_core.network.hooks import Hooks
+from i2vgen_core.network.image_conditioning import Prepared
+from i2vgen_core.sampling.guidance import guided
+from i2vgen_core.sampling.options import BaseOptions
+from i2vgen_core.sampling.schedules import cosine_zero_snr
+from i2vgen_core.sampling.solvers import generate, initial_noise
 
 from . import peer
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from i2vgen_core.__main__ import main
-from i2vgen_core.images import write_image
-from i2vgen_core.video import contact_sheet, read_video
+from i2vgen_core.media.images import write_image
+from i2vgen_core.media.video import contact_sheet, read_video
 
 logger = logging.getLogger("i2vgen_xl")
 

@@ -12,19 +12,21 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from . import builtin
+from . import assets
+from .checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
 from .checkpoints.load import open_base, open_refiner
-from .conditioning import GlobalEncoder
 from .config import VAE_SCALE, DetailGain, Kind, Release
-from .encoders import VAE, ImageEncoder, TextEncoder, load_image_encoder, load_text_encoder, load_vae
+from .encoders.clip import ImageEncoder, TextEncoder
+from .encoders.vae import VAE
 from .errors import InputError
-from .guidance import guided
-from .images import check_images, check_size, clip_pixels, resize_video, video_frame
+from .media.images import check_images, check_size, clip_pixels, resize_video, video_frame
 from .memory import check_fits, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes
-from .options import BaseOptions, RefineOptions
-from .sampling import Callback, ddim_inversion, generate, initial_noise, refine
-from .schedules import cosine, refine_steps, schedule_for
-from .unet import UNet
+from .network.image_conditioning import GlobalEncoder
+from .network.unet import UNet
+from .sampling.guidance import guided
+from .sampling.options import BaseOptions, RefineOptions
+from .sampling.schedules import cosine, refine_steps, schedule_for
+from .sampling.solvers import Callback, ddim_inversion, generate, initial_noise, refine
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -67,7 +69,7 @@ class Cascade:
 
     def __init__(
         self,
-        folder: Path | str = builtin.FOLDER,
+        folder: Path | str = assets.FOLDER,
         *,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",

@@ -1,4 +1,4 @@
-"""What a video needs of a machine's memory, estimated before anything of its size is made, and parts that need less."""
+"""The types of weights, and what a video needs of a machine's memory: estimated before anything of its size is made."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import torch
 
 from .config import UNetConfig
 from .errors import InputError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types of weights by the names that the command line has for them."""
 
 _PEAK_IN_FEATURES = 12
 """Live activations of an evaluation at their peak, in units of the first level's features (benchmarks: activations)."""

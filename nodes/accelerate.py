@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.acceleration import Acceleration
 from ..i2vgen_core.errors import InputError
+from ..i2vgen_core.network.acceleration import Acceleration
 from .host import compat
 from .host.acceleration import accelerate
 from .host.models import network_of

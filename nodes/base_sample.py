@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..i2vgen_core.errors import InputError
-from ..i2vgen_core.schedules import BASE_SOLVERS
+from ..i2vgen_core.sampling.schedules import BASE_SOLVERS
 from .host import compat
 from .host.models import network_of
 from .host.sampling import BaseSettings, sample_base

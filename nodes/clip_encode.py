@@ -8,7 +8,7 @@ import node_helpers
 from comfy_api.latest import io
 
 from ..i2vgen_core.config import RELEASES
-from ..i2vgen_core.images import check_images, clip_frame
+from ..i2vgen_core.media.images import check_images, clip_frame
 from .host import compat
 from .host.inputs import check_there
 from .host.prompts import encode_prompts

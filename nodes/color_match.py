@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.colour import METHODS, Method, match_colours
+from ..i2vgen_core.media.colour import METHODS, Method, match_colours
 from .host import compat
 from .load import CATEGORY
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.compare import LAYOUTS, Layout, compare
+from ..i2vgen_core.media.compare import LAYOUTS, Layout, compare
 from .host import compat
 from .load import INSPECT
 

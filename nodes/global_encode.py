@@ -11,9 +11,9 @@ from comfy_api.latest import io
 
 from ..i2vgen_core.config import UNetConfig
 from ..i2vgen_core.errors import InputError
-from ..i2vgen_core.images import check_images, video_frame
+from ..i2vgen_core.media.images import check_images, video_frame
 from ..i2vgen_core.memory import check_fits, encoding_bytes, latent_bytes
-from ..i2vgen_core.options import BaseOptions
+from ..i2vgen_core.sampling.options import BaseOptions
 from .host import compat
 from .host.encoders import ScaledVAE, vae_family
 from .host.inputs import check_there

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.inspection import inspect
+from ..i2vgen_core.media.inspection import inspect
 from .host import compat
 from .host.conditioning import parts_of
 from .load import INSPECT

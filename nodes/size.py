@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..i2vgen_core.errors import check_choice
-from ..i2vgen_core.images import SIZES
+from ..i2vgen_core.media.images import SIZES
 from .host import compat
 from .load import CATEGORY
 

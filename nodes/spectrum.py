@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.spectrum import analyse
+from ..i2vgen_core.media.spectrum import analyse
 from .host import compat
 from .load import INSPECT
 

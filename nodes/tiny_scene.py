@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.training.world import caption, render, sample_scene
+from ..i2vgen_core.media.world import caption, render, sample_scene
 from .host import compat
 from .load import CATEGORY
 

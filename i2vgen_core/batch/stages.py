@@ -11,15 +11,15 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from ..acceleration import Acceleration
 from ..cascade import BaseConditions, Cascade
 from ..config import DetailGain, Kind
-from ..dtypes import DTYPES
 from ..errors import InputError, check_range
-from ..images import read_image
-from ..kernels import measure_no_kernels
-from ..options import BaseOptions, RefineOptions
-from ..video import write_video
+from ..media.images import read_image
+from ..media.video import write_video
+from ..memory import DTYPES
+from ..network.acceleration import Acceleration
+from ..network.kernels import measure_no_kernels
+from ..sampling.options import BaseOptions, RefineOptions
 from .jobs import Job, Row, cast, name_of, resolve, seed_of
 from .outputs import publish
 from .worker import Stage, local_copy

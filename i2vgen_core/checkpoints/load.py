@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..conditioning import GlobalEncoder
 from ..config import DetailGain, Kind, Release, UNetConfig, release_of
 from ..errors import CheckpointError
-from ..layers import Layers
-from ..unet import UNet
+from ..network.blocks import Layers
+from ..network.image_conditioning import GlobalEncoder
+from ..network.unet import UNet
 from .check import check_tensors, named, of_sizes
 from .detect import split_global_encoder, unet_config
 from .read import read_config, read_state_dict

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 
 from ..config import RELEASES, Kind
-from ..encoder_config import TextConfig, VAEConfig, VisionConfig
+from ..encoders.config import TextConfig, VisionConfig
 from .clip_keys import text_to_transformers, text_tower, vision_to_transformers, vision_tower
+from .encoder_sizes import text_config, vae_config, vision_config
 from .load import in_our_layout, parse_unet
 from .read import read_config
 from .unet_keys import StateDict, to_official
@@ -97,10 +98,10 @@ def _unet(state: StateDict, settings: Settings, kind: Kind | None) -> Part:
 
 
 def _text(state: StateDict, settings: Settings) -> Part:
-    from ..encoders import load_text_encoder  # imports transformers, which takes seconds and memory
+    from .encoders import load_text_encoder  # imports transformers, which takes seconds and memory
 
     load_text_encoder(state, settings=settings, device="meta")
-    config = TextConfig.from_state_dict(text_tower(state), settings)
+    config = text_config(text_tower(state), settings)
     own = {"text_head_dim": config.head_dim, "i2vgen_skip_last": config.skip_last}
     return Part(
         title=f"CLIP text encoder of width {config.width}, {config.layers} blocks",
@@ -111,10 +112,10 @@ def _text(state: StateDict, settings: Settings) -> Part:
 
 
 def _vision(state: StateDict, settings: Settings) -> Part:
-    from ..encoders import load_image_encoder
+    from .encoders import load_image_encoder
 
     load_image_encoder(state, settings=settings, device="meta")
-    config = VisionConfig.from_state_dict(vision_tower(state), settings)
+    config = vision_config(vision_tower(state), settings)
     return Part(
         title=f"CLIP vision encoder of width {config.width}, {config.layers} blocks, {config.image_size} pixels",
         loader="ComfyUI's CLIPVisionLoader, from models/clip_vision",
@@ -129,10 +130,10 @@ def _clip_metadata(kind: str, config: TextConfig | VisionConfig, own: Mapping[st
 
 
 def _vae(state: StateDict, settings: Settings) -> Part:
-    from ..encoders import load_vae
+    from .encoders import load_vae
 
     load_vae(state, settings=settings, device="meta")
-    config = VAEConfig.from_state_dict(vae_tensors(state), settings)
+    config = vae_config(vae_tensors(state), settings)
     tensors = vae_to_ldm(state)
     among_others = len(tensors) < len(state)
     return Part(

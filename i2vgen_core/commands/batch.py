@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import builtin
+from .. import assets
 from ..batch.driver import Batch, Plan, Policy
 from ..batch.jobs import Job, Row, count_rows, folder_of, name_of, read_rows
 from ..batch.outputs import MANIFEST, Outputs
@@ -21,8 +21,8 @@ from ..batch.worker import Stage
 from ..batch.workflow import Comfy, Workflow
 from ..cascade import Cascade
 from ..config import REFINERS
-from ..dtypes import DTYPES
 from ..errors import InputError
+from ..memory import DTYPES
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=float, default=policy.timeout, help="seconds that a stage of a job may take (%(default)s)")
     cascade = parser.add_argument_group("on the cascade")
     add = cascade.add_argument
-    add("--model", type=Path, default=builtin.FOLDER, metavar="DIR", help="as for generate (the built-in tiny cascade)")
+    add("--model", type=Path, default=assets.FOLDER, metavar="DIR", help="as for generate (the built-in tiny cascade)")
     add("--stage", choices=["base", "cascade"], help="default: cascade where the folder has a refiner")
     add("--detail-gain", choices=["official", "once"], default="official", help="once: weights of the diffusers port")
     add("--refiner", choices=REFINERS, help="which refiner the folder holds, where its config.json does not say")

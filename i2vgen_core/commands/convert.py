@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..checkpoints.convert import convert
 from ..config import REFINERS
-from ..dtypes import DTYPES
+from ..memory import DTYPES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..download import RELEASES, SETS, download, listing
+from ..checkpoints.download import RELEASES, SETS, download, listing
+from ..checkpoints.model_folders import default_models
 from ..errors import InputError
-from ..model_folders import default_models
 
 _NAMES = [*SETS, *RELEASES]
 

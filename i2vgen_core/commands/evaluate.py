@@ -9,21 +9,21 @@ from pathlib import Path
 
 import torch
 
-from .. import builtin
+from .. import assets
 from ..cascade import Cascade
-from ..dtypes import DTYPES
-from ..images import write_image
-from ..options import BaseOptions
-from ..schedules import BASE_SOLVERS
-from ..spectrum import band_levels
-from ..tables import plain_table
+from ..media.images import write_image
+from ..media.spectrum import band_levels
+from ..media.tables import plain_table
+from ..memory import DTYPES
+from ..sampling.options import BaseOptions
+from ..sampling.schedules import BASE_SOLVERS
 from .generate import acceleration_of, add_acceleration
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `evaluate`."""
     add = parser.add_argument
-    add("--model", type=Path, default=builtin.FOLDER, metavar="DIR", help="model folder (the built-in tiny cascade)")
+    add("--model", type=Path, default=assets.FOLDER, metavar="DIR", help="model folder (the built-in tiny cascade)")
     add("--seeds", type=_seeds, default=range(64), metavar="A:B", help="held-out scenes A to B - 1 (0:64)")
     add("--refined", type=int, default=16, metavar="N", help="how many of them are refined too (%(default)s)")
     add("--ablations", action="store_true", help="the paper's ablations instead, at inference")

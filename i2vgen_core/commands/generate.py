@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .. import builtin
-from ..acceleration import EXACT, Acceleration
+from .. import assets
 from ..cascade import Cascade
 from ..config import FAST_STEPS, REFINERS, RELEASES
-from ..dtypes import DTYPES
-from ..images import read_image
-from ..options import BaseOptions, RefineOptions
-from ..sampling import Callback
-from ..schedules import BASE_SOLVERS
-from ..video import check_video_file, write_video
+from ..media.images import read_image
+from ..media.video import check_video_file, write_video
+from ..memory import DTYPES
+from ..network.acceleration import EXACT, Acceleration
+from ..sampling.options import BaseOptions, RefineOptions
+from ..sampling.schedules import BASE_SOLVERS
+from ..sampling.solvers import Callback
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--model",
         type=Path,
-        default=builtin.FOLDER,
+        default=assets.FOLDER,
         metavar="DIR",
         help="folder in diffusers' layout, with refiner/ for cascade (the built-in tiny cascade)",
     )

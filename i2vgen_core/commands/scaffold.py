@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..checkpoints.scaffold import SIZES, scaffold
 from ..config import BASES, REFINERS
-from ..scaffold import SIZES, scaffold
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

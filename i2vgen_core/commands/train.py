@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..dtypes import DTYPES
+from ..memory import DTYPES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..conditioning import GlobalEncoder
 from ..config import RELEASES, TIMESTEPS, UNetConfig
-from ..hooks import Hooks
-from ..layers import Layers
-from ..schedules import schedule_for
-from ..unet import UNet
+from ..network.blocks import Layers
+from ..network.hooks import Hooks
+from ..network.image_conditioning import GlobalEncoder
+from ..network.unet import UNet
+from ..sampling.schedules import schedule_for
 from .data import Sample, Source, World
 from .diffusion import (
     Encoders,

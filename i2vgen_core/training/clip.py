@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ..images import clip_pixels
-from ..tokenizer import END, VOCABULARY_SIZE, Tokenizer
+from ..encoders.tokenizer import END, VOCABULARY_SIZE, Tokenizer
+from ..media.images import clip_pixels
 from .data import Sample, Source, World
 from .loop import Loop, LoopConfig
 

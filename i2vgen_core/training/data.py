@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..images import read_image, video_frame
-from ..video import read_video_at, video_seconds
-from .world import (
+from ..media.images import read_image, video_frame
+from ..media.video import read_video_at, video_seconds
+from ..media.world import (
     MOTIONS,
     OPPOSITES,
     Level,

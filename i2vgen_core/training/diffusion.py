@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..attention import Attention, scaled_dot_product_attention
+from ..checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
 from ..config import VAE_SCALE
-from ..encoders import ImageEncoder, load_image_encoder, load_text_encoder, load_vae
-from ..images import clip_pixels
-from ..layers import TemporalConv, TemporalTransformer
-from ..schedules import Schedule
-from ..unet import UNet
+from ..encoders.clip import ImageEncoder
+from ..media.images import clip_pixels
+from ..network.attention import Attention, scaled_dot_product_attention
+from ..network.blocks import TemporalConv, TemporalTransformer
+from ..network.unet import UNet
+from ..sampling.schedules import Schedule
 from .data import Sample, Source
 
 

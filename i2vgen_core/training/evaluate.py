@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from ..cascade import BaseConditions, Cascade
-from ..compare import psnr
 from ..errors import InputError
-from ..options import BaseOptions, RefineOptions
-from ..spectrum import Spectrum, band_distance, band_levels, plot, spatial_spectrum, temporal_spectrum
-from ..video import contact_sheet
+from ..media.compare import psnr
+from ..media.spectrum import Spectrum, band_distance, band_levels, plot, spatial_spectrum, temporal_spectrum
+from ..media.video import contact_sheet
+from ..media.world import Clip, Scene, caption, opposite, render, sample_scene, short_prompt
+from ..sampling.options import BaseOptions, RefineOptions
 from . import measure
 from .measure import Tracker
-from .world import Clip, Scene, caption, opposite, render, sample_scene, short_prompt
 
 logger = logging.getLogger("i2vgen_xl")
 

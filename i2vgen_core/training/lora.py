@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..checkpoints.check import check_tensors
 from ..checkpoints.read import read_state_dict
 from ..errors import CheckpointError, InputError, check_range
-from ..unet import UNet
+from ..network.unet import UNet
 
 _LAYERS = r".*\.transformer_blocks\.\d+\.attn\d\.(to_q|to_k|to_v|to_out\.0)"
 _ADAPTER = "default"

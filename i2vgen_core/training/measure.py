@@ -10,8 +10,8 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional
 
-from ..spectrum import Spectrum
-from .world import GROWTH, TRAVEL, Shape
+from ..media.spectrum import Spectrum
+from ..media.world import GROWTH, TRAVEL, Shape
 
 _BINS = 32  # of each colour channel
 _WIDTHS = ((0.05, 0.8), (0.15, 0.2))  # deviations of the colour kernel and their weights; the wide one forgives drift

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..config import RELEASES, UNetConfig
-from ..hooks import Hooks
-from ..schedules import schedule_for
-from ..unet import UNet
+from ..network.hooks import Hooks
+from ..network.unet import UNet
+from ..sampling.schedules import schedule_for
 from .data import Source, World
 from .diffusion import (
     Encoders,

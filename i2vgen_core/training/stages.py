@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..bundle import stored, write_index, write_tower, write_unet, write_vae
+from ..checkpoints.bundle import stored, write_index, write_tower, write_unet, write_vae
 from ..checkpoints.load import open_base, open_refiner
 from ..checkpoints.read import read_config
 from ..checkpoints.unet_keys import GLOBAL_ENCODER
-from ..dtypes import DTYPES
 from ..errors import InputError
-from ..unet import UNet
+from ..memory import DTYPES
+from ..network.unet import UNet
 from .base import Base, BaseTraining, build_base, train_base
 from .clip import CLIPTraining, build_clip, standardise_tokens, train_clip
 from .data import Folder, Source
@@ -67,7 +67,7 @@ def run_vae(job: Job) -> None:
     config = read_recipe(VAETraining, job.recipe)
     vae, earlier = build_vae(config), None
     if (job.model / "vae").is_dir():
-        from ..encoders import load_vae
+        from ..checkpoints.encoders import load_vae
 
         earlier = load_vae(job.model / "vae", device=job.device).model
         vae.load_state_dict(earlier.state_dict())

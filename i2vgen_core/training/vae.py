@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..bundle import write_json
+from ..checkpoints.bundle import write_json
 from ..checkpoints.read import read_config
 from ..config import VAE_SCALE
-from ..encoder_config import LATENT_RGB
+from ..encoders.config import LATENT_RGB
 from .data import Source, World
 from .loop import Loop, LoopConfig
 
@@ -187,7 +187,7 @@ def fit_latent_rgb(vae: Any, batches: list[Tensor]) -> list[list[float]]:
         batches: images [N, H, W, 3] in 0..1.
 
     Returns:
-        A row of red, green and blue for each channel, and one for the constant, see encoder_config.latent_rgb.
+        A row of red, green and blue for each channel, and one for the constant, see encoders.config.latent_rgb.
     """
     values = F.pad(VAE_SCALE * _latents(vae, batches).T.cpu(), (0, 1), value=1.0)
     pixels = [(images * 2 - 1).permute(0, 3, 1, 2) for images in batches]
@@ -199,7 +199,7 @@ def fit_latent_rgb(vae: Any, batches: list[Tensor]) -> list[list[float]]:
 
 def write_latent_rgb(model: Path) -> None:
     """Fits the preview's colours of a model folder's VAE anew, on pictures of the world, into its config.json."""
-    from ..encoders import load_vae
+    from ..checkpoints.encoders import load_vae
 
     folder, config = model / "vae", VAETraining()
     rows = fit_latent_rgb(load_vae(folder).model, unseen_pictures(config.data, config))

@@ -8,8 +8,8 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...i2vgen_core.acceleration import Acceleration, DeepFeatures, Reuse
-from ...i2vgen_core.hooks import Hooks
+from ...i2vgen_core.network.acceleration import Acceleration, DeepFeatures, Reuse
+from ...i2vgen_core.network.hooks import Hooks
 
 _KEY = "i2vgen_xl_acceleration"
 """Of the wrappers, and of a run's features in its `transformer_options`."""

@@ -16,7 +16,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
-from ...i2vgen_core.attention import scaled_dot_product_attention
+from ...i2vgen_core.network.attention import scaled_dot_product_attention
 
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 

@@ -23,10 +23,11 @@ from torch.nn.functional import cosine_similarity, interpolate
 
 from ...i2vgen_core.checkpoints import clip_keys, vae_keys
 from ...i2vgen_core.checkpoints.check import check_tensors
+from ...i2vgen_core.checkpoints.encoder_sizes import text_config, vae_config, vision_config
 from ...i2vgen_core.checkpoints.read import read_config, read_state_dict
-from ...i2vgen_core.encoder_config import TextConfig, VAEConfig, VisionConfig
+from ...i2vgen_core.encoders.config import TextConfig
+from ...i2vgen_core.encoders.tokenizer import END, PAD, START, VOCABULARY, Tokenizer, repaired
 from ...i2vgen_core.errors import CheckpointError
-from ...i2vgen_core.tokenizer import END, PAD, START, VOCABULARY, Tokenizer, repaired
 from . import compat
 
 _TEXT, _VISION, _VAE = "CLIP text encoder", "CLIP vision encoder", "VAE"
@@ -49,7 +50,7 @@ def load_clip(bundle: Path, *, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """
     state, settings = _read(bundle / "text_encoder")
     state = clip_keys.text_to_transformers(state)
-    config = TextConfig.from_state_dict(state, settings)
+    config = text_config(state, settings)
     _check_host_can(_TEXT, "hidden_act", comfy.clip_model.ACTIVATIONS, config.activation)
     _check_host_can(_TEXT, "layer_norm_eps", [_NORM_EPS], config.norm_eps)
     model = partial(
@@ -89,7 +90,7 @@ def load_clip_vision(bundle: Path) -> comfy.clip_vision.ClipVisionModel:
     """
     state, settings = _read(bundle / "image_encoder")
     state = clip_keys.vision_to_transformers(state)
-    config = VisionConfig.from_state_dict(state, settings)
+    config = vision_config(state, settings)
     _check_host_can(_VISION, "hidden_act", comfy.clip_model.ACTIVATIONS, config.activation)
     _check_host_can(_VISION, "layer_norm_eps", [_NORM_EPS], config.norm_eps)
     description = {
@@ -125,7 +126,7 @@ def load_vae(bundle: Path) -> comfy.sd.VAE:
             wrong shape.
     """
     state, settings = _read(bundle / "vae")
-    config = VAEConfig.from_state_dict(state, settings)
+    config = vae_config(state, settings)
     remedy = "Use the VAE of Stable Diffusion 2.1 (or 1.5)."
     width = config.channels[0]
     if config.scale_factor != _DOWNSCALE or any(channels % width for channels in config.channels):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...i2vgen_core import builtin
+from ...i2vgen_core import assets
 from ...i2vgen_core.checkpoints.gguf import GGUF_SUFFIX
 from ...i2vgen_core.errors import InputError
 
@@ -26,24 +26,24 @@ def bundle(name: str) -> Path:
 
 def bases() -> list[str]:
     """The built-in base, then files under models/diffusion_models."""
-    return [builtin.NAME, *_network_files()]
+    return [assets.NAME, *_network_files()]
 
 
 def base(name: str) -> Path:
     """Where a base is, a file or a folder. Raises InputError for a name that is not in the list."""
-    return builtin.FOLDER / "unet" if name == builtin.NAME else _network_file(name, "model file")
+    return assets.FOLDER / "unet" if name == assets.NAME else _network_file(name, "model file")
 
 
 def refiners() -> list[str]:
     """The built-in refiner, then files under models/diffusion_models, and the bundles' refiners as `bundle/refiner`."""
     folders = _refiner_folders()
-    return [builtin.NAME, *_network_files(), *folders]
+    return [assets.NAME, *_network_files(), *folders]
 
 
 def refiner(name: str) -> Path:
     """Where a refiner is, a file or a folder. Raises InputError for a name that is not in the list."""
-    if name == builtin.NAME:
-        return builtin.FOLDER / "refiner"
+    if name == assets.NAME:
+        return assets.FOLDER / "refiner"
     folders = _refiner_folders()
     return folders[name] if name in folders else _network_file(name, "refiner")
 
@@ -69,12 +69,12 @@ def _bundle_paths() -> dict[str, Path]:
             for unet in root.glob(depth):
                 if unet.is_dir():
                     found.setdefault(unet.parent.relative_to(root).as_posix(), unet.parent)
-    return {builtin.NAME: builtin.FOLDER} | dict(sorted(found.items()))
+    return {assets.NAME: assets.FOLDER} | dict(sorted(found.items()))
 
 
 def _refiner_folders() -> dict[str, Path]:
     """The refiners in bundles; the built-in one goes by its bundle's name."""
-    paths = {name: path / "refiner" for name, path in _bundle_paths().items() if name != builtin.NAME}
+    paths = {name: path / "refiner" for name, path in _bundle_paths().items() if name != assets.NAME}
     return {name + _REFINER: path for name, path in paths.items() if path.is_dir()}
 
 

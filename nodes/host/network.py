@@ -10,10 +10,10 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ...i2vgen_core.conditioning import Prepared
 from ...i2vgen_core.config import UNetConfig
 from ...i2vgen_core.errors import InputError
-from ...i2vgen_core.unet import UNet
+from ...i2vgen_core.network.image_conditioning import Prepared
+from ...i2vgen_core.network.unet import UNet
 from . import compat
 from .acceleration import of_half, reuse_in
 from .patches import StockPatches

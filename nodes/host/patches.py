@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...i2vgen_core.hooks import Hooks, Place
-from ...i2vgen_core.layers import MultiHeadAttention
+from ...i2vgen_core.network.blocks import MultiHeadAttention
+from ...i2vgen_core.network.hooks import Hooks, Place
 from . import compat
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ...i2vgen_core.encoders.tokenizer import END
 from ...i2vgen_core.errors import InputError
-from ...i2vgen_core.tokenizer import END
 from . import compat
 from .inputs import check_finite
 

@@ -13,11 +13,10 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...i2vgen_core import sampling
 from ...i2vgen_core.memory import check_fits, evaluation_bytes
-from ...i2vgen_core.options import BaseOptions, RefineOptions
-from ...i2vgen_core.sampling import Denoise, guide
-from ...i2vgen_core.schedules import (
+from ...i2vgen_core.sampling import solvers as sampling
+from ...i2vgen_core.sampling.options import BaseOptions, RefineOptions
+from ...i2vgen_core.sampling.schedules import (
     Schedule,
     SolverSteps,
     base_timesteps,
@@ -25,6 +24,7 @@ from ...i2vgen_core.schedules import (
     inversion_timesteps,
     refine_steps,
 )
+from ...i2vgen_core.sampling.solvers import Denoise, guide
 from .inputs import check_conditioning, check_finite, noise_mask, video_latent
 from .preview import prepare_callback
 

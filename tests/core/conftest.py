@@ -11,7 +11,7 @@ sys.path.append(str(HERE))  # for toy.py: in importlib mode a test file cannot i
 
 import toy  # noqa: E402
 
-from i2vgen_core.scaffold import scaffold  # noqa: E402
+from i2vgen_core.checkpoints.scaffold import scaffold  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,15 @@ import torch
 import toy
 from diffusers import DPMSolverMultistepScheduler
 
-from i2vgen_core.acceleration import EXACT, Acceleration, DeepFeatures, Reuse
-from i2vgen_core.conditioning import Prepared
 from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import InputError
-from i2vgen_core.guidance import guided
-from i2vgen_core.hooks import Hooks
-from i2vgen_core.options import BaseOptions, RefineOptions
-from i2vgen_core.sampling import generate
-from i2vgen_core.schedules import BASE_SOLVERS, base_steps, cosine_zero_snr, ddim_timesteps, scaled_linear
+from i2vgen_core.network.acceleration import EXACT, Acceleration, DeepFeatures, Reuse
+from i2vgen_core.network.hooks import Hooks
+from i2vgen_core.network.image_conditioning import Prepared
+from i2vgen_core.sampling.guidance import guided
+from i2vgen_core.sampling.options import BaseOptions, RefineOptions
+from i2vgen_core.sampling.schedules import BASE_SOLVERS, base_steps, cosine_zero_snr, ddim_timesteps, scaled_linear
+from i2vgen_core.sampling.solvers import generate
 
 
 @pytest.mark.parametrize("kind", toy.KINDS)
@@ -130,7 +130,7 @@ def test_where_guidance_ends_the_features_of_both_halves_are_let_go(monkeypatch)
             kept.append(set(self._kept))
 
     kept = []
-    monkeypatch.setattr("i2vgen_core.guidance.DeepFeatures", Recorded)
+    monkeypatch.setattr("i2vgen_core.sampling.guidance.DeepFeatures", Recorded)
     _evaluations(Acceleration(guidance_end=0.5, reuse_interval=2))
     assert kept[0] == {(0, 1)} and kept[-1] == {(0,)}
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from i2vgen_core import kernels
 from i2vgen_core.__main__ import main
 from i2vgen_core.batch.stages import cascade_job
 from i2vgen_core.commands.batch import _cascade, _per_stage, add_arguments
-from i2vgen_core.images import write_image
+from i2vgen_core.media.images import write_image
+from i2vgen_core.network import kernels
 
 ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).parent / "fake_comfyui"

@@ -7,11 +7,11 @@ import tracemalloc
 
 import pytest
 
-from i2vgen_core.acceleration import Acceleration
 from i2vgen_core.batch.jobs import cast, count_rows, folder_of, read_rows, resolve
 from i2vgen_core.batch.stages import COLUMNS, Model, base_options, cascade_job, refine_options
 from i2vgen_core.errors import InputError
-from i2vgen_core.options import BaseOptions, RefineOptions
+from i2vgen_core.network.acceleration import Acceleration
+from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow not installed: pip install 'comfyui-i2vgen-xl[batch]'")
 parquet = pytest.importorskip("pyarrow.parquet")

@@ -9,22 +9,22 @@ import torch
 import toy
 from safetensors import safe_open
 
-from i2vgen_core import builtin
+from i2vgen_core import assets
 from i2vgen_core.__main__ import main
 from i2vgen_core.cascade import Cascade
+from i2vgen_core.checkpoints.encoders import load_vae
 from i2vgen_core.checkpoints.read import read_config
-from i2vgen_core.compare import psnr
 from i2vgen_core.config import VAE_SCALE
-from i2vgen_core.encoder_config import latent_rgb
-from i2vgen_core.encoders import load_vae
+from i2vgen_core.encoders.config import latent_rgb
 from i2vgen_core.errors import CheckpointError
-from i2vgen_core.images import read_image
-from i2vgen_core.options import BaseOptions
-from i2vgen_core.spectrum import band_distance, spatial_spectrum
+from i2vgen_core.media.compare import psnr
+from i2vgen_core.media.images import read_image
+from i2vgen_core.media.spectrum import band_distance, spatial_spectrum
+from i2vgen_core.media.video import read_video
+from i2vgen_core.media.world import opposite, render
+from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.training import measure, vae
 from i2vgen_core.training.evaluate import base_video, held_out_case, refined_video
-from i2vgen_core.training.world import opposite, render
-from i2vgen_core.video import read_video
 
 FRAMES = Path(__file__).parents[1] / "frames"
 PARTS = ("unet", "vae", "text_encoder", "image_encoder", "refiner")
@@ -55,15 +55,15 @@ def difference(ours, name):
 
 
 def test_it_is_whole_and_small():
-    files = [file for file in builtin.FOLDER.rglob("*") if file.is_file()]
-    names = {file.relative_to(builtin.FOLDER).parts[0] for file in files}
+    files = [file for file in assets.FOLDER.rglob("*") if file.is_file()]
+    names = {file.relative_to(assets.FOLDER).parts[0] for file in files}
     assert names == {*PARTS, "model_index.json", "README.md"}
     assert sum(file.stat().st_size for file in files) <= 32 * 2**20
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_weights_are_in_half_precision_and_finite(part):
-    (file,) = (builtin.FOLDER / part).glob("*.safetensors")
+    (file,) = (assets.FOLDER / part).glob("*.safetensors")
     with safe_open(file, "pt") as weights:
         for key in weights.keys():  # noqa: SIM118
             tensor = weights.get_tensor(key)
@@ -71,7 +71,7 @@ def test_weights_are_in_half_precision_and_finite(part):
 
 
 def test_its_settings_are_its_own(cascade):
-    stated = json.loads((builtin.FOLDER / "unet" / "config.json").read_text(encoding="utf-8"))["release"]
+    stated = json.loads((assets.FOLDER / "unet" / "config.json").read_text(encoding="utf-8"))["release"]
     release = cascade.base_release
     assert (release.width, release.height, release.frames) == (128, 64, 16)
     assert (release.steps, release.guidance) == (stated["steps"], stated["guidance"])
@@ -136,7 +136,7 @@ def test_generate_uses_it(tmp_path):
 
 
 def test_a_cascade_is_it():
-    assert Cascade().folder == builtin.FOLDER
+    assert Cascade().folder == assets.FOLDER
     assert BaseOptions().width is None
 
 
@@ -145,7 +145,7 @@ def test_its_latents_are_previewed_in_their_colours():
     Stable Diffusion's. After new weights: `write_latent_rgb(FOLDER)` of i2vgen_core.training.vae."""
     config = vae.VAETraining(batch=4)
     batches = vae.unseen_pictures(config.data, config, count=4)
-    autoencoder = load_vae(builtin.FOLDER / "vae").model
+    autoencoder = load_vae(assets.FOLDER / "vae").model
     pixels = torch.cat(batches).movedim(-1, 1) * 2 - 1
     with torch.no_grad():
         latent = VAE_SCALE * autoencoder.encode(pixels).latent_dist.mode()
@@ -156,7 +156,7 @@ def test_its_latents_are_previewed_in_their_colours():
         preview = torch.einsum("nchw,cr->nrhw", latent, torch.stack(factors)) + bias[:, None, None]
         return psnr((preview + 1) / 2, (small + 1) / 2)
 
-    shipped = latent_rgb(read_config(builtin.FOLDER / "vae"))
+    shipped = latent_rgb(read_config(assets.FOLDER / "vae"))
     assert previewed(shipped) > max(18, previewed(vae.fit_latent_rgb(autoencoder, batches)) - 1)
     stable_diffusion = [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721]]
     assert previewed(shipped) > previewed([*stable_diffusion, [-0.2120, -0.2616, -0.7177], [0.0, 0.0, 0.0]]) + 6

@@ -12,9 +12,9 @@ import toy
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.config import RELEASES, VAE_SCALE, release_of
 from i2vgen_core.errors import InputError
-from i2vgen_core.images import video_frame
-from i2vgen_core.options import BaseOptions, RefineOptions
-from i2vgen_core.sampling import initial_noise
+from i2vgen_core.media.images import video_frame
+from i2vgen_core.sampling.options import BaseOptions, RefineOptions
+from i2vgen_core.sampling.solvers import initial_noise
 
 BASE = BaseOptions(width=72, height=64, frames=2, steps=2)
 REFINE = RefineOptions(width=88, height=64, steps=2, noise_level=300)

@@ -12,12 +12,7 @@ from safetensors.torch import load_file, save_file
 from i2vgen_core.checkpoints.detect import split_global_encoder
 from i2vgen_core.checkpoints.load import open_unet, parse_unet
 from i2vgen_core.checkpoints.read import read_state_dict
-from i2vgen_core.checkpoints.unet_keys import (
-    from_diffusers,
-    from_official,
-    to_diffusers,
-    to_official,
-)
+from i2vgen_core.checkpoints.unet_keys import from_diffusers, from_official, to_diffusers, to_official
 from i2vgen_core.errors import CheckpointError
 
 

@@ -8,9 +8,7 @@ import toy
 from safetensors.torch import save_file
 
 from i2vgen_core.checkpoints.load import open_unet, parse_unet
-from i2vgen_core.checkpoints.unet_keys import (
-    to_official,
-)
+from i2vgen_core.checkpoints.unet_keys import to_official
 from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import CheckpointError
 

@@ -9,11 +9,7 @@ import toy
 from i2vgen_core.checkpoints.check import check_tensors
 from i2vgen_core.checkpoints.detect import split_global_encoder, unet_config
 from i2vgen_core.checkpoints.load import parse_unet
-from i2vgen_core.checkpoints.unet_keys import (
-    GLOBAL_ENCODER,
-    to_diffusers,
-    to_official,
-)
+from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, to_diffusers, to_official
 from i2vgen_core.errors import CheckpointError, InputError
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from i2vgen_core.colour import METHODS, match_colours
-from i2vgen_core.compare import psnr
 from i2vgen_core.errors import InputError
+from i2vgen_core.media.colour import METHODS, match_colours
+from i2vgen_core.media.compare import psnr
 from i2vgen_core.training.evaluate import held_out_case
 
 SEEDS = (1, 2, 4)

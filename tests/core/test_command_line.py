@@ -14,11 +14,11 @@ import toy
 from PIL import Image
 
 from i2vgen_core.__main__ import main
-from i2vgen_core.acceleration import EXACT, Acceleration
 from i2vgen_core.checkpoints.load import open_unet
-from i2vgen_core.options import BaseOptions, RefineOptions
-from i2vgen_core.scaffold import SIZES
-from i2vgen_core.video import read_video
+from i2vgen_core.checkpoints.scaffold import SIZES
+from i2vgen_core.media.video import read_video
+from i2vgen_core.network.acceleration import EXACT, Acceleration
+from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from i2vgen_core.compare import compare, psnr, sharpness, to_larger_size
 from i2vgen_core.errors import InputError
+from i2vgen_core.media.compare import compare, psnr, sharpness, to_larger_size
 
 
 def noise(frames, height, width, seed=0):

@@ -18,11 +18,11 @@ from i2vgen_core.__main__ import main
 from i2vgen_core.checkpoints import convert as module
 from i2vgen_core.checkpoints.clip_keys import text_to_open_clip, vision_to_open_clip
 from i2vgen_core.checkpoints.convert import convert
+from i2vgen_core.checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
 from i2vgen_core.checkpoints.load import open_unet
 from i2vgen_core.checkpoints.unet_keys import from_official, to_diffusers, to_official
 from i2vgen_core.checkpoints.vae_keys import vae_to_diffusers, vae_to_ldm
 from i2vgen_core.checkpoints.write import SafetensorsWriter
-from i2vgen_core.encoders import load_image_encoder, load_text_encoder, load_vae
 from i2vgen_core.errors import CheckpointError, InputError
 
 WIDE = replace(toy.CONFIG, model_channels=64, head_dim=64)  # a .pth says nothing of heads: the releases' 64

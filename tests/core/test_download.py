@@ -15,9 +15,9 @@ import pytest
 from huggingface_hub import constants
 
 from i2vgen_core.__main__ import main
-from i2vgen_core.download import RELEASES, SETS, download, listing
+from i2vgen_core.checkpoints.download import RELEASES, SETS, download, listing
+from i2vgen_core.checkpoints.model_folders import default_models, model_paths
 from i2vgen_core.errors import InputError
-from i2vgen_core.model_folders import default_models, model_paths
 
 CONTENT = bytes(range(256)) * 800
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -369,8 +369,12 @@ def test_extra_paths_that_comfyui_could_not_read_are_refused(models, text):
 
 def test_the_models_folder_is_that_of_the_comfyui_around_the_pack(tmp_path, monkeypatch):
     pack = tmp_path / "ComfyUI" / "custom_nodes" / "pack"
-    monkeypatch.setattr("i2vgen_core.model_folders.__file__", str(pack / "i2vgen_core" / "model_folders.py"))
+    monkeypatch.setattr(
+        "i2vgen_core.checkpoints.model_folders.__file__", str(pack / "i2vgen_core" / "checkpoints" / "model_folders.py")
+    )
     assert default_models() == tmp_path / "ComfyUI" / "models"
-    monkeypatch.setattr("i2vgen_core.model_folders.__file__", str(tmp_path / "pack" / "i2vgen_core" / "m.py"))
+    monkeypatch.setattr(
+        "i2vgen_core.checkpoints.model_folders.__file__", str(tmp_path / "pack" / "i2vgen_core" / "checkpoints" / "m.py")
+    )
     with pytest.raises(InputError, match="Say where with --to"):
         default_models()

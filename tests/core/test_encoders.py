@@ -14,12 +14,12 @@ import transformers
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from i2vgen_core import encoders
-from i2vgen_core.checkpoints import clip_keys, vae_keys
-from i2vgen_core.encoder_config import TextConfig, VAEConfig, VisionConfig
+from i2vgen_core.checkpoints import clip_keys, encoders, vae_keys
+from i2vgen_core.checkpoints.encoder_sizes import text_config, vae_config, vision_config
+from i2vgen_core.encoders.config import TextConfig, VisionConfig
+from i2vgen_core.encoders.tokenizer import END, VOCABULARY, Tokenizer
+from i2vgen_core.encoders.vae_decoder import decode, upsample_and_convolve
 from i2vgen_core.errors import CheckpointError, InputError
-from i2vgen_core.tokenizer import END, VOCABULARY, Tokenizer
-from i2vgen_core.vae_decoder import decode, upsample_and_convolve
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 _spec = importlib.util.spec_from_file_location("encoders_golden", GOLDEN / "encoders_golden.py")
@@ -123,8 +123,8 @@ def test_vae_keys_both_ways(mult, blocks):
     theirs = vae_keys.vae_to_diffusers(ldm)
     _assert_same(vae_keys.vae_to_ldm(theirs), ldm)
     _assert_same(vae_keys.vae_to_diffusers(vae_keys.vae_to_ldm(theirs)), theirs)
-    config = VAEConfig.from_state_dict(ldm)
-    assert config == VAEConfig.from_state_dict(theirs)
+    config = vae_config(ldm)
+    assert config == vae_config(theirs)
     assert config.channels == tuple(32 * m for m in mult) and config.blocks == blocks
     assert encoders.load_vae(ldm).model.state_dict().keys() == theirs.keys()
 
@@ -139,11 +139,11 @@ def test_sizes_of_the_release():
     vision = {"image_size": 224, "patch_size": 14, "width": 1280, "head_width": 80, "layers": 32}
     shapes = golden.open_clip_shapes(text, vision, 1024)
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    assert TextConfig.from_state_dict(weights) == TextConfig(49408, 77, 1024, 24, 64, 4096, skip_last=1)
-    assert VisionConfig.from_state_dict(weights) == VisionConfig(224, 14, 3, 1280, 32, 80, 5120, 1024)
+    assert text_config(weights) == TextConfig(49408, 77, 1024, 24, 64, 4096, skip_last=1)
+    assert vision_config(weights) == VisionConfig(224, 14, 3, 1280, 32, 80, 5120, 1024)
     towers = clip_keys.text_to_transformers(weights) | clip_keys.vision_to_transformers(weights)
-    assert TextConfig.from_state_dict(towers) == TextConfig.from_state_dict(weights)
-    assert VisionConfig.from_state_dict(towers) == VisionConfig.from_state_dict(weights)
+    assert text_config(towers) == text_config(weights)
+    assert vision_config(towers) == vision_config(weights)
 
 
 # ---- layouts
@@ -227,13 +227,13 @@ def test_a_small_vocabulary_is_refused(clip):
 
 
 def test_head_dimension_sources(clip):
-    by_hand = TextConfig.from_state_dict(clip, {"num_attention_heads": 4}, head_dim=8)
+    by_hand = text_config(clip, {"num_attention_heads": 4}, head_dim=8)
     assert by_hand.head_dim == 8
-    assert TextConfig.from_state_dict(clip, {"num_attention_heads": 4}) == replace(by_hand, head_dim=4)
-    assert TextConfig.from_state_dict(clip, {"text_head_dim": "2"}) == replace(by_hand, head_dim=2)
-    assert VisionConfig.from_state_dict(clip, {"vision_head_dim": "8"}).head_dim == 8
+    assert text_config(clip, {"num_attention_heads": 4}) == replace(by_hand, head_dim=4)
+    assert text_config(clip, {"text_head_dim": "2"}) == replace(by_hand, head_dim=2)
+    assert vision_config(clip, {"vision_head_dim": "8"}).head_dim == 8
     with pytest.raises(CheckpointError, match="64"):
-        TextConfig.from_state_dict(clip)
+        text_config(clip)
 
 
 def test_head_dimension_of_a_file(clip, tmp_path):
@@ -246,15 +246,15 @@ def test_head_dimension_of_a_file(clip, tmp_path):
 
 def test_which_blocks_are_left_out(clip):
     tower = clip_keys.text_to_transformers(clip)
-    assert TextConfig.from_state_dict(clip, head_dim=8).skip_last == 1
-    assert TextConfig.from_state_dict(clip, {"i2vgen_skip_last": 0}, head_dim=8).skip_last == 0
+    assert text_config(clip, head_dim=8).skip_last == 1
+    assert text_config(clip, {"i2vgen_skip_last": 0}, head_dim=8).skip_last == 0
     layer = {key: value for key, value in tower.items() if ".layers.0." in key}
     cut = tower | {key.replace(".0.", f".{i}."): value for i in range(23) for key, value in layer.items()}
-    assert TextConfig.from_state_dict(cut, head_dim=8).skip_last == 0
+    assert text_config(cut, head_dim=8).skip_last == 0
     whole = cut | {key.replace(".0.", ".23."): value for key, value in layer.items()}
-    assert TextConfig.from_state_dict(whole, head_dim=8).skip_last == 1
+    assert text_config(whole, head_dim=8).skip_last == 1
     with pytest.raises(CheckpointError, match="i2vgen_skip_last"):
-        TextConfig.from_state_dict(clip, {"i2vgen_skip_last": 3}, head_dim=8)
+        text_config(clip, {"i2vgen_skip_last": 3}, head_dim=8)
 
 
 # ---- folders that transformers and diffusers save

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from i2vgen_core.cascade import BaseConditions, Cascade
-from i2vgen_core.compare import psnr
 from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import InputError
-from i2vgen_core.spectrum import Spectrum, band_levels
-from i2vgen_core.tables import plain_table
+from i2vgen_core.media.compare import psnr
+from i2vgen_core.media.spectrum import Spectrum, band_levels
+from i2vgen_core.media.tables import plain_table
+from i2vgen_core.media.world import TRAVEL, Shape, caption, opposite, render, sample_scene, short_prompt
 from i2vgen_core.training import measure
 from i2vgen_core.training.evaluate import (
     ABLATIONS,
@@ -28,7 +29,6 @@ from i2vgen_core.training.evaluate import (
     spectra_plot,
     table,
 )
-from i2vgen_core.training.world import TRAVEL, Shape, caption, opposite, render, sample_scene, short_prompt
 
 SEEDS = range(8)
 UNPANNED = (1, 2, 3, 4, 6, 7)  # where the camera stands: jitter can be measured

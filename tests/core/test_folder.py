@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from i2vgen_core.errors import InputError
+from i2vgen_core.media.video import write_video
 from i2vgen_core.training.data import Folder
-from i2vgen_core.video import write_video
 
 FRAMES, FPS = 4, 8
 

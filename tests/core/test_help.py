@@ -6,7 +6,7 @@ import pytest
 from blocks import ROOT, read_blocks
 
 from i2vgen_core.config import RELEASES
-from i2vgen_core.images import SIZES
+from i2vgen_core.media.images import SIZES
 
 DOCS = ROOT / "web" / "docs"
 

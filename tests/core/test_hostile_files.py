@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save, save_file
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints import clip_keys
 from i2vgen_core.checkpoints.check import check_tensors, is_finite
+from i2vgen_core.checkpoints.encoders import load_text_encoder, load_vae
 from i2vgen_core.checkpoints.load import open_base, open_refiner, parse_unet
 from i2vgen_core.checkpoints.read import read_config, read_state_dict
-from i2vgen_core.encoders import load_text_encoder, load_vae
 from i2vgen_core.errors import CheckpointError, InputError
 
 # ---------------------------------------------------------------- many damaged files

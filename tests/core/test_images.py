@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from i2vgen_core.errors import InputError
-from i2vgen_core.images import clip_frame, clip_pixels, read_image, resize_video, video_frame
+from i2vgen_core.media.images import clip_frame, clip_pixels, read_image, resize_video, video_frame
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"

@@ -49,7 +49,7 @@ def everything():
 
 
 def test_the_core_imports_no_host(everything):
-    assert {"i2vgen_core.unet", "i2vgen_core.cascade", "i2vgen_core.__main__"} <= set(everything["names"])
+    assert {"i2vgen_core.network.unet", "i2vgen_core.cascade", "i2vgen_core.__main__"} <= set(everything["names"])
     tops = {name.split(".")[0] for name in everything["asked"]}
     assert "torch" in tops, "the recorder sees nothing"
     assert not tops & set(HOST)
@@ -60,7 +60,7 @@ def test_nothing_is_fetched_at_import(everything):
 
 
 def test_networks_and_samplers_are_light():
-    tops = {name.split(".")[0] for name in probe("i2vgen_core.unet", "i2vgen_core.sampling")["asked"]}
+    tops = {name.split(".")[0] for name in probe("i2vgen_core.network.unet", "i2vgen_core.sampling.solvers")["asked"]}
     assert "torch" in tops
     assert not tops & {"diffusers", "transformers", "kornia", "av", "PIL"}
 

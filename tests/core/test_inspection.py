@@ -6,7 +6,7 @@ import toy
 
 from i2vgen_core.config import UNetConfig
 from i2vgen_core.errors import InputError
-from i2vgen_core.inspection import Parts, inspect, principal_colours, split_context
+from i2vgen_core.media.inspection import Parts, inspect, principal_colours, split_context
 
 
 def noise(*shape, seed=0):

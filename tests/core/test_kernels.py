@@ -7,7 +7,7 @@ import torch
 import toy
 from torch.nn import functional
 
-from i2vgen_core import kernels, winograd
+from i2vgen_core.network import kernels, winograd
 
 EXACT = 1e-5
 

@@ -9,8 +9,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from i2vgen_core.config import UNetConfig
 from i2vgen_core.errors import CheckpointError, InputError
+from i2vgen_core.network.unet import UNet
 from i2vgen_core.training.lora import add_lora, lora_state, merge_lora, save_lora
-from i2vgen_core.unet import UNet
 
 pytest.importorskip("peft")
 

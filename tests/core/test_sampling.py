@@ -10,8 +10,15 @@ import toy
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler
 from einops import rearrange
 
-from i2vgen_core import sampling
-from i2vgen_core.sampling import (
+from i2vgen_core.sampling import solvers as sampling
+from i2vgen_core.sampling.schedules import (
+    cosine,
+    cosine_zero_snr,
+    logsnr_cosine_interpolated,
+    refine_steps,
+    scaled_linear,
+)
+from i2vgen_core.sampling.solvers import (
     BrownianNoise,
     ddim,
     ddim_inversion,
@@ -22,7 +29,6 @@ from i2vgen_core.sampling import (
     refine,
     step_noise,
 )
-from i2vgen_core.schedules import cosine, cosine_zero_snr, logsnr_cosine_interpolated, refine_steps, scaled_linear
 
 SHAPE = (3, 4, 5, 6)
 

@@ -9,7 +9,7 @@ import toy
 
 from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import InputError
-from i2vgen_core.schedules import (
+from i2vgen_core.sampling.schedules import (
     cosine,
     cosine_zero_snr,
     ddim_timesteps,

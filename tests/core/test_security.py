@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.images import read_image
-from i2vgen_core.options import BaseOptions, RefineOptions
+from i2vgen_core.media.images import read_image
+from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = [ROOT / "__init__.py", *(ROOT / "i2vgen_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]

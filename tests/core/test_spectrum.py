@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from i2vgen_core.errors import InputError
-from i2vgen_core.spectrum import (
+from i2vgen_core.media.spectrum import (
     BANDS,
     Spectrum,
     analyse,

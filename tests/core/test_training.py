@@ -18,9 +18,9 @@ from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_unet
 from i2vgen_core.config import TIMESTEPS, UNetConfig
 from i2vgen_core.errors import InputError
-from i2vgen_core.images import read_image, write_image
-from i2vgen_core.options import BaseOptions, RefineOptions
-from i2vgen_core.schedules import cosine_zero_snr
+from i2vgen_core.media.images import read_image, write_image
+from i2vgen_core.sampling.options import BaseOptions, RefineOptions
+from i2vgen_core.sampling.schedules import cosine_zero_snr
 from i2vgen_core.training import base, clip, diffusion, refiner, vae
 from i2vgen_core.training.data import World
 from i2vgen_core.training.loop import CHECKPOINT, LOG, Loop, LoopConfig

@@ -13,17 +13,17 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional
 
-from i2vgen_core import attention as attention_module
-from i2vgen_core import layers
-from i2vgen_core.attention import scaled_dot_product_attention
 from i2vgen_core.checkpoints.load import parse_unet
 from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official
-from i2vgen_core.conditioning import DetailEncoder, GlobalEncoder, position_ramp
 from i2vgen_core.config import REFINERS
 from i2vgen_core.errors import InputError
-from i2vgen_core.hooks import Hooks
-from i2vgen_core.layers import Layers, SpatialTransformer, TemporalTransformer, fourier_filter
-from i2vgen_core.unet import UNet
+from i2vgen_core.network import attention as attention_module
+from i2vgen_core.network import blocks as layers
+from i2vgen_core.network.attention import scaled_dot_product_attention
+from i2vgen_core.network.blocks import Layers, SpatialTransformer, TemporalTransformer, fourier_filter
+from i2vgen_core.network.hooks import Hooks
+from i2vgen_core.network.image_conditioning import DetailEncoder, GlobalEncoder, position_ramp
+from i2vgen_core.network.unet import UNet
 
 EXACT = 1e-5
 
@@ -127,7 +127,7 @@ def test_the_two_refiners_differ_by_the_filters_alone(small, monkeypatch):
     made = toy.inputs(small["sr600"].config)
     expected = small["vid2vid_xl"](**made)
     assert toy.error(small["sr600"](**made), expected) > 1e-3
-    monkeypatch.setattr("i2vgen_core.unet._free_u", lambda x, skip, *gains: (x, skip))
+    monkeypatch.setattr("i2vgen_core.network.unet._free_u", lambda x, skip, *gains: (x, skip))
     assert torch.equal(small["sr600"](**made), expected)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from i2vgen_core import video
 from i2vgen_core.errors import InputError
-from i2vgen_core.video import contact_sheet, read_video, read_video_at, video_seconds, write_video
+from i2vgen_core.media import video
+from i2vgen_core.media.video import contact_sheet, read_video, read_video_at, video_seconds, write_video
 
 
 def gradient(frames, height, width):

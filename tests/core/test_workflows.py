@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from i2vgen_core import builtin
+from i2vgen_core import assets
 from i2vgen_core.config import RELEASES
-from i2vgen_core.training.world import caption, sample_scene
+from i2vgen_core.media.world import caption, sample_scene
 
 from ..templates.blueprints import BLUEPRINTS
 from ..templates.graph import BYPASSED, recorded, text
@@ -21,7 +21,7 @@ WORKFLOWS, SUBGRAPHS = PACK / "workflows", PACK / "subgraphs"
 NAMES = [make.__name__ for make in TEMPLATES]
 GRAPHS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in WORKFLOWS.glob("*.json")}
 BASE, REFINER = (
-    json.loads((builtin.FOLDER / part / "config.json").read_text(encoding="utf-8"))["release"]
+    json.loads((assets.FOLDER / part / "config.json").read_text(encoding="utf-8"))["release"]
     for part in ("unet", "refiner")
 )
 RELEASED_NAMES = ("base", "base_stock_ksampler", "cascade")
@@ -106,7 +106,7 @@ def test_downloads_are_the_released_files():
 @pytest.mark.parametrize("name", NAMES)
 def test_base_is_the_built_in_one(name):
     (loader,) = _nodes(name, "I2VGenXLCascadeLoader")
-    assert loader == {"bundle": builtin.NAME, "weight_dtype": "default"}
+    assert loader == {"bundle": assets.NAME, "weight_dtype": "default"}
     assert _nodes(name, "I2VGenXLSize")[0]["size"] == SIZES["base"] == f"tiny base {BASE['width']}x{BASE['height']}"
     for prompts in _nodes(name, "I2VGenXLCLIPEncode"):
         assert prompts["negative_prompt"] == RELEASES["i2vgen_xl"].negative_prompt
@@ -136,7 +136,7 @@ def test_stock_sampler_has_the_bases_settings(name):
 def test_refinement_is_the_built_in_one(name):
     release = RELEASES["vid2vid_xl"]
     (loader,) = _nodes(name, "I2VGenXLRefinerLoader")
-    assert loader["model_name"] == builtin.NAME
+    assert loader["model_name"] == assets.NAME
     positive, negative = (texts["text"] for texts in _nodes(name, "CLIPTextEncode"))
     assert positive.endswith(release.prompt_suffix)
     assert negative == release.negative_prompt

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from i2vgen_core.errors import InputError
-from i2vgen_core.training.world import (
+from i2vgen_core.media.world import (
     COLOURS,
     DURATION,
     GROWTH,

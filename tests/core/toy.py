@@ -11,12 +11,12 @@ import torch
 from einops import rearrange
 
 from i2vgen_core.checkpoints.load import UNetCheckpoint
+from i2vgen_core.checkpoints.scaffold import Size
 from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, to_official
-from i2vgen_core.conditioning import GlobalEncoder
 from i2vgen_core.config import RELEASES, UNetConfig
-from i2vgen_core.layers import Layers
-from i2vgen_core.scaffold import Size
-from i2vgen_core.unet import UNet
+from i2vgen_core.network.blocks import Layers
+from i2vgen_core.network.image_conditioning import GlobalEncoder
+from i2vgen_core.network.unet import UNet
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KINDS = tuple(RELEASES)

@@ -13,9 +13,9 @@ from pathlib import Path
 from torch import Tensor
 
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.images import read_image, write_image
-from i2vgen_core.options import BaseOptions, RefineOptions
-from i2vgen_core.video import contact_sheet
+from i2vgen_core.media.images import read_image, write_image
+from i2vgen_core.media.video import contact_sheet
+from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 
 HERE = Path(__file__).resolve().parent
 IMAGE = HERE.parents[1] / "demo" / "scene.png"

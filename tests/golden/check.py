@@ -28,14 +28,14 @@ ROOT = Path(__file__).resolve().parents[2]
 if importlib.util.find_spec("i2vgen_core") is None:
     sys.path.append(str(ROOT))
 
-from i2vgen_core import schedules  # noqa: E402
 from i2vgen_core.checkpoints.load import parse_unet  # noqa: E402
 from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, to_official  # noqa: E402
-from i2vgen_core.conditioning import GlobalEncoder  # noqa: E402
 from i2vgen_core.config import RELEASES, Kind, UNetConfig  # noqa: E402
-from i2vgen_core.layers import Layers  # noqa: E402
-from i2vgen_core.sampling import BrownianNoise, ddim, ddim_inversion, dpmpp_2m_sde, guide, heun  # noqa: E402
-from i2vgen_core.unet import UNet  # noqa: E402
+from i2vgen_core.network.blocks import Layers  # noqa: E402
+from i2vgen_core.network.image_conditioning import GlobalEncoder  # noqa: E402
+from i2vgen_core.network.unet import UNet  # noqa: E402
+from i2vgen_core.sampling import schedules  # noqa: E402
+from i2vgen_core.sampling.solvers import BrownianNoise, ddim, ddim_inversion, dpmpp_2m_sde, guide, heun  # noqa: E402
 
 EXACT = 1e-5
 LOOP = 1e-4

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from i2vgen_core.encoders import load_image_encoder, load_text_encoder, load_vae
+from i2vgen_core.checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
 
 LIMIT = 1e-5
 Shapes = dict[str, tuple[int, ...]]

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from i2vgen_core import images
+from i2vgen_core.media import images
 
 LIMIT = 2.0  # of 255: an 8-bit rounding between the official code's two filter passes, and one at its end
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from i2vgen_core import builtin
+from i2vgen_core import assets
 
 from . import graphs
 from .graphs import Graph, changed, node
@@ -42,7 +42,7 @@ class Case:
 
 def good() -> Graph:
     """Every block at sizes that take no time: changed in one place, it is a case; unchanged, it has to run."""
-    graph = graphs.refined_latent(builtin.NAME)
+    graph = graphs.refined_latent(assets.NAME)
     graph |= {
         "photo": node("I2VGenXLTinyScene", seed=13),
         "frames": node("I2VGenXLVAEDecode", vae=["loader", 4], latent=["refine", 0], frames_per_batch=0),
@@ -59,7 +59,7 @@ def good() -> Graph:
         ),
         "inspect": node("I2VGenXLInspectConditioning", positive=["global_encode", 0], model=["loader", 0]),
         "base_loader": node(
-            "I2VGenXLBaseLoader", model_name=builtin.NAME, weight_dtype="default", detail_gain="official"
+            "I2VGenXLBaseLoader", model_name=assets.NAME, weight_dtype="default", detail_gain="official"
         ),
     }
     return changed(
@@ -71,7 +71,7 @@ def good() -> Graph:
         base__steps=1,
         scale__width=72,
         scale__height=64,
-        refiner__model_name=builtin.NAME,
+        refiner__model_name=assets.NAME,
         refine__steps=1,
     )
 

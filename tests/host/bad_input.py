@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from i2vgen_core.__main__ import main as command_line
-from i2vgen_core.video import read_video
+from i2vgen_core.media.video import read_video
 
 from . import bad_cases, bad_commands
 from .available import HOST, PACK

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from i2vgen_core.checkpoints.scaffold import SIZES, scaffold
 from i2vgen_core.config import UNetConfig
-from i2vgen_core.scaffold import SIZES, scaffold
 
 from . import graphs
 from .available import HOST, PACK

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from i2vgen_core.options import BaseOptions
+from i2vgen_core.sampling.options import BaseOptions
 
 Graph = dict[str, dict[str, Any]]
 

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from i2vgen_core.compare import psnr
+from i2vgen_core.media.compare import psnr
 from i2vgen_core.training.evaluate import Case, held_out_case
 
 from .available import HOST, PACK

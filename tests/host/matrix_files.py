@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from i2vgen_core import builtin
+from i2vgen_core import assets
 from i2vgen_core.checkpoints.load import open_unet
 
 
 def write_lora(file: Path) -> None:
     """Small matrices of rank 1 for every layer of the built-in base."""
     generator, tensors = torch.Generator().manual_seed(0), {}
-    for key, weight in open_unet(builtin.FOLDER / "unet").network.items():
+    for key, weight in open_unet(assets.FOLDER / "unet").network.items():
         if weight.ndim >= 2:
             name = "diffusion_model." + key.removesuffix(".weight")
             tensors[f"{name}.lora_B.weight"] = torch.randn(

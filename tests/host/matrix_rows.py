@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from i2vgen_core import builtin
+from i2vgen_core import assets
 
 from . import graphs
 from .graphs import Graph, changed, node
@@ -20,7 +20,7 @@ VAE = ["loader", 4]
 
 def plain() -> Graph:
     """The test clip: the built-in base with the stock KSampler and VAE Decode."""
-    graph = graphs.stock_latent(builtin.NAME) | {
+    graph = graphs.stock_latent(assets.NAME) | {
         "photo": node("I2VGenXLTinyScene", seed=SCENE),
         "frames": node("VAEDecode", samples=["base", 0], vae=VAE),
     }
@@ -158,7 +158,7 @@ def _refined(graph: Graph) -> Graph:
     return _after("VAEDecode", samples=["second", 0], vae=VAE)(graph) | {
         "size": node("ImageScale", image=["clip", 0], **size),
         "up": node("VAEEncode", pixels=["size", 0], vae=VAE),
-        "refiner": node("I2VGenXLRefinerLoader", model_name=builtin.NAME, variant="auto", weight_dtype="default"),
+        "refiner": node("I2VGenXLRefinerLoader", model_name=assets.NAME, variant="auto", weight_dtype="default"),
         "brief": node("CLIPTextEncode", clip=["loader", 2], text="a shape"),
         "nothing": node("CLIPTextEncode", clip=["loader", 2], text=""),
         "second": node("KSampler", **inputs, **settings),

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from i2vgen_core.acceleration import EXACT, Acceleration
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.config import RELEASES
-from i2vgen_core.images import read_image
-from i2vgen_core.options import RefineOptions
+from i2vgen_core.media.images import read_image
+from i2vgen_core.network.acceleration import EXACT, Acceleration
+from i2vgen_core.sampling.options import RefineOptions
 
 from . import graphs
 from .compare import relative_error

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from i2vgen_core.__main__ import main
-from i2vgen_core.builtin import FOLDER
+from i2vgen_core.assets import FOLDER
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.tokenizer import Tokenizer
+from i2vgen_core.encoders.tokenizer import Tokenizer
 
 from . import bad_cases, bad_input
 from .bad_cases import Case

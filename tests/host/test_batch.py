@@ -8,7 +8,7 @@ import pytest
 
 from i2vgen_core.batch.outputs import Outputs
 from i2vgen_core.batch.workflow import Comfy, Workflow
-from i2vgen_core.video import read_video
+from i2vgen_core.media.video import read_video
 
 from . import graphs
 from .available import HOST, PACK

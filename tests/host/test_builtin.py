@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from torch import Tensor
 
-from i2vgen_core import builtin
+from i2vgen_core import assets
 from i2vgen_core.config import RELEASES
-from i2vgen_core.images import read_image
+from i2vgen_core.media.images import read_image
+from i2vgen_core.media.world import caption
 from i2vgen_core.training.evaluate import held_out_case
-from i2vgen_core.training.world import caption
 
 from . import graphs
 from .available import PACK
@@ -21,7 +21,7 @@ SCENE = 13  # of demo/scene.png, from which the stored frames come
 
 def _graph() -> graphs.Graph:
     """What tests/frames/make.py does, from the Tiny Scene block on."""
-    graph = graphs.refined_latent(builtin.NAME) | {"photo": node("I2VGenXLTinyScene", seed=SCENE)}
+    graph = graphs.refined_latent(assets.NAME) | {"photo": node("I2VGenXLTinyScene", seed=SCENE)}
     return changed(
         graph
         | {"refined_frames": node("I2VGenXLVAEDecode", vae=["loader", 4], latent=["refine", 0], frames_per_batch=4)},
@@ -37,7 +37,7 @@ def _graph() -> graphs.Graph:
         scale__upscale_method="bilinear",
         scale__width=288,
         scale__height=144,
-        refiner__model_name=builtin.NAME,
+        refiner__model_name=assets.NAME,
         positive__text="a green triangle" + RELEASES["vid2vid_xl"].prompt_suffix,
         negative__text=RELEASES["vid2vid_xl"].negative_prompt,
         refine__steps=8,

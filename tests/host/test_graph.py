@@ -12,8 +12,8 @@ from torch import Tensor
 
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.config import RELEASES
-from i2vgen_core.images import read_image
-from i2vgen_core.options import RefineOptions
+from i2vgen_core.media.images import read_image
+from i2vgen_core.sampling.options import RefineOptions
 
 from . import graphs
 from .compare import relative_error
@@ -213,7 +213,7 @@ class _Calls:
 @pytest.fixture
 def calls(host: Host, monkeypatch: pytest.MonkeyPatch) -> _Calls:
     calls = _Calls(monkeypatch)
-    conditioning = host.module("i2vgen_core.conditioning")
+    conditioning = host.module("i2vgen_core.network.image_conditioning")
     calls.watch("network", host.module("nodes.host.network").HostUNet)
     calls.watch("image tokens", conditioning.ImageProjection)
     calls.watch("detail convolutions", conditioning.DetailConvolutions)

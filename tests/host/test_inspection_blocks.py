@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from i2vgen_core import builtin
+from i2vgen_core import assets
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.colour import match_colours
-from i2vgen_core.compare import compare
-from i2vgen_core.inspection import inspect, split_context
-from i2vgen_core.options import BaseOptions
-from i2vgen_core.spectrum import analyse
+from i2vgen_core.media.colour import match_colours
+from i2vgen_core.media.compare import compare
+from i2vgen_core.media.inspection import inspect, split_context
+from i2vgen_core.media.spectrum import analyse
+from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.training.evaluate import held_out_case
 
 from . import graphs
@@ -24,7 +24,7 @@ from .in_process import Host
 SCENE = 13
 
 
-def _graph(bundle: str = builtin.NAME) -> graphs.Graph:
+def _graph(bundle: str = assets.NAME) -> graphs.Graph:
     size = {"size": node("I2VGenXLSize", size="tiny base 128x64")}
     graph = graphs.base_latent(bundle) | size | {"photo": node("I2VGenXLTinyScene", seed=SCENE)}
     width, height = ["size", 0], ["size", 1]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.images import read_image
-from i2vgen_core.options import BaseOptions, RefineOptions
+from i2vgen_core.media.images import read_image
+from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 
 from .available import PACK
 from .bad_cases import good

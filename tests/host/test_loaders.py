@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from i2vgen_core import builtin
+from i2vgen_core import assets
 from i2vgen_core.checkpoints.load import open_unet
 from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official
 
@@ -216,7 +216,7 @@ def test_lists(host, folder, bundles, official):
     assert set(_options(host, "I2VGenXLCascadeLoader", "bundle")) >= {"tiny", "others", "short"}
     for loader in ("CascadeLoader", "BaseLoader", "RefinerLoader"):
         name = "bundle" if loader == "CascadeLoader" else "model_name"
-        assert _options(host, f"I2VGenXL{loader}", name)[0] == builtin.NAME
+        assert _options(host, f"I2VGenXL{loader}", name)[0] == assets.NAME
     assert {"tiny/refiner", "others/refiner"} <= set(_options(host, "I2VGenXLRefinerLoader", "model_name"))
     assert not {"tiny/refiner"} & set(_options(host, "I2VGenXLBaseLoader", "model_name"))
 

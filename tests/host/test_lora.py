@@ -11,7 +11,7 @@ from torch import nn
 
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_unet
-from i2vgen_core.images import read_image
+from i2vgen_core.media.images import read_image
 from i2vgen_core.training.lora import add_lora, merge_lora, save_lora
 
 from . import graphs

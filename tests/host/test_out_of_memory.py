@@ -158,7 +158,7 @@ def test_at_any_point_of_a_stage(host, new_tensors, name, spent):
 @pytest.mark.parametrize("interval", [1, 2])
 def test_halves_apart_give_what_they_give_together(host, monkeypatch, caplog, interval):
     """At every step; each with deep features of its own, where those are used again."""
-    network = host.module("i2vgen_core.unet").UNet
+    network = host.module("i2vgen_core.network.unet").UNet
     forward = network.forward
 
     def with_room_for_one(self: Any, x: Tensor, timesteps: Tensor, context: Any, *args: Any) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from i2vgen_core import builtin
-from i2vgen_core.compare import psnr
+from i2vgen_core import assets
+from i2vgen_core.media.compare import psnr
 from i2vgen_core.training.evaluate import held_out_case
 
 from . import graphs
@@ -69,7 +69,7 @@ def test_preview_shows_the_clip(host, monkeypatch, tmp_path, sampler, method):
     ours = sampler is graphs.base_latent
     if method == "taesd":
         _stand_in_for_taesd(monkeypatch)
-    pictures = _steps(host, monkeypatch, changed(_tiny(sampler(builtin.NAME)), base__seed=len(method)))
+    pictures = _steps(host, monkeypatch, changed(_tiny(sampler(assets.NAME)), base__seed=len(method)))
     assert len(pictures) == 4
     cell = (128, 64) if method == "taesd" else (16, 8)
     if method == "taesd" and not ours:
@@ -106,7 +106,7 @@ def test_a_packs_previewer_is_given_the_whole_clip(host, monkeypatch):
             seen.append(tuple(x0.shape))
 
     monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: Player([[0.0] * 3] * 4))
-    _steps(host, monkeypatch, changed(_tiny(graphs.base_latent(builtin.NAME)), base__seed=99))
+    _steps(host, monkeypatch, changed(_tiny(graphs.base_latent(assets.NAME)), base__seed=99))
     assert seen == [(8, 4, 8, 16)] * 4
 
 

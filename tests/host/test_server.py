@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from i2vgen_core.video import read_video
+from i2vgen_core.media.video import read_video
 
 from . import graphs
 from .graphs import changed

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_unet
-from i2vgen_core.images import clip_frame, read_image
-from i2vgen_core.video import read_video
+from i2vgen_core.media.images import clip_frame, read_image
+from i2vgen_core.media.video import read_video
 
 from . import graphs
 from .compare import relative_error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from i2vgen_core import builtin
+from i2vgen_core import assets
 from i2vgen_core.config import RELEASES
 
 from .graph import Blueprint
@@ -20,7 +20,7 @@ def image_to_video() -> Blueprint:
     )
     group = block.group("Base", width=400)
     bundle = released("i2vgen_xl", "text", "vision", "vae")
-    loader = group.add("I2VGenXLCascadeLoader", bundle=builtin.NAME, models=bundle)
+    loader = group.add("I2VGenXLCascadeLoader", bundle=assets.NAME, models=bundle)
     size = group.add("I2VGenXLSize", size="tiny base 128x64")
     clip = group.add(
         "I2VGenXLCLIPEncode",
@@ -66,7 +66,7 @@ def video_refine() -> Blueprint:
     block = Blueprint("Video Refine (I2VGen-XL)", "A video's frames in, larger and sharper ones out: the second stage.")
     release = RELEASES["vid2vid_xl"]
     group = block.group("Refiner and prompts", width=400)
-    refiner = group.add("I2VGenXLRefinerLoader", model_name=builtin.NAME, models=released("vid2vid_xl"))
+    refiner = group.add("I2VGenXLRefinerLoader", model_name=assets.NAME, models=released("vid2vid_xl"))
     positive = group.add("CLIPTextEncode", text="a green triangle" + release.prompt_suffix)
     negative = group.add("CLIPTextEncode", text=release.negative_prompt)
     stage = block.group("Refine")

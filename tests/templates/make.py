@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from i2vgen_core.video import read_video
+from i2vgen_core.media.video import read_video
 
 from ..host.available import HOST, PACK
 from ..host.server import Server

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from i2vgen_core import builtin
+from i2vgen_core import assets
+from i2vgen_core.checkpoints.download import RELEASES as FILES
 from i2vgen_core.config import RELEASES
-from i2vgen_core.download import RELEASES as FILES
-from i2vgen_core.training.world import caption, sample_scene, short_prompt
+from i2vgen_core.media.world import caption, sample_scene, short_prompt
 
 from .graph import Graph, Group, Node, Output
 
@@ -57,7 +57,7 @@ class Start:
         """
         self._models = graph.group("1. Models", width=340)
         bundle = released("i2vgen_xl", "text", "vision", "vae")
-        self.loader = self._models.add("I2VGenXLCascadeLoader", bundle=builtin.NAME, models=bundle)
+        self.loader = self._models.add("I2VGenXLCascadeLoader", bundle=assets.NAME, models=bundle)
         self.model, self.vae, self.clip = (self.loader[name] for name in ("MODEL", "VAE", "CLIP"))
         self.graph, self.seed = graph, seed
         self._after = "fixed" if keep else "randomize"
@@ -74,7 +74,7 @@ class Start:
     def refiner(self) -> Node:
         """The second stage's loader, below the first one's."""
         models = released("vid2vid_xl")
-        return self._models.add("I2VGenXLRefinerLoader", model_name=builtin.NAME, models=models)
+        return self._models.add("I2VGenXLRefinerLoader", model_name=assets.NAME, models=models)
 
     def prompts(self, group: Group, image: Output | Node | None = None, prompt: str = "", title: str = "") -> Node:
         return group.add(

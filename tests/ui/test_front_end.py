@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from i2vgen_core.video import read_video
+from i2vgen_core.media.video import read_video
 
 from ..host.available import HOST
 from ..host.server import Server

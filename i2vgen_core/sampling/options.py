@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .acceleration import EXACT, Acceleration
-from .config import ENTRIES, Release, check_settings
-from .errors import check_choice
-from .images import check_size
+from ..config import ENTRIES, Release, check_settings
+from ..errors import check_choice
+from ..media.images import check_size
+from ..network.acceleration import EXACT, Acceleration
 from .schedules import BASE_SOLVERS, SOLVERS
 
 

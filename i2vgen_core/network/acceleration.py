@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .config import TIMESTEPS
-from .errors import InputError, check_range
+from ..config import TIMESTEPS
+from ..errors import InputError, check_range
 from .hooks import Hooks
 
 

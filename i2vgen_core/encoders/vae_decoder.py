@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import scaled_dot_product_attention
-from .kernels import fastest_kernels
+from ..network.attention import scaled_dot_product_attention
+from ..network.kernels import fastest_kernels
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .config import TIMESTEPS, Kind
-from .errors import InputError
+from ..config import TIMESTEPS, Kind
+from ..errors import InputError
 
 SOLVERS = ("dpmpp_2m_sde", "heun")
 """Of the refiners."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import check_choice
+from ..errors import check_choice
 from .images import check_images, luma
 from .tables import plain_table
 

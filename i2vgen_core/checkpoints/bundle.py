@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .checkpoints.unet_keys import to_diffusers, to_official
-from .config import UNetConfig
-from .encoder_config import LATENT_RGB
+from ..config import UNetConfig
+from ..encoders.config import LATENT_RGB
+from .unet_keys import to_diffusers, to_official
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -64,7 +64,7 @@ def write_vae(folder: Path, vae: Any, state: Mapping[str, Tensor], latent_rgb: l
     """A diffusers.AutoencoderKL with these weights.
 
     Args:
-        latent_rgb: to preview its latents by, see encoder_config.latent_rgb; None for Stable Diffusion's.
+        latent_rgb: to preview its latents by, see encoders.config.latent_rgb; None for Stable Diffusion's.
     """
     settings = {name: value for name, value in vae.config.items() if not name.startswith("_")}
     if latent_rgb is not None:

@@ -14,7 +14,7 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
-from .errors import InputError
+from ..errors import InputError
 from .model_folders import model_paths
 
 logger = logging.getLogger("i2vgen_xl")

@@ -15,11 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection, Prepared
-from .config import UNetConfig
-from .hooks import Hooks
-from .kernels import fastest_kernels
-from .layers import (
+from ..config import UNetConfig
+from .blocks import (
     Downsample,
     Layers,
     ResBlock,
@@ -30,6 +27,9 @@ from .layers import (
     per_condition,
     sinusoidal_embedding,
 )
+from .hooks import Hooks
+from .image_conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection, Prepared
+from .kernels import fastest_kernels
 
 _SR600_FILTERS = ((1.1, 0.6), (1.2, 0.4))
 """SR600, first two blocks on the way up: gain of half the backbone's channels, gain of the skip's low frequencies."""

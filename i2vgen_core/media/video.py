@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import InputError, check_range
+from ..errors import InputError, check_range
 from .images import check_images
 
 _TIE = 1e-6  # seconds; halfway between two frames it is the earlier one, whatever the rounding of their times

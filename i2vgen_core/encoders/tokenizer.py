@@ -11,9 +11,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
-VOCABULARY = Path(__file__).parent / "assets" / "tokenizer"
+VOCABULARY = Path(__file__).parents[1] / "assets" / "tokenizer"
 VOCABULARY_SIZE = 49408
 START, END, PAD = 49406, 49407, 0
 _SHOWN = 120  # characters of what is cut off

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from .config import UNetConfig
-from .errors import InputError
+from ..config import UNetConfig
+from ..errors import InputError
 
 _GLOBAL_TOKENS = 64
 _WIDTH, _LETTER, _SMALL = 1024, 40, 30  # of the picture and its letters, in pixels

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..memory import even_part
 from .attention import Attention
 from .hooks import Hooks
-from .memory import even_part
 
 GROUPS = 32
 

@@ -13,10 +13,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..config import DetailGain, UNetConfig
+from ..errors import InputError
 from .attention import scaled_dot_product_attention
-from .config import DetailGain, UNetConfig
-from .errors import InputError
-from .layers import Layers
+from .blocks import Layers
 
 _GLOBAL_GRID = 32
 

@@ -7,12 +7,12 @@ import logging
 import torch
 from torch import Tensor
 
-from .acceleration import EXACT, Acceleration, DeepFeatures, Reuse
-from .conditioning import Prepared
-from .memory import evaluation_bytes
-from .sampling import Denoise, guide
+from ..memory import evaluation_bytes
+from ..network.acceleration import EXACT, Acceleration, DeepFeatures, Reuse
+from ..network.image_conditioning import Prepared
+from ..network.unet import UNet
 from .schedules import Schedule
-from .unet import UNet
+from .solvers import Denoise, guide
 
 logger = logging.getLogger("i2vgen_xl")
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .memory import even_part
+from ..memory import even_part
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Rows [n, c], a weight [o, c] and a bias [o] to [n, o]."""

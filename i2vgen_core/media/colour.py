@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import check_choice, check_range
+from ..errors import check_choice, check_range
 from .images import check_images, cover
 
 Method = Literal["adain", "wavelet"]

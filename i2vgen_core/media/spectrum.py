@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..errors import InputError
 from .compare import to_larger_size
-from .errors import InputError
 from .images import check_images, luma
 from .tables import plain_table
 

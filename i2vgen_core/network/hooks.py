@@ -11,7 +11,7 @@ from torch import Tensor
 from .attention import Attention, scaled_dot_product_attention
 
 if TYPE_CHECKING:
-    from .layers import MultiHeadAttention
+    from .blocks import MultiHeadAttention
 
 Place = tuple[Literal["input", "middle", "output"], int]
 """A block of the UNet: on the way down, in the middle or on the way up, and its number there."""

@@ -12,14 +12,14 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from ..config import VAE_SCALE, Kind, UNetConfig
+from ..encoders.tokenizer import VOCABULARY, VOCABULARY_SIZE
+from ..errors import InputError
+from ..network.blocks import Layers
+from ..network.image_conditioning import GlobalEncoder
+from ..network.unet import UNet
 from .bundle import write_index, write_json, write_tower, write_unet, write_vae
-from .checkpoints.unet_keys import GLOBAL_ENCODER
-from .conditioning import GlobalEncoder
-from .config import VAE_SCALE, Kind, UNetConfig
-from .errors import InputError
-from .layers import Layers
-from .tokenizer import VOCABULARY, VOCABULARY_SIZE
-from .unet import UNet
+from .unet_keys import GLOBAL_ENCODER
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .errors import InputError
+from ..errors import InputError
 
 EXTRA_PATHS = "extra_model_paths.yaml"
 
@@ -26,7 +26,7 @@ def default_models() -> Path:
     Raises:
         InputError: the pack lies elsewhere.
     """
-    pack = Path(__file__).parents[1]
+    pack = Path(__file__).parents[2]
     if pack.parent.name != "custom_nodes":
         remedy = "Say where with --to, for example --to ComfyUI/models."
         raise InputError("models folder", "this pack in ComfyUI/custom_nodes, or --to", str(pack), remedy)

@@ -1,6 +1,0 @@
-"""The tiny cascade that comes with this package: trained on a synthetic world, see the README in its folder."""
-
-from pathlib import Path
-
-NAME = "tiny (built in)"
-FOLDER = Path(__file__).parent / "assets" / "tiny"

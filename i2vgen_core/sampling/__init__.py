@@ -1,0 +1,1 @@
+"""How a video is sampled: schedules, solvers, guidance, and the two stages made of them."""
