@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.config import UNetConfig
+from i2vgen_core.config import RELEASES, UNetConfig
 from i2vgen_core.media.compare import psnr
 from i2vgen_core.network.acceleration import Acceleration
 from i2vgen_core.network.unet import UNet
 from i2vgen_core.sampling.guidance import guided
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.sampling.schedules import BASE_SOLVERS, cosine_zero_snr
-from i2vgen_core.sampling.solvers import generate, initial_noise
+from i2vgen_core.sampling.stages import BaseStage
 from i2vgen_core.training.evaluate import Case, held_out_case
 
 from . import peer
@@ -101,7 +101,7 @@ def measure_quality(scenes: int, variants: dict[str, BaseOptions], file: Path) -
 
 
 def _judged(cascade: Cascade, scenes: int) -> list[Case]:
-    release, seed, cases = cascade.base_release, 0, []
+    release, seed, cases = cascade.base.release, 0, []
     while len(cases) < scenes:
         case = held_out_case(seed, release.width, release.height, release.frames)
         cases += [case] if case.measurable else []
@@ -123,7 +123,7 @@ def measure_full_size(file: Path) -> None:
     """Wall seconds of a whole run of 1.42 G parameters in bf16, the default and all together: 16x16 latents, 4 frames."""
     step = peer.Step(peer.made_up_networks(torch.bfloat16), 4, 16, 16)
     step.prepare()
-    schedule, noise = cosine_zero_snr(), initial_noise((4, 4, 16, 16), 0)
+    schedule = cosine_zero_snr()
     result: dict[str, Any] = {"load": os.getloadavg()[0]}
     for name in (TOGETHER, DEFAULT):
         options = VARIANTS[name]
@@ -136,10 +136,10 @@ def measure_full_size(file: Path) -> None:
             acceleration=options.acceleration,
             dtype=torch.bfloat16,
         )
-        assert options.steps is not None
+        stage = BaseStage(options, RELEASES["i2vgen_xl"], schedule)
         start, processor = time.perf_counter(), time.process_time()
         with torch.no_grad():
-            generate(denoise, noise, schedule, options.steps, solver=options.solver)
+            stage.sample(denoise, stage.noise((4, 4, 16, 16)))
         result[name] = {"wall": time.perf_counter() - start, "processor": time.process_time() - processor}
         sys.stderr.write(f"{name}: {result[name]}\n")
     result["load after"] = os.getloadavg()[0]

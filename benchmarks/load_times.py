@@ -33,7 +33,7 @@ from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
 from i2vgen_core import config
-from i2vgen_core.checkpoints import clip_keys, vae_keys
+from i2vgen_core.checkpoints import clip_keys, encoders, vae_keys
 from i2vgen_core.checkpoints.bundle import WEIGHTS
 from i2vgen_core.checkpoints.convert import convert
 from i2vgen_core.checkpoints.load import open_base, open_refiner
@@ -41,7 +41,6 @@ from i2vgen_core.checkpoints.parts import part_tensors
 from i2vgen_core.checkpoints.read import read_state_dict
 from i2vgen_core.checkpoints.scaffold import SIZES, scaffold
 from i2vgen_core.checkpoints.unet_keys import to_official
-from i2vgen_core.checkpoints import encoders
 from i2vgen_core.network.unet import UNet
 
 TOWER = "model.safetensors"

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from i2vgen_core.config import UNetConfig
+from i2vgen_core.config import RELEASES, UNetConfig
 from i2vgen_core.network.hooks import Hooks
 from i2vgen_core.network.image_conditioning import Prepared
 from i2vgen_core.sampling.guidance import guided
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.sampling.schedules import cosine_zero_snr
-from i2vgen_core.sampling.solvers import generate, initial_noise
+from i2vgen_core.sampling.stages import BaseStage
 
 from . import peer
 
@@ -38,8 +38,8 @@ def evaluations(options: BaseOptions, guidance: float = 9.0) -> Counter[Kind]:
     schedule, nothing = cosine_zero_snr(), torch.zeros(1, 1, 1)
     conditions = [Prepared(nothing, nothing)] * 2
     denoise = guided(network, schedule, conditions, guidance, acceleration=options.acceleration)  # type: ignore[arg-type]
-    assert options.steps is not None
-    generate(denoise, initial_noise((1, 4, 1, 1), 0), schedule, options.steps, solver=options.solver)
+    stage = BaseStage(options, RELEASES["i2vgen_xl"], schedule)
+    stage.sample(denoise, stage.noise((1, 4, 1, 1)))
     return network.seen
 
 

@@ -25,8 +25,9 @@ from .network.image_conditioning import GlobalEncoder
 from .network.unet import UNet
 from .sampling.guidance import guided
 from .sampling.options import BaseOptions, RefineOptions
-from .sampling.schedules import cosine, refine_steps, schedule_for
-from .sampling.solvers import Callback, ddim_inversion, generate, initial_noise, refine
+from .sampling.schedules import schedule_for
+from .sampling.solvers import Callback
+from .sampling.stages import BaseStage, RefineStage
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -52,8 +53,23 @@ class BaseConditions:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class StageNetwork:
+    """The network of a stage, as its file has it.
+
+    Args:
+        unet: the network.
+        release: the settings that it comes with.
+        global_encoder: of an I2VGen-XL base; the other networks have none.
+    """
+
+    unet: UNet
+    release: Release
+    global_encoder: GlobalEncoder | None = None
+
+
 class Cascade:
-    """The cascade's parts, read from a folder when a stage first needs them and kept until released.
+    """The cascade's parts, read from a folder when a stage first needs them and kept until freed.
 
     Args:
         folder: `unet/ vae/ text_encoder/ image_encoder/ tokenizer/`, and `refiner/` for the second stage; the built-in
@@ -86,7 +102,7 @@ class Cascade:
         self._detail_gain: DetailGain = detail_gain
         self._parts: dict[str, object] = {}
 
-    def release(self, *parts: str) -> None:
+    def free(self, *parts: str) -> None:
         """Frees parts by the names of their properties, all of them if none is named; what needs one reads it again."""
         for name in parts or tuple(self._parts):
             self._parts.pop(name, None)
@@ -113,44 +129,29 @@ class Cascade:
         return self._part("vae", lambda: load_vae(self.folder / "vae", **self._place))
 
     @property
-    def base(self) -> tuple[UNet, GlobalEncoder | None]:
-        """The base network, and the learnt global encoder that MS-Image2Video has none of."""
-        return self._base[0]
+    def base(self) -> StageNetwork:
+        """The base's network, with its global encoder."""
 
-    @property
-    def base_release(self) -> Release:
-        """The settings that the base comes with."""
-        return self._base[1]
-
-    @property
-    def _base(self) -> tuple[tuple[UNet, GlobalEncoder | None], Release]:
-        def load() -> tuple[tuple[UNet, GlobalEncoder | None], Release]:
+        def load() -> StageNetwork:
             checkpoint = open_base(self.folder / "unet", self._detail_gain)
             place = self.dtype, self.device
-            networks = checkpoint.build_network(*place), checkpoint.build_global_encoder(*place)
-            return networks, checkpoint.release
+            return StageNetwork(
+                checkpoint.build_network(*place), checkpoint.release, checkpoint.build_global_encoder(*place)
+            )
 
         return self._part("base", load)
 
     @property
-    def refiner(self) -> UNet:
+    def refiner(self) -> StageNetwork:
         """The refiner's network."""
-        return self._refiner[0]
 
-    @property
-    def refiner_release(self) -> Release:
-        """The settings that the refiner comes with."""
-        return self._refiner[1]
-
-    @property
-    def _refiner(self) -> tuple[UNet, Release]:
-        def load() -> tuple[UNet, Release]:
+        def load() -> StageNetwork:
             path = self.folder / "refiner"
             if not path.is_dir():
                 remedy = "Put the refiner there, or run the base stage alone."
                 raise InputError("model folder", "one with refiner/ in it", str(self.folder), remedy)
             checkpoint = open_refiner(path, self._refiner_kind)
-            return checkpoint.build_network(self.dtype, self.device), checkpoint.release
+            return StageNetwork(checkpoint.build_network(self.dtype, self.device), checkpoint.release)
 
         return self._part("refiner", load)
 
@@ -184,10 +185,9 @@ class Cascade:
             InputError: a setting that cannot be, or a video that this machine has not the memory for.
         """
         check_images(image)
-        options.check()
+        settings = self._base_stage(options).settings
         image = image[:1].to(self.device)
-        (base, encoder), release = self._base
-        settings = options.over(release)
+        base, encoder = self.base.unet, self.base.global_encoder
         width, height, frames = settings.width, settings.height, settings.frames
         self._check_video(base, frames, width, height)
         pixels = clip_pixels(image, width, self.image_encoder.config.image_size)
@@ -222,25 +222,17 @@ class Cascade:
             conditions: of the image and prompts.
             options: steps, guidance, eta, seed, solver and acceleration are read.
             noise: [frames, 4, h, w]; the seed's if None.
-            callback: see sampling.Callback.
+            callback: see solvers.Callback.
 
         Returns:
             Unscaled latent [frames, 4, h, w], float32.
         """
-        options.check()
-        (base, _), release = self._base
-        settings, schedule = options.over(release), schedule_for(base.config.kind)
-        if noise is None:
-            noise = initial_noise(conditions.shape, options.seed, settings.offset_noise)
-        noise = noise.to(self.device, torch.float32)
+        stage, base = self._base_stage(options), self.base.unet
+        noise = stage.noise(conditions.shape) if noise is None else noise
         both = [base.prepare(each, conditions.fps) for each in (conditions.positive, conditions.negative)]
-        speed, details = options.acceleration, conditions.details
-        denoise = guided(base, schedule, both, settings.guidance, 0.0, details, speed, self.dtype)
-        solver, eta, seed = options.solver, options.eta, options.seed
-        steps = settings.steps
-        return (
-            generate(denoise, noise, schedule, steps, solver=solver, eta=eta, seed=seed, callback=callback) / VAE_SCALE
-        )
+        guidance, details = stage.settings.guidance, conditions.details
+        denoise = guided(base, stage.schedule, both, guidance, 0.0, details, options.acceleration, self.dtype)
+        return stage.sample(denoise, noise.to(self.device, torch.float32), callback) / VAE_SCALE
 
     def decode(self, latent: Tensor, frames_per_batch: int = 1) -> Tensor:
         """Unscaled latent [frames, 4, h, w] to images [frames, 8h, 8w, 3] in 0..1."""
@@ -250,11 +242,11 @@ class Cascade:
     def encode_video(self, images: Tensor, options: RefineOptions) -> Tensor:
         """Images [F, H, W, 3] in 0..1, scaled to the refined size, to an unscaled latent [F, 4, height/8, width/8]."""
         check_images(images, "the video")
-        options.check()
-        width = options.width or self.refiner_release.width
-        height = options.height or self.refiner_release.height
+        self._refine_stage(options)
+        width = options.width or self.refiner.release.width
+        height = options.height or self.refiner.release.height
         check_size(width, height)
-        self._check_video(self.refiner, len(images), width, height)
+        self._check_video(self.refiner.unet, len(images), width, height)
         return self.vae.encode(resize_video(images, width, height).to(self.device), frames_per_batch=1)
 
     @torch.no_grad()
@@ -274,31 +266,35 @@ class Cascade:
             prompt: a short one; the release's suffix is appended here.
             options: all but the size are read.
             noise: [frames, 4, h, w], for the entry by noise; the seed's if None.
-            callback: see sampling.Callback.
+            callback: see solvers.Callback.
 
         Returns:
             Unscaled latent [frames, 4, h, w], float32.
         """
-        options.check()
-        refiner, release = self._refiner
-        settings, schedule = options.over(release), schedule_for(refiner.config.kind)
+        stage, refiner = self._refine_stage(options), self.refiner.unet
+        stage.check_latent(latent)
+        settings, speed = stage.settings, options.acceleration
         prompts = [prompt + settings.prompt_suffix, settings.negative_prompt]
         texts = self.text_encoder.encode(prompts).to(self.dtype).split(1)
         positive, negative = (refiner.prepare(text) for text in texts)
-        level, speed = settings.noise_level, options.acceleration
-        plan = refine_steps(schedule, settings.steps, level, options.solver)
         x = latent.to(self.device, torch.float32) * VAE_SCALE
-        if settings.entry == "inversion":
-            inversion = cosine()
-            unguided = guided(refiner, inversion, [negative], 1.0, acceleration=speed, dtype=self.dtype)
-            x = ddim_inversion(unguided, x, inversion, min(settings.steps, level), level, callback=callback)
+        if stage.inverts:
+            unguided = guided(refiner, stage.schedule, [negative], 1.0, acceleration=speed, dtype=self.dtype)
+            x = stage.invert(unguided, x, callback)
         else:
-            noise = initial_noise(tuple(x.shape), options.seed) if noise is None else noise
-            x = schedule.add_noise(x, noise.to(x), level - 1)
+            noise = stage.noise(tuple(x.shape)) if noise is None else noise
+            x = stage.add_noise(x, noise.to(x))
         both, guidance = [positive, negative], settings.guidance
-        denoise = guided(refiner, schedule, both, guidance, settings.rescale, acceleration=speed, dtype=self.dtype)
-        solver, eta, seed = options.solver, options.eta, options.seed
-        return refine(denoise, x, plan, solver=solver, eta=eta, seed=seed, callback=callback) / VAE_SCALE
+        denoise = guided(
+            refiner, stage.schedule, both, guidance, settings.rescale, acceleration=speed, dtype=self.dtype
+        )
+        return stage.sample(denoise, x, callback) / VAE_SCALE
+
+    def _base_stage(self, options: BaseOptions) -> BaseStage:
+        return BaseStage(options, self.base.release, schedule_for(self.base.unet.config.kind))
+
+    def _refine_stage(self, options: RefineOptions) -> RefineStage:
+        return RefineStage(options, self.refiner.release, schedule_for(self.refiner.unet.config.kind))
 
 
 def _there(device: torch.device | str) -> torch.device:

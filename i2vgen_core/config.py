@@ -203,12 +203,16 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """What the settings of a video may be, wherever they come from: a block, the command line or a config.json."""
 
+_WHOLE = {"width", "height", "steps", "heun_steps", "noise_level", "frames", "seed"}
+"""Those of them that count something."""
 
-def check_settings(settings: Mapping[str, float | None]) -> None:
-    """Raises InputError for the first of the settings, by their names in RANGES, that is out of range; None is not."""
+
+def check_settings(settings: Mapping[str, object]) -> None:
+    """Raises InputError for the first of the settings, by their names in RANGES, that is no number, no whole one where it
+    has to be, or out of range; None is not looked at."""
     for name, value in settings.items():
         if value is not None:
-            check_range(name.replace("_", " "), value, *RANGES[name])
+            check_range(name.replace("_", " "), value, *RANGES[name], whole=name in _WHOLE)
 
 
 def release_of(kind: Kind, own: Mapping[str, Any] | None = None) -> Release:

@@ -1,6 +1,13 @@
 """What can be wrong with an input. Every message says what was expected, what was found and what to do."""
 
+from __future__ import annotations
+
+import numbers
 from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class InputError(ValueError):
@@ -28,7 +35,20 @@ def check_choice(what: str, value: object, choices: Collection[str]) -> None:
         raise InputError(what, " or ".join(choices), repr(value)[:80], "Choose one of them.")
 
 
-def check_range(what: str, value: float, low: float, high: float) -> None:
-    """Raises InputError unless low <= value <= high."""
-    if not low <= value <= high:
-        raise InputError(what, f"{low} to {high}", f"{value}", "Choose a value in this range.")
+def check_range(what: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
+    """Raises InputError unless value is a number, a whole one if asked, and low <= value <= high."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral if whole else numbers.Real):
+        expected = f"a {'whole ' * whole}number from {low} to {high}"
+    elif not low <= float(value) <= high:
+        expected = f"{low} to {high}"
+    else:
+        return
+    raise InputError(what, expected, f"{value!r}"[:80], "Choose a value in this range.")
+
+
+def check_finite(what: str, values: Tensor, remedy: str) -> None:
+    """Raises InputError for a tensor with values that are infinite or not numbers."""
+    if not values.isfinite().all():
+        bad = values.numel() - int(values.isfinite().sum())
+        found = f"{bad} of {values.numel()} that are not (NaN or infinite)"
+        raise InputError(what, "finite values alone", found, remedy)

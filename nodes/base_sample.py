@@ -6,11 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.errors import InputError
+from ..i2vgen_core.sampling.options import BaseOptions
 from ..i2vgen_core.sampling.schedules import BASE_SOLVERS
 from .host import compat
-from .host.models import network_of
-from .host.sampling import BaseSettings, sample_base
+from .host.sampling import sample_base
 from .load import CATEGORY
 
 
@@ -91,10 +90,5 @@ class BaseSampler(io.ComfyNode):
         eta: float,
         solver: str = "ddim",
     ) -> io.NodeOutput:
-        network = network_of(model)
-        if network is None or network.is_refiner:
-            found = "another model" if network is None else f"a refiner ({network.kind})"
-            remedy = "Wire the Cascade Loader's or the Base Loader's MODEL into it."
-            raise InputError("model", "an I2VGen-XL or MS-Image2Video base", found, remedy)
-        samples = sample_base(model, positive, negative, latent, BaseSettings(seed, steps, cfg, eta, solver))
-        return io.NodeOutput({**latent, "samples": samples})
+        options = BaseOptions(steps=steps or None, guidance=cfg or None, eta=eta, seed=seed, solver=solver)
+        return io.NodeOutput(sample_base(model, positive, negative, latent, options))

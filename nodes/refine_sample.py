@@ -6,11 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.errors import InputError
+from ..i2vgen_core.sampling.options import RefineOptions
 from ..i2vgen_core.sampling.schedules import SOLVERS
 from .host import compat
-from .host.models import network_of
-from .host.sampling import RefineSettings, sample_refiner
+from .host.sampling import sample_refiner
 from .load import CATEGORY
 
 
@@ -123,11 +122,14 @@ class RefineSampler(io.ComfyNode):
         entry: str,
         eta: float,
     ) -> io.NodeOutput:
-        network = network_of(model)
-        if network is None or not network.is_refiner:
-            found = "another model" if network is None else f"a base ({network.kind})"
-            remedy = "Wire the Refiner Loader's MODEL into it."
-            raise InputError("model", "an MS-Vid2Vid-XL or SR600 refiner", found, remedy)
-        settings = RefineSettings(seed, steps, cfg, rescale, noise_level, solver, entry, eta)
-        samples = sample_refiner(model, positive, negative, latent, settings)
-        return io.NodeOutput({**latent, "samples": samples})
+        options = RefineOptions(
+            steps=steps or None,
+            guidance=cfg or None,
+            rescale=None if rescale < 0 else rescale,
+            noise_level=noise_level or None,
+            solver=solver,
+            entry=None if entry == "auto" else entry,
+            eta=eta,
+            seed=seed,
+        )
+        return io.NodeOutput(sample_refiner(model, positive, negative, latent, options))

@@ -150,10 +150,10 @@ def run(options: argparse.Namespace) -> None:
     seconds: dict[str, float] = {}
     with _timed(seconds, "encode"):
         conditions = cascade.condition(image, options.prompt, base)
-        cascade.release("text_encoder", "image_encoder")
+        cascade.free("text_encoder", "image_encoder")
     with _timed(seconds, "base"), _progress("base") as callback:
         latent = cascade.sample_base(conditions, base, callback=callback)
-        cascade.release("base")
+        cascade.free("base")
     with _timed(seconds, "decode"):
         frames = cascade.decode(latent)
     if stage == "cascade":
@@ -162,7 +162,7 @@ def run(options: argparse.Namespace) -> None:
         with _timed(seconds, "refine"), _progress("refine") as callback:
             prompt = options.prompt if options.refine_prompt is None else options.refine_prompt
             latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
-            cascade.release("text_encoder", "refiner")
+            cascade.free("text_encoder", "refiner")
         with _timed(seconds, "decode refined"):
             frames = cascade.decode(latent)
     write_video(options.out, frames, options.file_fps)
@@ -189,8 +189,6 @@ def _progress(name: str) -> Iterator[Callback]:
     with tqdm(desc=name, unit="step") as bar:
 
         def callback(step: int, steps: int, *_: torch.Tensor) -> None:
-            if step == 0 and bar.n:  # the sampler after an inversion
-                bar.reset()
             bar.total = steps
             bar.update(step + 1 - bar.n)
 

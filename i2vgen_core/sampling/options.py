@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from ..config import ENTRIES, Release, check_settings
+from ..config import ENTRIES, check_settings
 from ..errors import check_choice
 from ..media.images import check_size
 from ..network.acceleration import EXACT, Acceleration
@@ -22,7 +21,7 @@ class BaseOptions:
         fps: motion's frame rate, 1..120; 8 and 16 were trained.
         steps: 1..999.
         guidance: guidance scale, 0..100.
-        eta: 0..1, see sampling.ddim.
+        eta: 0..1, see solvers.ddim.
         seed: of the noise, 0..2^64 - 1.
         negative: negative prompt.
         solver: one of schedules.BASE_SOLVERS.
@@ -48,21 +47,6 @@ class BaseOptions:
         check_settings({name: getattr(self, name) for name in names})
         check_choice("solver", self.solver, BASE_SOLVERS)
         self.acceleration.check()
-
-    def over(self, release: Release) -> Release:
-        """The release's settings with these in their place, those for the solver's steps."""
-        given = {
-            "width": self.width,
-            "height": self.height,
-            "frames": self.frames,
-            "fps": self.fps,
-            "steps": self.steps or release.steps_for(self.solver),
-            "guidance": self.guidance,
-            "negative_prompt": self.negative,
-        }
-        settings = _replaced(release, given)
-        check_size(settings.width, settings.height)
-        return settings
 
 
 @dataclass(frozen=True)
@@ -106,23 +90,7 @@ class RefineOptions:
             check_choice("entry", self.entry, ENTRIES)
         self.acceleration.check()
 
-    def over(self, release: Release) -> Release:
-        """The release's settings with these in their place, but for the size; those for the solver's steps."""
-        given = {
-            "steps": self.steps or release.steps_for(self.solver),
-            "guidance": self.guidance,
-            "rescale": self.rescale,
-            "noise_level": self.noise_level,
-            "entry": self.entry,
-            "negative_prompt": self.negative,
-        }
-        return _replaced(release, given)
-
 
 def _check_size(width: int | None, height: int | None) -> None:
     """check_size of the sides that are given."""
     check_size(64 if width is None else width, 64 if height is None else height)
-
-
-def _replaced(release: Release, given: dict[str, Any]) -> Release:
-    return replace(release, **{name: value for name, value in given.items() if value is not None})

@@ -57,6 +57,11 @@ class Schedule:
         signal, sigma = self.signal_and_noise(t)
         return signal * x - sigma * velocity
 
+    def velocity(self, x: Tensor, denoised: Tensor, t: int) -> Tensor:
+        """The velocity from x_t and x_0, at a timestep with noise."""
+        signal, sigma = self.signal_and_noise(t)
+        return (signal * x - denoised) / sigma
+
 
 @lru_cache
 def cosine_zero_snr() -> Schedule:
@@ -157,11 +162,6 @@ def base_steps(schedule: Schedule, steps: int) -> SolverSteps:
     timesteps = [round((steps - k) * (TIMESTEPS - 1) / steps) - 1 for k in range(steps)]
     sigmas = schedule.sigmas[timesteps].float()
     return SolverSteps(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
-
-
-def base_timesteps(schedule: Schedule, steps: int, solver: str) -> list[int]:
-    """What a base visits with one of BASE_SOLVERS; arguments as in base_steps."""
-    return ddim_timesteps(steps) if solver == "ddim" else base_steps(schedule, steps).timesteps
 
 
 def refine_steps(schedule: Schedule, steps: int, levels: int, solver: str) -> SolverSteps:

@@ -13,11 +13,9 @@ import math
 from collections.abc import Callable
 
 import torch
-import torchsde
-from einops import rearrange
 from torch import Tensor
 
-from .schedules import Schedule, SolverSteps, base_steps, ddim_timesteps, inversion_timesteps
+from .schedules import Schedule, SolverSteps, ddim_timesteps, inversion_timesteps
 
 Denoise = Callable[[Tensor, int], Tensor]
 """denoise(x_t, t): the estimate of x_0, of x_t's shape."""
@@ -189,107 +187,6 @@ def unipc(denoise: Denoise, x: Tensor, steps: SolverSteps, *, callback: Callback
     return x
 
 
-def generate(
-    denoise: Denoise,
-    x: Tensor,
-    schedule: Schedule,
-    steps: int,
-    *,
-    solver: str = "ddim",
-    eta: float = 0.0,
-    seed: int = 0,
-    callback: Callback | None = None,
-) -> Tensor:
-    """A base's solver by name, from pure noise, over DDIM's timesteps or schedules.base_steps.
-
-    Args:
-        denoise, x, schedule, steps, callback: as in ddim.
-        solver: one of schedules.BASE_SOLVERS: `ddim`, the releases'; `dpmpp_2m`, DPM-Solver++(2M) (arXiv 2211.01095);
-            `unipc`. The last two need fewer steps, and end in the estimate of the clean latent.
-        eta: of DDIM.
-        seed: of DDIM's noise.
-    """
-    if solver == "ddim":
-        noise = step_noise(x, seed)
-        return ddim(denoise, x, schedule, steps, eta=eta, noise=noise, callback=callback)
-    plan = base_steps(schedule, steps)
-    if solver == "unipc":
-        return unipc(denoise, x, plan, callback=callback)
-    noised = x * (1 + 1 / float(plan.sigmas[0]) ** 2) ** 0.5  # so that the network is given x itself at first
-    return dpmpp_2m_sde(denoise, noised, plan, eta=0.0, callback=callback)
-
-
-def refine(
-    denoise: Denoise,
-    x: Tensor,
-    steps: SolverSteps,
-    *,
-    solver: str,
-    eta: float,
-    seed: int,
-    callback: Callback | None = None,
-) -> Tensor:
-    """A refiner's solver by name, its noise from a seed.
-
-    Args:
-        denoise, x, steps, eta, callback: as in dpmpp_2m_sde.
-        solver: `dpmpp_2m_sde` or `heun`; Heun draws no noise.
-        seed: of the Brownian path.
-    """
-    if solver == "heun":
-        return heun(denoise, x, steps, callback=callback)
-    noise = BrownianNoise(x, steps.sigmas, seed) if eta else None
-    return dpmpp_2m_sde(denoise, x, steps, eta=eta, noise=noise, callback=callback)
-
-
 def _scale_input(x: Tensor, sigma: Tensor) -> Tensor:
     """A latent with unit signal to the variance-preserving one."""
     return x / (sigma**2 + 1) ** 0.5
-
-
-def initial_noise(shape: tuple[int, ...], seed: int, offset: float = 0.0) -> Tensor:
-    """The first noise of a video, the same in the host and without it, on the CPU.
-
-    Args:
-        shape: of the latent, [frames, channels, height, width].
-        seed: of torch's generator.
-        offset: strength of one more noise per frame and channel (MS-Image2Video: 0.1).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(shape, generator=generator)
-    if offset:
-        noise = noise + offset * torch.randn(*shape[:2], 1, 1, generator=generator)
-    return noise
-
-
-def step_noise(like: Tensor, seed: int) -> Callable[[], Tensor]:
-    """Draws DDIM's noise for eta above 0, of a tensor's shape, from a generator of its own."""
-    generator = torch.Generator().manual_seed((seed + 1) % 2**64)  # the first noise is the seed's
-    return lambda: torch.randn(like.shape, generator=generator).to(like)
-
-
-class BrownianNoise:
-    """Noise of a stochastic solver from one Brownian path (k-diffusion's way, as the releases have it).
-
-    The path is torchsde's tree over [1, channels, frames, h, w], the references' layout, on the CPU, between the
-    smallest and the largest sigma of the run.
-
-    Args:
-        x: the latent [frames, channels, h, w].
-        sigmas: levels that the solver visits.
-        seed: the path's.
-    """
-
-    def __init__(self, x: Tensor, sigmas: Tensor, seed: int):
-        self._like = x
-        origin = torch.zeros_like(rearrange(x, "f c h w -> 1 c f h w"), device="cpu", dtype=torch.float32)
-        low, high = sigmas[sigmas > 0].min().cpu(), sigmas.max().cpu()
-        if low == high:  # a single step draws nothing, but a tree needs an interval
-            high = low * 2
-        self._tree = torchsde.BrownianTree(low, origin, high, entropy=seed)
-
-    def __call__(self, sigma: Tensor, following: Tensor) -> Tensor:
-        sigma, following = sigma.cpu(), following.cpu()
-        ends = (round(float(level), 6) for level in (following, sigma))  # as the tree rounds its own, or it warns
-        increment = -self._tree(*ends) / (sigma - following).sqrt()
-        return rearrange(increment, "1 c f h w -> f c h w").to(self._like)

@@ -234,7 +234,7 @@ def evaluate(
         InputError: a part of the model is missing, or there are no seeds.
     """
     _check(seeds)
-    release = cascade.base_release
+    release = cascade.base.release
     scores: dict[str, list[float]] = defaultdict(list)
     spectra: dict[str, dict[str, list[Spectrum]]] = {"spatial": defaultdict(list), "temporal": defaultdict(list)}
     sheet: list[Tensor] = []
@@ -313,10 +313,10 @@ def ablations(
         InputError: a part of the model is missing, or its base has no global encoder and detail path.
     """
     _check(seeds)
-    if cascade.base[1] is None:
+    if cascade.base.global_encoder is None:
         remedy = "Ablate a base of kind i2vgen_xl."
         raise InputError("the base", "one with a global encoder and a detail path", "one that has none", remedy)
-    release = cascade.base_release
+    release = cascade.base.release
     cases = [held_out_case(seed, release.width, release.height, release.frames) for seed in seeds]
     tables: dict[str, dict[str, dict[str, float | None]]] = {"base": {}}
     videos: list[Tensor] = []
@@ -328,7 +328,7 @@ def ablations(
     if not refined:
         return tables
 
-    size = cascade.refiner_release.width, cascade.refiner_release.height
+    size = cascade.refiner.release.width, cascade.refiner.release.height
     cases = cases[:refined]
     truths = [render(case.scene, *size, len(case.truth.frames), case.truth.fps).frames for case in cases]
     found = [case.tracker(video) for case, video in zip(cases, videos, strict=True)]
@@ -406,7 +406,7 @@ def _score_refiner(
 ) -> list[Tensor]:
     """Adds the refiner's figures of a case, and returns the true clip, the base's video, the same refined, and the true
     clip refined, all of the refined size."""
-    size = cascade.refiner_release.width, cascade.refiner_release.height
+    size = cascade.refiner.release.width, cascade.refiner.release.height
     truth = render(case.scene, *size, len(video), case.truth.fps).frames
     enlarged = measure.upsample(case.truth.frames, *size)
     refined = refined_video(cascade, enlarged, case)

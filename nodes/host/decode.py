@@ -13,9 +13,9 @@ from comfy.utils import ProgressBar
 from torch import Tensor
 
 from ...i2vgen_core.config import VAE_CHANNELS
-from ...i2vgen_core.errors import InputError
+from ...i2vgen_core.errors import InputError, check_finite
 from ...i2vgen_core.memory import check_fits, frame_bytes
-from .inputs import check_finite, check_there, video_latent
+from .inputs import check_there, video_latent
 
 logger = logging.getLogger("i2vgen_xl")
 

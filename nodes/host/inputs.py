@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...i2vgen_core.config import VAE_CHANNELS
-from ...i2vgen_core.errors import InputError
+from ...i2vgen_core.errors import InputError, check_finite
 
 _LATENT = "Wire the latent of this video in: the Global Encode block's, a sampler's or a VAE Encode's."
 
@@ -54,11 +54,3 @@ def check_conditioning(what: str, conditioning: Any) -> None:
     """Raises InputError for a CONDITIONING without an entry, which would leave the network without one."""
     if not conditioning:
         raise InputError(what, "at least one conditioning", "an empty one", "Wire a text encoding block into it.")
-
-
-def check_finite(what: str, values: Tensor, remedy: str) -> None:
-    """Raises InputError where a tensor has values that are infinite or not numbers."""
-    if not values.isfinite().all():
-        bad = values.numel() - int(values.isfinite().sum())
-        found = f"{bad} of {values.numel()} that are not (NaN or infinite)"
-        raise InputError(what, "finite values alone", found, remedy)

@@ -23,12 +23,11 @@ from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
 from ...i2vgen_core.checkpoints.read import read_config
 from ...i2vgen_core.config import DetailGain, Kind, Release, UNetConfig
 from ...i2vgen_core.encoders.config import latent_rgb
-from ...i2vgen_core.errors import InputError, check_choice
+from ...i2vgen_core.errors import InputError, check_choice, check_finite
 from ...i2vgen_core.network.blocks import Layers
 from ...i2vgen_core.network.image_conditioning import GlobalEncoder
 from ...i2vgen_core.sampling.schedules import Schedule, schedule_for
 from . import compat
-from .inputs import check_finite
 from .network import HostUNet, packed
 from .preview import VideoLatent
 

@@ -6,9 +6,8 @@ import logging
 from typing import Any
 
 from ...i2vgen_core.encoders.tokenizer import END
-from ...i2vgen_core.errors import InputError
+from ...i2vgen_core.errors import InputError, check_finite
 from . import compat
-from .inputs import check_finite
 
 logger = logging.getLogger("i2vgen_xl")
 

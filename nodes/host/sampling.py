@@ -13,19 +13,15 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...i2vgen_core.config import UNetConfig
+from ...i2vgen_core.errors import InputError, check_finite
 from ...i2vgen_core.memory import check_fits, evaluation_bytes
-from ...i2vgen_core.sampling import solvers as sampling
 from ...i2vgen_core.sampling.options import BaseOptions, RefineOptions
-from ...i2vgen_core.sampling.schedules import (
-    Schedule,
-    SolverSteps,
-    base_timesteps,
-    cosine,
-    inversion_timesteps,
-    refine_steps,
-)
-from ...i2vgen_core.sampling.solvers import Denoise, guide
-from .inputs import check_conditioning, check_finite, noise_mask, video_latent
+from ...i2vgen_core.sampling.schedules import Schedule
+from ...i2vgen_core.sampling.solvers import Callback, Denoise, guide
+from ...i2vgen_core.sampling.stages import BaseStage, RefineStage
+from .inputs import check_conditioning, noise_mask, video_latent
+from .models import network_of
 from .preview import prepare_callback
 
 logger = logging.getLogger("i2vgen_xl")
@@ -36,28 +32,26 @@ _NOT_FINITE = "Use a lower guidance scale, or weight_dtype fp32 or bf16 where it
 
 @dataclass(frozen=True)
 class Run:
-    """What a sampler needs of the host for one run.
+    """What a stage needs of the host for one run.
 
     Args:
         denoise: the guided network's estimate of the clean latent, see core's Denoise.
-        velocity: the guided network's velocity.
         latent: scaled clean latent [frames, 4, h, w].
         noise: the host's noise of the same shape.
         callback: core's Callback.
     """
 
     denoise: Denoise
-    velocity: Denoise
     latent: Tensor
     noise: Tensor
-    callback: sampling.Callback
+    callback: Callback
 
 
 Steps = Callable[[Run], Tensor]
 
 
 class CoreSampler(comfy.samplers.Sampler):
-    """Hands the host's guided model to a sampler of the core, which holds latents as the network sees them."""
+    """Hands the host's guided model to a stage of the core, which holds latents as the network sees them."""
 
     def __init__(self, steps: Steps):
         self._steps = steps
@@ -73,7 +67,6 @@ class CoreSampler(comfy.samplers.Sampler):
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        schedule: Schedule = model_wrap.inner_model.schedule
         table = model_wrap.inner_model.model_sampling.sigmas
         model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         model.latent_image, model.noise = latent_image, noise
@@ -83,159 +76,74 @@ class CoreSampler(comfy.samplers.Sampler):
             sigma = table[t].to(x)
             return model(x * (sigma**2 + 1) ** 0.5, sigma.expand(len(x)), **extra_args)
 
-        def velocity(x: Tensor, t: int) -> Tensor:
-            signal, sigma = schedule.signal_and_noise(t)
-            return (signal * x - denoise(x, t)) / sigma
-
         def report(step: int, steps: int, x: Tensor, denoised: Tensor) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
             if callback is not None:
                 callback(step, denoised, x, steps)
 
         latent = torch.zeros_like(noise) if latent_image is None else latent_image
-        return self._steps(Run(denoise, velocity, latent, noise, report))
+        return self._steps(Run(denoise, latent, noise, report))
 
 
-def generate(steps: int, solver: str, eta: float, schedule: Schedule, seed: int) -> Steps:
-    """The bases' samplers."""
-
-    def run(host: Run) -> Tensor:
-        settings = {"solver": solver, "eta": eta, "seed": seed}
-        return sampling.generate(host.denoise, host.noise, schedule, steps, **settings, callback=host.callback)
-
-    return run
-
-
-def add_noise_and_refine(
-    plan: SolverSteps, schedule: Schedule, level: int, solver: str, eta: float, seed: int
-) -> Steps:
-    """The refiners' samplers, entered by adding noise."""
-    return lambda host: _solve(host, schedule.add_noise(host.latent, host.noise, level - 1), plan, solver, eta, seed)
-
-
-def refine_inverted(inverted: Tensor, plan: SolverSteps, solver: str, eta: float, seed: int) -> Steps:
-    """The refiners' samplers from the scaled latent that the video was inverted to."""
-    return lambda host: _solve(host, inverted.to(host.latent), plan, solver, eta, seed)
-
-
-def invert(steps: int, levels: int) -> Steps:
-    """SR600's way in: DDIM inversion on its own schedule."""
-    schedule = cosine()
-
-    def run(host: Run) -> Tensor:
-        def denoise(x: Tensor, t: int) -> Tensor:
-            return schedule.denoised(x, host.velocity(x, t), t)
-
-        return sampling.ddim_inversion(denoise, host.latent, schedule, steps, levels, callback=host.callback)
-
-    return run
-
-
-def _solve(host: Run, x: Tensor, plan: SolverSteps, solver: str, eta: float, seed: int) -> Tensor:
-    return sampling.refine(host.denoise, x, plan, solver=solver, eta=eta, seed=seed, callback=host.callback)
-
-
-@dataclass(frozen=True)
-class BaseSettings:
-    """Settings of a base run; 0 takes the release's."""
-
-    seed: int
-    steps: int = 0
-    cfg: float = 0.0
-    eta: float = 0.0
-    solver: str = "ddim"
-
-
-@dataclass(frozen=True)
-class RefineSettings:
-    """Settings of a refinement; 0, -1 for rescale and "auto" for entry take the release's."""
-
-    seed: int
-    steps: int = 0
-    cfg: float = 0.0
-    rescale: float = -1.0
-    noise_level: int = 0
-    solver: str = "dpmpp_2m_sde"
-    entry: str = "auto"
-    eta: float = 1.0
-
-
-def sample_base(model: Any, positive: Any, negative: Any, latent: dict[str, Any], settings: BaseSettings) -> Tensor:
+def sample_base(
+    model: Any, positive: Any, negative: Any, latent: dict[str, Any], options: BaseOptions
+) -> dict[str, Any]:
     """Runs a base from pure noise. The latent gives size and frames alone.
 
     Returns:
-        Unscaled latent [frames, 4, h, w].
+        LATENT with unscaled samples [frames, 4, h, w].
 
     Raises:
-        InputError: a setting, a conditioning or a latent that cannot be, or too little memory in this machine.
+        InputError: another model, a setting, a conditioning or a latent that cannot be, or too little memory in this
+            machine.
     """
-    given = settings.steps or None, settings.cfg or None
-    BaseOptions(steps=given[0], guidance=given[1], eta=settings.eta, seed=settings.seed, solver=settings.solver).check()
-    release, schedule = model.model.release, model.model.schedule
-    steps = settings.steps or release.steps_for(settings.solver)
+    network = network_of(model)
+    if network is None or network.is_refiner:
+        remedy = "Wire the Cascade Loader's or the Base Loader's MODEL into it."
+        raise InputError("model", "an I2VGen-XL or MS-Image2Video base", _found(network), remedy)
+    stage = BaseStage(options, model.model.release, model.model.schedule)
     samples = _checked_latent(model, positive, negative, latent)
-    noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
-    if release.offset_noise:
+    noise = comfy.sample.prepare_noise(samples, options.seed, latent.get("batch_index"))
+    if stage.settings.offset_noise:
         offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
-        noise = noise + release.offset_noise * offset
-    sampler = CoreSampler(generate(steps, settings.solver, settings.eta, schedule, settings.seed))
-    sigmas = _sigmas(model, base_timesteps(schedule, steps, settings.solver))
-    callback = prepare_callback(model, steps)
+        noise = noise + stage.settings.offset_noise * offset
     sampled = comfy.sample.sample_custom(
         model,
         noise,
-        settings.cfg or release.guidance,
-        sampler,
-        sigmas,
+        stage.settings.guidance,
+        CoreSampler(lambda run: stage.sample(run.denoise, run.noise, run.callback)),
+        _sigmas(model, stage.timesteps),
         positive,
         negative,
         torch.zeros_like(samples),
-        callback=callback,
-        seed=settings.seed,
+        callback=prepare_callback(model, stage.steps),
+        seed=options.seed,
     )
     check_finite("the sampled latent", sampled, _NOT_FINITE)
-    return sampled
+    return {**latent, "samples": sampled}
 
 
 def sample_refiner(
-    model: Any, positive: Any, negative: Any, latent: dict[str, Any], settings: RefineSettings
-) -> Tensor:
-    """Runs a refiner on an unscaled latent [frames, 4, h, w] of the size to come out; returns one of its shape.
+    model: Any, positive: Any, negative: Any, latent: dict[str, Any], options: RefineOptions
+) -> dict[str, Any]:
+    """Runs a refiner on a LATENT of the size to come out; returns one of its shape.
 
     Raises:
         InputError: as in sample_base.
     """
-    RefineOptions(
-        steps=settings.steps or None,
-        guidance=settings.cfg or None,
-        rescale=None if settings.rescale < 0 else settings.rescale,
-        noise_level=settings.noise_level or None,
-        solver=settings.solver,
-        entry=None if settings.entry == "auto" else settings.entry,
-        eta=settings.eta,
-        seed=settings.seed,
-    ).check()
-    release, schedule = model.model.release, model.model.schedule
-    steps = settings.steps or release.steps_for(settings.solver)
-    level = settings.noise_level or release.noise_level
-    rescale = release.rescale if settings.rescale < 0 else settings.rescale
-    inverts = (release.entry if settings.entry == "auto" else settings.entry) == "inversion"
-    samples, seed = _checked_latent(model, positive, negative, latent), settings.seed
-    check_finite("latent", samples, "Look at the block that it comes from: something failed there.")
-    mask = noise_mask(latent)
-    plan = refine_steps(schedule, steps, level, settings.solver)
-
-    visited = inversion_timesteps(min(steps, level), level) if inverts else []
-    total = len(visited) + steps
-    preview = prepare_callback(model, total)
-
-    def callback_from(first: int) -> Any:
-        return lambda step, denoised, x, _: preview(first + step, denoised, x, total)
+    network = network_of(model)
+    if network is None or not network.is_refiner:
+        remedy = "Wire the Refiner Loader's MODEL into it."
+        raise InputError("model", "an MS-Vid2Vid-XL or SR600 refiner", _found(network), remedy)
+    stage = RefineStage(options, model.model.release, model.model.schedule)
+    samples = _checked_latent(model, positive, negative, latent)
+    stage.check_latent(samples)
+    preview = prepare_callback(model, stage.steps)
 
     def run(
-        model: Any, steps: Steps, cfg: float, positive: Any, timesteps: list[int], first: int, mask: Tensor | None
+        model: Any, steps: Steps, cfg: float, positive: Any, timesteps: list[int], mask: Tensor | None = None
     ) -> Tensor:
-        noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+        noise = comfy.sample.prepare_noise(samples, stage.noise_seed, latent.get("batch_index"))
         return comfy.sample.sample_custom(
             model,
             noise,
@@ -246,21 +154,30 @@ def sample_refiner(
             negative,
             samples,
             noise_mask=mask,
-            callback=callback_from(first),
-            seed=seed,
+            callback=preview,
+            seed=options.seed,
         )
 
-    solver, eta = settings.solver, settings.eta
-    if inverts:
-        inverted = run(model, invert(min(steps, level), level), 1.0, negative, visited[::-1], 0, None)
-        entered = refine_inverted(model.model.process_latent_in(inverted), plan, solver, eta, seed)
-    else:
-        entered = add_noise_and_refine(plan, schedule, level, solver, eta, seed)
-    guided = with_rescale(model, schedule, rescale)
-    guidance = settings.cfg or release.guidance
-    sampled = run(guided, entered, guidance, positive, plan.timesteps, len(visited), mask)
+    mask, start = noise_mask(latent), None
+    if stage.inverts:
+        falling = stage.inversion_timesteps[::-1]
+        inverted = run(model, lambda run: stage.invert(run.denoise, run.latent, run.callback), 1.0, negative, falling)
+        start = model.model.process_latent_in(inverted)
+
+    def steps(run: Run) -> Tensor:
+        x = stage.add_noise(run.latent, run.noise) if start is None else start.to(run.latent)
+        return stage.sample(run.denoise, x, run.callback)
+
+    guided = with_rescale(model, stage.schedule, stage.settings.rescale)
+    sampled = run(guided, steps, stage.settings.guidance, positive, stage.timesteps, mask)
     check_finite("the sampled latent", sampled, _NOT_FINITE)
-    return sampled
+    return {**latent, "samples": sampled}
+
+
+def _found(network: UNetConfig | None) -> str:
+    if network is None:
+        return "another model"
+    return f"a {'refiner' if network.is_refiner else 'base'} ({network.kind})"
 
 
 def _checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Tensor:

@@ -32,10 +32,10 @@ import torch  # noqa: E402
 import toy  # noqa: E402
 from safetensors.torch import save as safetensors_bytes  # noqa: E402
 
+from i2vgen_core.checkpoints import encoders  # noqa: E402
 from i2vgen_core.checkpoints.load import open_base, open_refiner  # noqa: E402
 from i2vgen_core.checkpoints.read import read_state_dict  # noqa: E402
 from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official  # noqa: E402
-from i2vgen_core.checkpoints import encoders  # noqa: E402
 from i2vgen_core.errors import CheckpointError, InputError  # noqa: E402
 
 MOST_SECONDS, MOST_BYTES = 2.0, 300 * 2**20

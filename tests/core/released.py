@@ -23,13 +23,16 @@ import torch  # noqa: E402
 import toy  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from i2vgen_core.checkpoints import clip_keys, vae_keys  # noqa: E402
+from i2vgen_core.checkpoints import (  # noqa: E402
+    clip_keys,
+    encoders,
+    vae_keys,
+)
 from i2vgen_core.checkpoints.convert import convert  # noqa: E402
 from i2vgen_core.checkpoints.gguf import read_gguf_header  # noqa: E402
 from i2vgen_core.checkpoints.load import open_base, open_refiner, parse_unet  # noqa: E402
 from i2vgen_core.checkpoints.read import read_state_dict  # noqa: E402
 from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, from_official, to_diffusers  # noqa: E402
-from i2vgen_core.checkpoints import encoders  # noqa: E402
 
 check = toy.load_module(toy.GOLDEN / "check.py")
 weights = toy.load_module(toy.GOLDEN / "weights.py")

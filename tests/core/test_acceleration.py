@@ -17,7 +17,7 @@ from i2vgen_core.network.image_conditioning import Prepared
 from i2vgen_core.sampling.guidance import guided
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from i2vgen_core.sampling.schedules import BASE_SOLVERS, base_steps, cosine_zero_snr, ddim_timesteps, scaled_linear
-from i2vgen_core.sampling.solvers import generate
+from i2vgen_core.sampling.stages import BaseStage
 
 
 @pytest.mark.parametrize("kind", toy.KINDS)
@@ -82,6 +82,10 @@ def test_nothing_is_kept_where_nothing_is_used_again():
     assert features.recall("a") is None
 
 
+def _stage(steps, schedule, solver="ddim"):
+    return BaseStage(BaseOptions(steps=steps, solver=solver), RELEASES["i2vgen_xl"], schedule)
+
+
 def _evaluations(acceleration, steps=10, guidance=9.0):
     """(timestep, conditions, whether features were used again) of each evaluation of a run."""
     seen = []
@@ -97,7 +101,7 @@ def _evaluations(acceleration, steps=10, guidance=9.0):
     conditions = [Prepared(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))] * 2
     schedule = cosine_zero_snr()
     denoise = guided(network, schedule, conditions, guidance, acceleration=acceleration)
-    generate(denoise, torch.ones(2, 4, 8, 8), schedule, steps)
+    _stage(steps, schedule).sample(denoise, torch.ones(2, 4, 8, 8))
     return seen
 
 
@@ -175,7 +179,7 @@ def test_dpmpp_2m_takes_the_steps_of_diffusers():
     theirs = noise
     for t in plan.timesteps:
         theirs = scheduler.step(denoise(theirs, t), t, theirs).prev_sample
-    assert toy.error(generate(denoise, noise, schedule, 7, solver="dpmpp_2m"), theirs) < 1e-5
+    assert toy.error(_stage(7, schedule, "dpmpp_2m").sample(denoise, noise), theirs) < 1e-5
 
 
 def test_solvers_of_second_order_need_fewer_steps():
@@ -195,7 +199,7 @@ def test_solvers_of_second_order_need_fewer_steps():
         first, last = base_steps(schedule, steps).timesteps[0], deviation
         if solver == "ddim":
             first, last = ddim_timesteps(steps)[0], spread(0)
-        return abs(float(generate(denoise, x, schedule, steps, solver=solver)[0, 0]) * spread(first) / last - 1)
+        return abs(float(_stage(steps, schedule, solver).sample(denoise, x)[0, 0]) * spread(first) / last - 1)
 
     for solver in ("dpmpp_2m", "unipc"):
         assert error(solver, 20) < error("ddim", 50)

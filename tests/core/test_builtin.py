@@ -72,10 +72,10 @@ def test_weights_are_in_half_precision_and_finite(part):
 
 def test_its_settings_are_its_own(cascade):
     stated = json.loads((assets.FOLDER / "unet" / "config.json").read_text(encoding="utf-8"))["release"]
-    release = cascade.base_release
+    release = cascade.base.release
     assert (release.width, release.height, release.frames) == (128, 64, 16)
     assert (release.steps, release.guidance) == (stated["steps"], stated["guidance"])
-    refiner = cascade.refiner_release
+    refiner = cascade.refiner.release
     assert (refiner.width, refiner.height, refiner.noise_level) == (288, 144, 300)
 
 

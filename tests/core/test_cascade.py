@@ -13,8 +13,8 @@ from i2vgen_core.cascade import Cascade
 from i2vgen_core.config import RELEASES, VAE_SCALE, release_of
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import video_frame
+from i2vgen_core.sampling.noise import initial_noise
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
-from i2vgen_core.sampling.solvers import initial_noise
 
 BASE = BaseOptions(width=72, height=64, frames=2, steps=2)
 REFINE = RefineOptions(width=88, height=64, steps=2, noise_level=300)
@@ -106,16 +106,16 @@ def test_released_parts_come_back(bundles, image, base_latent):
     conditions = cascade.condition(image, PROMPT, BASE)
     before = cascade.base
     assert cascade.base is before
-    cascade.release("base", "text_encoder")
+    cascade.free("base", "text_encoder")
     assert cascade.base is not before
-    cascade.release()
+    cascade.free()
     assert torch.equal(cascade.sample_base(conditions, BASE), base_latent), "another process would make the same"
 
 
 def test_bfloat16(bundles, image, base_latent):
     cascade = Cascade(bundles(), dtype=torch.bfloat16)
     latent = cascade.sample_base(cascade.condition(image, PROMPT, BASE), BASE)
-    assert next(cascade.base[0].parameters()).dtype == torch.bfloat16
+    assert next(cascade.base.unet.parameters()).dtype == torch.bfloat16
     assert latent.dtype == torch.float32 and torch.isfinite(latent).all()
     assert 0 < toy.error(latent, base_latent) < 0.5  # guidance of 9 enlarges what 8 bits lose; noise would be above 1
 
@@ -133,7 +133,7 @@ def test_positive_is_text_global_image(cascade, conditions, image):
 
 
 def test_negative_has_a_zeroed_image_embedding(cascade, conditions):
-    base, _ = cascade.base
+    base = cascade.base.unet
     with torch.no_grad():
         zeroed = base.context_embedding(torch.zeros(1, 1, base.config.image_dim))
     assert torch.equal(conditions.negative[:, 141:], zeroed)
@@ -141,7 +141,7 @@ def test_negative_has_a_zeroed_image_embedding(cascade, conditions):
 
 
 def test_image_latent_reaches_both_ways(cascade, conditions, image):
-    base, encoder = cascade.base
+    base, encoder = cascade.base.unet, cascade.base.global_encoder
     latent = cascade.vae.encode(video_frame(image, 72, 64)) * VAE_SCALE
     with torch.no_grad():
         assert torch.equal(conditions.positive[:, 77:141], encoder(latent))
@@ -336,7 +336,7 @@ def test_a_bases_own_settings_are_followed(bundles, image, tmp_path, cascade):
     noise = initial_noise(theirs.shape, 0, 0.5)
     latent = used.sample_base(conditions, BaseOptions())
     assert torch.equal(latent, cascade.sample_base(theirs, said, noise=noise))
-    assert used.base_release == release_of("i2vgen_xl", own | {"offset_noise": 0.5})
+    assert used.base.release == release_of("i2vgen_xl", own | {"offset_noise": 0.5})
     assert used.condition(image, PROMPT, BaseOptions(width=64, frames=1)).shape == (1, 4, 8, 8), "options go first"
 
 
@@ -469,7 +469,7 @@ def test_settings_of_the_refiner_that_cannot_be(cascade, encoded, options):
 def test_guided_halves_go_one_after_the_other_where_memory_runs_out(
     cascade, conditions, base_latent, monkeypatch, caplog
 ):
-    network = cascade.base[0]
+    network = cascade.base.unet
     velocity, rows = network._velocity, []
 
     def out_of_memory_for_two(x, timesteps, prepared, *args):

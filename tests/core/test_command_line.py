@@ -103,7 +103,7 @@ class Recorder:
     def decode(self, latent):
         return torch.zeros(2, 64, 64, 3)
 
-    def release(self, *parts):
+    def free(self, *parts):
         pass
 
 

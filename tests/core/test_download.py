@@ -374,7 +374,8 @@ def test_the_models_folder_is_that_of_the_comfyui_around_the_pack(tmp_path, monk
     )
     assert default_models() == tmp_path / "ComfyUI" / "models"
     monkeypatch.setattr(
-        "i2vgen_core.checkpoints.model_folders.__file__", str(tmp_path / "pack" / "i2vgen_core" / "checkpoints" / "m.py")
+        "i2vgen_core.checkpoints.model_folders.__file__",
+        str(tmp_path / "pack" / "i2vgen_core" / "checkpoints" / "m.py"),
     )
     with pytest.raises(InputError, match="Say where with --to"):
         default_models()

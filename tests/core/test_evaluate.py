@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from i2vgen_core.cascade import BaseConditions, Cascade
+from i2vgen_core.cascade import BaseConditions, Cascade, StageNetwork
 from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.compare import psnr
@@ -231,9 +231,8 @@ class Oracle:
     """A cascade that knows the truth; latents are the pictures themselves. Its base flickers, so that there is something
     to refine."""
 
-    base_release = replace(RELEASES["i2vgen_xl"], width=128, height=64)
-    refiner_release = replace(RELEASES["vid2vid_xl"], width=288, height=144)
-    base = (None, object())
+    base = StageNetwork(None, replace(RELEASES["i2vgen_xl"], width=128, height=64), object())
+    refiner = StageNetwork(None, replace(RELEASES["vid2vid_xl"], width=288, height=144))
 
     def __init__(self, seeds=SEEDS):
         scenes = {seed: sample_scene(seed, "held_out") for seed in seeds}
@@ -379,7 +378,7 @@ def test_ablations_change_what_the_base_reads():
 
 def test_a_base_without_a_global_encoder_has_nothing_to_leave_out():
     oracle = Oracle(range(1))
-    oracle.base = (None, None)
+    oracle.base = replace(oracle.base, global_encoder=None)
     with pytest.raises(InputError, match="i2vgen_xl"):
         ablations(oracle, range(1))
 

@@ -334,9 +334,9 @@ def test_a_cascade_goes_on_after_a_part_that_could_not_be_loaded(tmp_path, bundl
     weights = load_file(bundles() / "refiner" / file.name)
     save_file(weights | {"out.2.bias": weights["out.2.bias"] * float("nan")}, file)
     cascade = Cascade(folder, device="cpu")
-    before = cascade.base_release
+    before = cascade.base.release
     with pytest.raises(InputError, match="finite"):
-        _ = cascade.refiner_release
-    assert cascade.base_release == before
+        _ = cascade.refiner.release
+    assert cascade.base.release == before
     save_file(weights, file)
-    assert cascade.refiner_release.title
+    assert cascade.refiner.release.title

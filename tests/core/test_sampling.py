@@ -10,7 +10,11 @@ import toy
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler
 from einops import rearrange
 
-from i2vgen_core.sampling import solvers as sampling
+from i2vgen_core.config import RELEASES
+from i2vgen_core.errors import InputError
+from i2vgen_core.sampling import noise as noises
+from i2vgen_core.sampling.noise import BrownianNoise, derived_seed, initial_noise, step_noise
+from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from i2vgen_core.sampling.schedules import (
     cosine,
     cosine_zero_snr,
@@ -18,17 +22,8 @@ from i2vgen_core.sampling.schedules import (
     refine_steps,
     scaled_linear,
 )
-from i2vgen_core.sampling.solvers import (
-    BrownianNoise,
-    ddim,
-    ddim_inversion,
-    dpmpp_2m_sde,
-    guide,
-    heun,
-    initial_noise,
-    refine,
-    step_noise,
-)
+from i2vgen_core.sampling.solvers import ddim, ddim_inversion, dpmpp_2m_sde, guide, heun
+from i2vgen_core.sampling.stages import BaseStage, RefineStage
 
 SHAPE = (3, 4, 5, 6)
 
@@ -47,6 +42,14 @@ def velocity(x, t):
 
 def denoiser(schedule):
     return lambda x, t: schedule.denoised(x, velocity(x, t), t)
+
+
+def base_stage(**options):
+    return BaseStage(BaseOptions(**options), RELEASES["i2vgen_xl"], cosine_zero_snr())
+
+
+def refine_stage(**options):
+    return RefineStage(RefineOptions(**options), RELEASES["vid2vid_xl"], logsnr_cosine_interpolated())
 
 
 # ---------------------------------------------------------------- DDIM
@@ -164,25 +167,23 @@ def test_heun_is_diffusers(steps, levels):
 @pytest.mark.parametrize("solver", ["dpmpp_2m_sde", "heun"])
 @pytest.mark.parametrize("steps, levels", [(1, 600), (2, 999), (30, 10), (60, 2), (5, 2)])
 def test_any_number_of_steps_from_any_level_is_finite(solver, steps, levels):
-    schedule = logsnr_cosine_interpolated()
-    plan = refine_steps(schedule, steps, levels, solver)
-    out = refine(denoiser(schedule), noise(0), plan, solver=solver, eta=1.0, seed=3)
-    assert torch.isfinite(out).all()
+    stage = refine_stage(solver=solver, steps=steps, noise_level=levels, seed=3)
+    assert torch.isfinite(stage.sample(denoiser(stage.schedule), noise(0))).all()
 
 
 @pytest.mark.parametrize("solver", ["dpmpp_2m_sde", "heun"])
-def test_refine_runs_the_solver_of_its_name_with_the_seeds_noise(solver):
+def test_the_stage_runs_the_solver_of_its_name_with_the_seeds_noise(solver):
     schedule = logsnr_cosine_interpolated()
     plan, denoise = refine_steps(schedule, 6, 600, solver), denoiser(schedule)
 
     def run(eta, seed):
-        return refine(denoise, noise(0), plan, solver=solver, eta=eta, seed=seed)
+        return refine_stage(solver=solver, steps=6, eta=eta, seed=seed).sample(denoise, noise(0))
 
     if solver == "heun":
         assert torch.equal(run(1.0, 1), heun(denoise, noise(0), plan))
         assert torch.equal(run(1.0, 2), run(0.0, 1))
         return
-    path = BrownianNoise(noise(0), plan.sigmas, 1)
+    path = BrownianNoise(noise(0), plan.sigmas, derived_seed(1, "refiner step noise"))
     assert torch.equal(run(1.0, 1), dpmpp_2m_sde(denoise, noise(0), plan, noise=path))
     assert toy.error(run(1.0, 2), run(1.0, 1)) > 1e-2
     assert torch.equal(run(0.0, 2), run(0.0, 1))
@@ -229,12 +230,12 @@ def test_offset_noise_is_one_number_a_frame_and_channel():
     assert 0.5 < float(values.std()) < 1.5
 
 
-def test_step_noise_is_the_seeds_and_not_the_first_noise():
+def test_step_noise_is_the_seeds():
     first = initial_noise(SHAPE, 42)
     draw, again = step_noise(first, 42), step_noise(first, 42)
     drawn = [draw(), draw()]
     assert drawn[0].shape == first.shape
-    assert not any(torch.equal(value, first) for value in drawn) and not torch.equal(*drawn)
+    assert not torch.equal(*drawn)
     assert all(torch.equal(again(), value) for value in drawn)
     assert step_noise(first.half(), 42)().dtype == torch.float16
 
@@ -281,7 +282,7 @@ def test_finer_steps_go_along_the_same_path():
 def test_brownian_noise_has_the_references_layout():
     frames = path(1, shape=SHAPE)(torch.tensor(3.0), torch.tensor(2.0))
     reference = torch.zeros(rearrange(frames, "f c h w -> 1 c f h w").shape)
-    tree = sampling.torchsde.BrownianTree(torch.tensor(0.05), reference, torch.tensor(4.0), entropy=1)
+    tree = noises.torchsde.BrownianTree(torch.tensor(0.05), reference, torch.tensor(4.0), entropy=1)
     expected = (tree(torch.tensor(2.0), torch.tensor(3.0))[0]).transpose(0, 1)
     assert toy.error(frames.abs(), expected.abs()) <= 1e-5
 
@@ -289,11 +290,10 @@ def test_brownian_noise_has_the_references_layout():
 @pytest.mark.parametrize("steps", [1, 2, 12, 30])
 def test_brownian_noise_is_drawn_without_a_warning(steps):
     """torchsde rounds its interval's ends to six digits, and warns of a level beyond them by less than that."""
-    schedule = logsnr_cosine_interpolated()
-    plan = refine_steps(schedule, steps, 600, "dpmpp_2m_sde")
+    stage = refine_stage(steps=steps, seed=3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        refine(denoiser(schedule), noise(0), plan, solver="dpmpp_2m_sde", eta=1.0, seed=3)
+        stage.sample(denoiser(stage.schedule), noise(0))
 
 
 def test_brownian_noise_takes_the_latents_type():
@@ -369,3 +369,74 @@ def test_the_first_latent_is_left_as_it_was(name):
     out = sampler()
     assert torch.equal(x, noise(0))
     assert out.shape == SHAPE and not math.isnan(float(out.sum()))
+
+
+# ---------------------------------------------------------------- the stages
+
+
+def test_the_stages_noises_are_independent():
+    """At one size the refiner would otherwise add the very noise that its video was made from."""
+    shape = (4, 4, 32, 32)
+    drawn = {}
+    for seed in (7, 8):
+        base, refine = base_stage(seed=seed), refine_stage(seed=seed)
+        drawn |= {("base", seed): base.noise(shape), ("refine", seed): refine.noise(shape)}
+        # from nothing to nothing: what is left after a step is its noise
+        drawn["step", seed] = base_stage(seed=seed, steps=1, eta=1.0).sample(lambda x, t: 0 * x, torch.zeros(shape))
+    flat = torch.stack([each.flatten() / each.std() for each in drawn.values()])
+    correlations = torch.corrcoef(flat) - torch.eye(len(flat))
+    assert float(correlations.abs().max()) < 5 / flat.shape[1] ** 0.5
+
+
+def test_the_bases_first_noise_is_the_seeds():
+    assert torch.equal(base_stage(seed=42).noise(SHAPE), initial_noise(SHAPE, 42)), "ComfyUI's samplers draw it too"
+
+
+@pytest.mark.parametrize(
+    "make, options, match",
+    [
+        (base_stage, {"solver": "euler"}, "solver: expected ddim or dpmpp_2m or unipc"),
+        (base_stage, {"solver": "unipc", "steps": 999}, "1 to 998"),
+        (base_stage, {"steps": 2.5}, "steps: expected a whole number"),
+        (base_stage, {"steps": True}, "steps: expected a whole number"),
+        (base_stage, {"guidance": "9"}, "guidance: expected a number from 0 to 100"),
+        (base_stage, {"guidance": math.nan}, "guidance: expected 0 to 100"),
+        (base_stage, {"width": 100}, "multiple"),
+        (refine_stage, {"solver": "ddim"}, "solver: expected dpmpp_2m_sde or heun"),
+        (refine_stage, {"entry": "none"}, "entry: expected noise or inversion"),
+        (refine_stage, {"noise_level": 1}, "noise level: expected 2 to 999"),
+        (refine_stage, {"steps": 0}, "steps: expected 1 to 999"),
+    ],
+)
+def test_a_stage_refuses_what_cannot_be(make, options, match):
+    with pytest.raises(InputError, match=match):
+        make(**options)
+
+
+def test_a_stage_refuses_values_that_are_no_numbers():
+    broken = torch.full(SHAPE, math.nan)
+    with pytest.raises(InputError, match="noise: expected finite"):
+        base_stage(steps=1).sample(lambda x, t: x, broken)
+    with pytest.raises(InputError, match="latent: expected finite"):
+        refine_stage().check_latent(broken)
+
+
+@pytest.mark.parametrize("entry", ["noise", "inversion"])
+@pytest.mark.parametrize("solver", ["dpmpp_2m_sde", "heun"])
+def test_a_refinement_counts_the_steps_of_both_parts(entry, solver):
+    stage, counted = refine_stage(entry=entry, solver=solver, steps=5, noise_level=100), []
+    denoise = denoiser(stage.schedule)
+
+    def callback(step, steps, x, denoised):
+        counted.append((step, steps))
+
+    x = stage.invert(denoise, noise(0), callback) if stage.inverts else stage.add_noise(noise(0), noise(1))
+    stage.sample(denoise, x, callback)
+    assert counted == [(step, stage.steps) for step in range(stage.steps)]
+    assert stage.steps == (10 if entry == "inversion" else 5)
+
+
+def test_an_inversion_reads_the_networks_velocity_on_a_schedule_of_its_own():
+    stage, own = refine_stage(entry="inversion", steps=30, noise_level=700), cosine()
+    expected = ddim_inversion(denoiser(own), noise(0), own, 30, 700)
+    assert toy.error(stage.invert(denoiser(stage.schedule), noise(0)), expected) <= LOOP

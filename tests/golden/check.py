@@ -35,7 +35,8 @@ from i2vgen_core.network.blocks import Layers  # noqa: E402
 from i2vgen_core.network.image_conditioning import GlobalEncoder  # noqa: E402
 from i2vgen_core.network.unet import UNet  # noqa: E402
 from i2vgen_core.sampling import schedules  # noqa: E402
-from i2vgen_core.sampling.solvers import BrownianNoise, ddim, ddim_inversion, dpmpp_2m_sde, guide, heun  # noqa: E402
+from i2vgen_core.sampling.noise import BrownianNoise  # noqa: E402
+from i2vgen_core.sampling.solvers import ddim, ddim_inversion, dpmpp_2m_sde, guide, heun  # noqa: E402
 
 EXACT = 1e-5
 LOOP = 1e-4

@@ -16,7 +16,7 @@ from i2vgen_core.cascade import Cascade
 from i2vgen_core.config import RELEASES
 from i2vgen_core.media.images import read_image
 from i2vgen_core.network.acceleration import EXACT, Acceleration
-from i2vgen_core.sampling.options import RefineOptions
+from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 
 from . import graphs
 from .compare import relative_error
@@ -243,13 +243,13 @@ def sample(host: Host) -> Callable[..., Tensor]:
     module = host.module("nodes.host.sampling")
 
     def run(seed: int, callback: Callable[[int], None] = lambda _: None) -> Tensor:
-        settings = module.BaseSettings(seed, steps=STEPS)
+        options = BaseOptions(seed=seed, steps=STEPS)
         with torch.inference_mode(), pytest.MonkeyPatch.context() as patched:
             patched.setattr(module, "prepare_callback", lambda *_: lambda step, *_: callback(step))
             patched.setattr(
                 model.model, "current_patcher", model.model.current_patcher
             )  # the host clears it after a run
-            return module.sample_base(model, kept["positive"], kept["negative"], kept["latent"], settings)
+            return module.sample_base(model, kept["positive"], kept["negative"], kept["latent"], options)["samples"]
 
     return run
 

@@ -98,7 +98,7 @@ def test_context_windows_need_less(host, monkeypatch):
 
 
 def test_the_command_line_refuses_before_it_loads(caplog, tmp_path, monkeypatch):
-    monkeypatch.setattr(Cascade, "_base", property(lambda _: pytest.fail("loaded")))
+    monkeypatch.setattr(Cascade, "base", property(lambda _: pytest.fail("loaded")))
     image = FOLDER.parents[2] / "demo" / "scene.png"
     arguments = ["generate", "--image", str(image), "--prompt", "a", "--out", str(tmp_path / "out.mp4")]
     for size in (["--width", "16384", "--height", "16384"], ["--refine-width", "16384", "--refine-height", "16384"]):

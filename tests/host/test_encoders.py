@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from i2vgen_core.checkpoints.scaffold import SIZES, scaffold
 from i2vgen_core.checkpoints import encoders as core
+from i2vgen_core.checkpoints.scaffold import SIZES, scaffold
 from i2vgen_core.encoders.tokenizer import Tokenizer
 
 from .in_process import Host

@@ -68,7 +68,7 @@ def test_inspection_shows_what_the_core_computes(host):
     options = BaseOptions(frames=8, fps=graphs.FPS, negative=graphs.NEGATIVE)
     image = held_out_case(SCENE, 512, 256, 1).truth.frames
     conditions = cascade.condition(image, graphs.PROMPT, options)
-    network = cascade.base[0].config
+    network = cascade.base.unet.config
     picture, table = inspect(
         *(split_context(side[0], conditions.details, network) for side in (conditions.positive, conditions.negative))
     )

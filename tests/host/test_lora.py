@@ -52,7 +52,7 @@ def test_on_the_base(host: Host, bundles: Path, photo: Path, caplog: Any) -> Non
     assert relative_error(host.value(_with_lora(graph, "loader", "base", file, 0.0), "base"), plain) == 0
 
     cascade = Cascade(bundles / "tiny")
-    merge_lora(cascade.base[0], file, strength=0.8)
+    merge_lora(cascade.base.unet, file, strength=0.8)
     conditions = cascade.condition(read_image(photo), graphs.PROMPT, graphs.BASE_OPTIONS)
     assert relative_error(latent, cascade.sample_base(conditions, graphs.BASE_OPTIONS)) < 1e-4
 

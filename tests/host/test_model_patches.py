@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from i2vgen_core.sampling.options import BaseOptions
+
 from . import graphs
 from .compare import relative_error
 from .graphs import changed, node
@@ -27,9 +29,9 @@ def sample(host: Host) -> Callable[[Any], Tensor]:
     def run(patch: Callable[[Any], Any] = lambda _: None) -> Tensor:
         model = kept["model"].clone()
         patch(model)
-        settings = sampling.BaseSettings(graphs.SEED, steps=2)
+        options = BaseOptions(seed=graphs.SEED, steps=2)
         with torch.inference_mode():
-            return sampling.sample_base(model, kept["positive"], kept["negative"], kept["latent"], settings)
+            return sampling.sample_base(model, kept["positive"], kept["negative"], kept["latent"], options)["samples"]
 
     return run
 

@@ -281,7 +281,7 @@ def test_lora(host, bundles, photo, caplog, names):
         latent = host.value(changed(graph, base__model=["lora", 0]), "base")
     assert not [text for text in caplog.messages if "not loaded" in text.lower()]
     assert relative_error(latent, plain) > 1e-2
-    cascade.base[0].load_state_dict(patched)
+    cascade.base.unet.load_state_dict(patched)
     conditions = cascade.condition(read_image(photo), graphs.PROMPT, graphs.BASE_OPTIONS)
     assert relative_error(latent, cascade.sample_base(conditions, graphs.BASE_OPTIONS)) < 1e-3
     assert relative_error(host.value(graph, "base"), plain) == 0

@@ -1,0 +1,182 @@
+"""The two stages of the cascade, each made of a caller's options and the settings of its network's release.
+
+A stage says what is wrong with its options before anything runs, knows its timesteps, and runs them on a `denoise`
+function: the guided network, in this package (guidance.py) or in a host. All latents here are scaled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ..config import Release
+from ..errors import check_finite
+from ..media.images import check_size
+from .noise import BrownianNoise, derived_seed, initial_noise, step_noise
+from .options import BaseOptions, RefineOptions
+from .schedules import Schedule, base_steps, cosine, ddim_timesteps, inversion_timesteps, refine_steps
+from .solvers import Callback, Denoise, ddim, ddim_inversion, dpmpp_2m_sde, heun, unipc
+
+_NOT_FINITE = "Look at where it comes from: something failed there."
+
+
+class BaseStage:
+    """The first stage: from pure noise to the base video's latent (paper, section 3.2).
+
+    Args:
+        options: the caller's.
+        release: of the network.
+        schedule: the network's own.
+
+    Attributes:
+        settings: the release's with the options in their place; steps are those for the solver.
+        timesteps: what the network is told at each step, falling.
+        steps: how many there are, and how many times the callback is called.
+
+    Raises:
+        InputError: a setting that cannot be, such as steps that the solver cannot run.
+    """
+
+    def __init__(self, options: BaseOptions, release: Release, schedule: Schedule):
+        options.check()
+        self.options, self.schedule = options, schedule
+        given = {
+            "width": options.width,
+            "height": options.height,
+            "frames": options.frames,
+            "fps": options.fps,
+            "steps": options.steps or release.steps_for(options.solver),
+            "guidance": options.guidance,
+            "negative_prompt": options.negative,
+        }
+        self.settings = _with(release, given)
+        check_size(self.settings.width, self.settings.height)
+        self._plan = None if options.solver == "ddim" else base_steps(schedule, self.settings.steps)
+        self.timesteps = ddim_timesteps(self.settings.steps) if self._plan is None else self._plan.timesteps
+        self.steps = len(self.timesteps)
+
+    def noise(self, shape: tuple[int, ...]) -> Tensor:
+        """The first noise [frames, 4, h, w], float32 on the CPU; ComfyUI's samplers draw the same numbers from a seed."""
+        return initial_noise(shape, self.options.seed, self.settings.offset_noise)
+
+    def sample(self, denoise: Denoise, noise: Tensor, callback: Callback | None = None) -> Tensor:
+        """Runs the solver: DDIM as released, or DPM-Solver++(2M) (arXiv 2211.01095) or UniPC, which need fewer steps and
+        end in the estimate of the clean latent.
+
+        Args:
+            denoise: see solvers.Denoise.
+            noise: first latent [frames, 4, h, w].
+            callback: see solvers.Callback.
+
+        Raises:
+            InputError: NaN or infinite noise.
+        """
+        check_finite("noise", noise, _NOT_FINITE)
+        if self._plan is None:
+            draw = step_noise(noise, derived_seed(self.options.seed, "base step noise"))
+            eta = self.options.eta
+            return ddim(denoise, noise, self.schedule, self.steps, eta=eta, noise=draw, callback=callback)
+        if self.options.solver == "unipc":
+            return unipc(denoise, noise, self._plan, callback=callback)
+        # such that the network is given the noise itself at first
+        noised = noise * (1 + 1 / float(self._plan.sigmas[0]) ** 2) ** 0.5
+        return dpmpp_2m_sde(denoise, noised, self._plan, eta=0.0, callback=callback)
+
+
+class RefineStage:
+    """The second stage: a video's latent brought to a noise level and denoised from there (paper, section 3.3).
+
+    Args:
+        options: the caller's; the size is not read.
+        release: of the network.
+        schedule: the network's own.
+
+    Attributes:
+        settings: the release's with the options in their place; steps are those for the solver.
+        inverts: whether the video enters by DDIM inversion, as SR600's does, instead of by noise.
+        inversion_timesteps: what the network is told at each step of the inversion, rising; none where it enters by noise.
+        timesteps: what the network is told at each step of the solver, falling.
+        steps: how many there are in both, and how many times the callback is called.
+        noise_seed: of the noise that is added.
+
+    Raises:
+        InputError: a setting that cannot be.
+    """
+
+    def __init__(self, options: RefineOptions, release: Release, schedule: Schedule):
+        options.check()
+        self.options, self.schedule = options, schedule
+        given = {
+            "steps": options.steps or release.steps_for(options.solver),
+            "guidance": options.guidance,
+            "rescale": options.rescale,
+            "noise_level": options.noise_level,
+            "entry": options.entry,
+            "negative_prompt": options.negative,
+        }
+        self.settings = _with(release, given)
+        steps, level = self.settings.steps, self.settings.noise_level
+        self._plan = refine_steps(schedule, steps, level, options.solver)
+        self.timesteps = self._plan.timesteps
+        self.inverts = self.settings.entry == "inversion"
+        self._inversion_steps = min(steps, level)
+        self.inversion_timesteps = inversion_timesteps(self._inversion_steps, level) if self.inverts else []
+        self.steps = len(self.inversion_timesteps) + len(self.timesteps)
+        self.noise_seed = derived_seed(options.seed, "refiner noise")
+
+    def noise(self, shape: tuple[int, ...]) -> Tensor:
+        """The noise that is added, [frames, 4, h, w], float32 on the CPU; another than the base's of the same seed."""
+        return initial_noise(shape, self.noise_seed)
+
+    def check_latent(self, latent: Tensor) -> None:
+        """Raises InputError for a latent with NaN or infinite numbers."""
+        check_finite("latent", latent, _NOT_FINITE)
+
+    def add_noise(self, latent: Tensor, noise: Tensor) -> Tensor:
+        """The video's latent at the noise level."""
+        return self.schedule.add_noise(latent, noise, self.settings.noise_level - 1)
+
+    def invert(self, denoise: Denoise, latent: Tensor, callback: Callback | None = None) -> Tensor:
+        """The video's latent brought to the noise level by DDIM, which goes upwards on a schedule of its own (VGen,
+        configs/sr600_infer.yaml).
+
+        Args:
+            denoise: of the network's own schedule, for the negative prompt alone and without guidance.
+            latent: [frames, 4, h, w].
+            callback: see solvers.Callback; it counts the steps of both parts.
+        """
+        own = cosine()
+
+        def on_own_schedule(x: Tensor, t: int) -> Tensor:
+            return own.denoised(x, self.schedule.velocity(x, denoise(x, t), t), t)
+
+        counted = self._counted(callback, 0)
+        level = self.settings.noise_level
+        return ddim_inversion(on_own_schedule, latent, own, self._inversion_steps, level, callback=counted)
+
+    def sample(self, denoise: Denoise, x: Tensor, callback: Callback | None = None) -> Tensor:
+        """Runs the solver: SDE-DPM-Solver++(2M) or Heun, as released.
+
+        Args:
+            denoise: see solvers.Denoise.
+            x: the video's latent at the noise level, [frames, 4, h, w].
+            callback: see solvers.Callback; it counts the steps of both parts.
+        """
+        counted = self._counted(callback, len(self.inversion_timesteps))
+        if self.options.solver == "heun":
+            return heun(denoise, x, self._plan, callback=counted)
+        eta, seed = self.options.eta, derived_seed(self.options.seed, "refiner step noise")
+        noise = BrownianNoise(x, self._plan.sigmas, seed) if eta else None
+        return dpmpp_2m_sde(denoise, x, self._plan, eta=eta, noise=noise, callback=counted)
+
+    def _counted(self, callback: Callback | None, first: int) -> Callback | None:
+        """A callback for one of the two parts, which tells the step among those of both."""
+        if callback is None:
+            return None
+        return lambda step, _, x, denoised: callback(first + step, self.steps, x, denoised)
+
+
+def _with(release: Release, given: dict[str, Any]) -> Release:
+    return replace(release, **{name: value for name, value in given.items() if value is not None})
