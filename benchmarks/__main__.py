@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [--out DIR] [--readme]`: the table of what this project costs beside diffusers."""
+"""`python -m benchmarks [--quick] [--out DIR] [--document JSON]`: the table of what this project costs beside diffusers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from .report import draw, machine, readme_section, rows_of, table
+from .report import document_section, draw, machine, rows_of, table
 from .rows import GROUPS, QUICK, Plan
 
-_README = Path(__file__).parents[1] / "README.md"
+_DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 _START, _END = "<!-- benchmarks -->\n", "<!-- end of benchmarks -->\n"
 
 
@@ -26,11 +26,11 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="JSON and plot (%(default)s)")
     parser.add_argument(
-        "--readme", type=Path, metavar="JSON", help="write README's section from a file; measure nothing"
+        "--document", type=Path, metavar="JSON", help="write docs/benchmarks.md's table from a file; measure nothing"
     )
     options = parser.parse_args()
-    if options.readme:
-        _write_readme(json.loads(options.readme.read_text()))
+    if options.document:
+        _write_document(json.loads(options.document.read_text()))
         return 0
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -50,11 +50,11 @@ def main() -> int:
     return int(not all(row["passed"] for row in rows_of(result)))
 
 
-def _write_readme(result: dict) -> None:
-    text = _README.read_text()
+def _write_document(result: dict) -> None:
+    text = _DOCUMENT.read_text()
     before, rest = text.split(_START)
     _, after = rest.split(_END)
-    _README.write_text(before + _START + readme_section(result) + _END + after)
+    _DOCUMENT.write_text(before + _START + document_section(result) + _END + after)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A result as a table, as a picture and as README's section."""
+"""A result as a table, as a picture and as the section of docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def table(result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
-def readme_section(result: Result) -> str:
-    """README's table and the words above it."""
+def document_section(result: Result) -> str:
+    """The table of docs/benchmarks.md and the words above it."""
     threads = "one core" if result["threads"] == 1 else f"{result['threads']} cores"
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     words = [

@@ -63,7 +63,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class World:
-    """Scenes of training.world.
+    """Scenes of the synthetic world, media.world.
 
     Args:
         levels: drawn from evenly; name one twice to have it more often.

@@ -1,9 +1,15 @@
 """The project's files agree with one another."""
 
+import ast
+import importlib
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(file for folder in (".", "docs", "demo", "i2vgen_core") for file in (ROOT / folder).glob("*.md"))
+DOCUMENTS += sorted((ROOT / "i2vgen_core").glob("*/**/*.md"))
 
 
 def lines(file: str) -> list[str]:
@@ -30,3 +36,61 @@ def test_requirements_are_lower_bounds() -> None:
 def test_development_pins_every_requirement() -> None:
     pinned = {name(line) for line in lines("constraints-dev.txt") if "==" in line}
     assert {name(line) for line in lines("requirements.txt")} <= pinned
+
+
+def prose(file: Path) -> str:
+    """A document without its code."""
+    return re.sub(r"^```.*?^```$|`[^`\n]*`", "", file.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def anchors(file: Path) -> set[str]:
+    """What GitHub calls the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", prose(file), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=[file.relative_to(ROOT).as_posix() for file in DOCUMENTS])
+def test_links_lead_somewhere(file: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(file)):
+        if not link.startswith("http"):
+            path, _, anchor = link.partition("#")
+            target = (file.parent / path).resolve() if path else file
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_is_short() -> None:
+    """A person reads it before they install anything; the rest belongs into docs/."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
+
+
+def test_every_document_is_found_from_the_readme() -> None:
+    found, left = set(), [ROOT / "README.md"]
+    while left:
+        file = left.pop()
+        found.add(file)
+        links = re.findall(r"\]\(([^)\s#]+\.md)", prose(file))
+        left += {(file.parent / link).resolve() for link in links if not link.startswith("http")} - found
+    assert set((ROOT / "docs").glob("*.md")) <= found
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=[file.relative_to(ROOT).as_posix() for file in DOCUMENTS])
+def test_code_of_the_documents_imports_what_is_there(file: Path) -> None:
+    for code in re.findall(r"^```python\n(.*?)^```$", file.read_text(encoding="utf-8"), re.M | re.S):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("i2vgen_core"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+def test_the_benchmarks_have_one_place_for_their_table() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert re.search(r"<!-- benchmarks -->\n[^<]*\| What \| Found \|[^<]*<!-- end of benchmarks -->\n", text)
+    assert text.count("<!-- ") == 2
+
+
+def test_the_version_is_the_changelogs() -> None:
+    project = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+    latest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert project is not None and latest is not None
+    assert project[1] == latest[1]

@@ -83,8 +83,8 @@ def _kinds(page: list[str]) -> list[str]:
 
 def test_a_lost_number_name_or_code_is_seen():
     english = "Useful: 20 to 50, see `cfg` in config.json or models/vae, 2.8 GB."
-    assert _lost(english, "Nützlich: 20 bis 50, siehe `cfg` in config.json oder models/vae, 2,8 GB.") == []
-    assert _lost(english, "Nützlich: 20 bis 60, siehe cfg.") == ["50", "2.8", "`cfg`", "config.json", "models/vae"]
+    assert _lost(english, "Utile : 20 à 50, voir `cfg` dans config.json ou models/vae, 2,8 Go.") == []
+    assert _lost(english, "Utile : 20 à 60, voir cfg.") == ["50", "2.8", "`cfg`", "config.json", "models/vae"]
 
 
 @of_every_block
