@@ -18,7 +18,6 @@ from ..media.images import read_image
 from ..media.video import write_video
 from ..memory import DTYPES
 from ..network.acceleration import Acceleration
-from ..network.kernels import measure_no_kernels
 from ..sampling.options import BaseOptions, RefineOptions
 from .jobs import Job, Row, cast, name_of, resolve, seed_of
 from .outputs import publish
@@ -117,8 +116,7 @@ class Model:
     dtype: str | None = None
 
     def open(self, device: str) -> Cascade:
-        """The cascade, on a device, rounding alike in every worker."""
-        measure_no_kernels()
+        """The cascade, on a device."""
         return Cascade(
             self.folder,
             dtype=DTYPES.get(self.dtype or ""),

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..network.attention import scaled_dot_product_attention
-from ..network.kernels import fastest_kernels
+from ..network.cpu import cpu_operators
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def decode(model: Any, latent: Tensor) -> Tensor:
         latent: of the model's type and device.
     """
     decoder = model.decoder
-    with fastest_kernels(latent):
+    with cpu_operators(latent):
         x = decoder.conv_in(model.post_quant_conv(latent.contiguous(memory_format=_layout(latent))))
         x = _residual(decoder.mid_block.resnets[0], x)
         x = _self_attention(decoder.mid_block.attentions[0], x)

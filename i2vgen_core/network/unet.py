@@ -27,9 +27,9 @@ from .blocks import (
     per_condition,
     sinusoidal_embedding,
 )
+from .cpu import cpu_operators
 from .hooks import Hooks
 from .image_conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection, Prepared
-from .kernels import fastest_kernels
 
 _SR600_FILTERS = ((1.1, 0.6), (1.2, 0.4))
 """SR600, first two blocks on the way up: gain of half the backbone's channels, gain of the skip's low frequencies."""
@@ -129,7 +129,7 @@ class UNet(nn.Module):
 
     def prepare(self, context: Tensor, fps: Tensor | None = None) -> Prepared:
         """What of an evaluation the conditions alone decide, for forward's `context`; arguments as there."""
-        with fastest_kernels(context):
+        with cpu_operators(context):
             transformers = self._spatial_transformers()
             keys_values = [each for transformer in transformers for each in transformer.keys_values(context)]
             rate = None if fps is None else self.fps_embedding(self._sinusoidal(fps, context.dtype))
@@ -165,7 +165,7 @@ class UNet(nn.Module):
         Returns:
             The velocity [(b f), 4, h, w].
         """
-        with fastest_kernels(x):
+        with cpu_operators(x):
             prepared = self.prepare(context, fps) if isinstance(context, Tensor) else context
             return self._velocity(x, timesteps, prepared, frames, details, hooks or Hooks())
 

@@ -15,7 +15,6 @@ from i2vgen_core.__main__ import main
 from i2vgen_core.batch.stages import cascade_job
 from i2vgen_core.commands.batch import _cascade, _per_stage, add_arguments
 from i2vgen_core.media.images import write_image
-from i2vgen_core.network import kernels
 
 ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).parent / "fake_comfyui"
@@ -35,8 +34,7 @@ def batch(table, rows, *more):
 
 
 @pytest.fixture
-def picture(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels, "_unmeasured", True)  # as the workers have it, which never choose a kernel by its time
+def picture(tmp_path):
     write_image(tmp_path / "a.png", torch.rand(70, 90, 3, generator=torch.Generator().manual_seed(1)))
     return tmp_path / "a.png"
 
