@@ -39,6 +39,8 @@ from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official  # noqa:
 from i2vgen_core.errors import CheckpointError, InputError  # noqa: E402
 
 MOST_SECONDS, MOST_BYTES = 2.0, 300 * 2**20
+MOST_CALLS = 12_000_000
+"""Calls that the refusal of a file may make: 40 for each of the 300,000 steps that a pickle may have."""
 
 # ---------------------------------------------------------------- what a load may not do
 
@@ -92,6 +94,23 @@ def refusal(path, load=read_state_dict):
             raise AssertionError(f"{path} was loaded")
     assert message.isprintable() and len(message) < 2000
     return message
+
+
+class Calls:
+    """Counts calls of functions, Python's and C's, while it is entered: work, whatever else the machine does."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __enter__(self):
+        sys.setprofile(self._see)
+        return self
+
+    def __exit__(self, *_):
+        sys.setprofile(None)
+
+    def _see(self, frame, event, argument):
+        self.count += event in ("call", "c_call")
 
 
 @lru_cache
