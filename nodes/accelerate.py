@@ -6,18 +6,16 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.errors import InputError
 from ..i2vgen_core.network.acceleration import Acceleration
-from .host import compat
 from .host.acceleration import accelerate
-from .host.models import network_of
-from .load import CATEGORY
+from .host.models import cascade_model
+from .host.schema import CATEGORY, schema
 
 
 class Accelerate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLAccelerate",
             display_name="I2VGen-XL Accelerate",
             category=CATEGORY,
@@ -64,9 +62,5 @@ class Accelerate(io.ComfyNode):
     def execute(
         cls, model: Any, guidance_start_percent: float, guidance_end_percent: float, reuse_interval: int
     ) -> io.NodeOutput:
-        if network_of(model) is None:
-            remedy = "Wire the MODEL of one of this pack's loaders into it."
-            raise InputError("model", "a network of the cascade", "another model", remedy)
         acceleration = Acceleration(guidance_start_percent, guidance_end_percent, reuse_interval)
-        acceleration.check()
-        return io.NodeOutput(accelerate(model, acceleration))
+        return io.NodeOutput(accelerate(cascade_model(model), acceleration))

@@ -8,15 +8,14 @@ from comfy_api.latest import io
 
 from ..i2vgen_core.sampling.options import BaseOptions
 from ..i2vgen_core.sampling.schedules import BASE_SOLVERS
-from .host import compat
 from .host.sampling import sample_base
-from .load import CATEGORY
+from .host.schema import CATEGORY, schema
 
 
 class BaseSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLBaseSampler",
             display_name="I2VGen-XL Base Sampler",
             category=CATEGORY,

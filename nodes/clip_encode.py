@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import node_helpers
 from comfy_api.latest import io
 
 from ..i2vgen_core.config import RELEASES
-from ..i2vgen_core.media.images import check_images, clip_frame
-from .host import compat
-from .host.inputs import check_there
-from .host.prompts import encode_prompts
-from .load import CATEGORY
+from .host.prompts import encode_with_clip
+from .host.schema import CATEGORY, schema
 
 
 class CLIPEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLCLIPEncode",
             display_name="I2VGen-XL CLIP Encode",
             category=CATEGORY,
@@ -75,12 +71,4 @@ class CLIPEncode(io.ComfyNode):
     def execute(
         cls, clip: Any, clip_vision: Any, image: Any, prompt: str, negative_prompt: str, width: int
     ) -> io.NodeOutput:
-        check_there("clip", clip, "Load CLIP")
-        check_there("clip_vision", clip_vision, "Load CLIP Vision")
-        check_images(image)
-        frame = clip_frame(image[:1], width, clip_vision.image_size)
-        vision = clip_vision.encode_image(frame)
-        positive, negative = encode_prompts(clip, {"prompt": prompt, "negative_prompt": negative_prompt})
-        seen = {"clip_vision_output": vision, "strength": 1.0, "noise_augmentation": 0.0}
-        positive = node_helpers.conditioning_set_values(positive, {"unclip_conditioning": [seen]})
-        return io.NodeOutput(positive, negative, vision)
+        return io.NodeOutput(*encode_with_clip(clip, clip_vision, image, prompt, negative_prompt, width))

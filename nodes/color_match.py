@@ -7,14 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..i2vgen_core.media.colour import METHODS, Method, match_colours
-from .host import compat
-from .load import CATEGORY
+from .host.schema import CATEGORY, schema
 
 
 class ColorMatch(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLColorMatch",
             display_name="I2VGen-XL Color Match",
             category=CATEGORY,

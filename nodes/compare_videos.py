@@ -7,14 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..i2vgen_core.media.compare import LAYOUTS, Layout, compare
-from .host import compat
-from .load import INSPECT
+from .host.schema import INSPECT, schema
 
 
 class CompareVideos(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLCompareVideos",
             display_name="I2VGen-XL Compare Videos",
             category=INSPECT,

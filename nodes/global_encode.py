@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management
-import node_helpers
-import torch
 from comfy_api.latest import io
 
-from ..i2vgen_core.config import UNetConfig
-from ..i2vgen_core.errors import InputError
-from ..i2vgen_core.media.images import check_images, video_frame
-from ..i2vgen_core.memory import check_fits, encoding_bytes, latent_bytes
-from ..i2vgen_core.sampling.options import BaseOptions
-from .host import compat
-from .host.encoders import ScaledVAE, vae_family
-from .host.inputs import check_there
-from .host.models import CONDITION, GlobalEncoderSocket, VideoCondition
-from .load import CATEGORY, GlobalEncoderType
-
-_DOWNSCALE = 8
+from .host.image_conditioning import condition_on_image
+from .host.schema import CATEGORY, GlobalEncoderType, schema
 
 
 class GlobalEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLGlobalEncode",
             display_name="I2VGen-XL Global Encode",
             category=CATEGORY,
@@ -89,7 +76,7 @@ class GlobalEncode(io.ComfyNode):
         cls,
         positive: Any,
         negative: Any,
-        global_encoder: GlobalEncoderSocket,
+        global_encoder: Any,
         vae: Any,
         image: Any,
         width: int,
@@ -97,41 +84,7 @@ class GlobalEncode(io.ComfyNode):
         frames: int,
         fps: int,
     ) -> io.NodeOutput:
-        BaseOptions(width=width, height=height, frames=frames, fps=fps).check()
-        check_there("global_encoder", global_encoder, "the base's loader")
-        check_there("vae", vae, "Load VAE")
-        check_images(image)
-        shape = (frames, global_encoder.config.in_channels, height // _DOWNSCALE, width // _DOWNSCALE)
-        _check_fits(vae, frames, height, width)
-        condition = VideoCondition(frames, fps)
-        if global_encoder.reads_image:
-            latent = _encode(vae, image[:1], width, height, global_encoder.config)
-            condition = VideoCondition(frames, fps, latent, global_encoder.encode(latent))
-        positive, negative = (
-            node_helpers.conditioning_set_values(side, {CONDITION: condition}) for side in (positive, negative)
+        encoded = condition_on_image(
+            positive, negative, global_encoder, vae, image, width=width, height=height, frames=frames, fps=fps
         )
-        empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
-        return io.NodeOutput(positive, negative, {"samples": empty})
-
-
-def _check_fits(vae: Any, frames: int, height: int, width: int) -> None:
-    """Raises InputError where memory has no room for what is made here: a frame's encoding, and the empty latent. The
-    samplers check for themselves, which may run in windows."""
-    device, dtype = getattr(vae, "device", None), getattr(vae, "vae_dtype", torch.float32)
-    there = comfy.model_management.get_total_memory(device)
-    check_fits(1, height, width, encoding_bytes(height, width, dtype.itemsize), there)
-    there = comfy.model_management.get_total_memory(comfy.model_management.intermediate_device())
-    check_fits(frames, height, width, latent_bytes(frames, height, width), there)
-
-
-def _encode(vae: Any, image: torch.Tensor, width: int, height: int, network: UNetConfig) -> torch.Tensor:
-    """The posterior's mode, unscaled [1, 4, height / 8, width / 8]."""
-    frame = video_frame(image, width, height)
-    latent = vae.encode(frame)
-    expected = (1, network.in_channels, height // _DOWNSCALE, width // _DOWNSCALE)
-    remedy = "Use the VAE of Stable Diffusion 2.1 (or 1.5)."
-    if tuple(latent.shape) != expected:
-        raise InputError("VAE", f"latents {list(expected)}", f"{list(latent.shape)}", remedy)
-    if not isinstance(vae, ScaledVAE) and vae_family(latent, frame) == "sdxl":  # a small VAE's latents may look like it
-        raise InputError("VAE", "one of Stable Diffusion 1 or 2", "one whose latents are SDXL's", remedy)
-    return latent
+        return io.NodeOutput(*encoded)

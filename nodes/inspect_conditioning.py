@@ -6,16 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.media.inspection import inspect
-from .host import compat
-from .host.conditioning import parts_of
-from .load import INSPECT
+from .host.conditioning import draw
+from .host.schema import INSPECT, schema
 
 
 class InspectConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLInspectConditioning",
             display_name="I2VGen-XL Inspect Conditioning",
             category=INSPECT,
@@ -48,6 +46,4 @@ class InspectConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, positive: Any, negative: Any = None, model: Any = None) -> io.NodeOutput:
-        sides = [parts_of(side, model) for side in (positive, negative) if side is not None]
-        picture, table = inspect(*sides)
-        return io.NodeOutput(picture[None], table)
+        return io.NodeOutput(*draw(positive, negative, model))

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
-from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_api.latest import io
 
-from ..i2vgen_core.checkpoints.load import open_base, open_refiner
 from ..i2vgen_core.config import REFINERS
-from .host import compat, encoders, folders
-from .host.models import WEIGHT_DTYPES, GlobalEncoderSocket, build_model
-
-GlobalEncoderType = io.Custom("I2VGENXL_GLOBAL_ENCODER")
-
-CATEGORY = "I2VGen-XL"
-INSPECT = "I2VGen-XL/inspect"
+from .host import folders
+from .host.loaders import load_base, load_bundle, load_refiner
+from .host.models import WEIGHT_DTYPES
+from .host.schema import CATEGORY, GlobalEncoderType, schema
 
 _GLOBAL_ENCODER = "The learnt global encoder of this base; to Global Encode. Empty for MS-Image2Video, which has none."
 
@@ -32,7 +24,7 @@ _WEIGHT_DTYPE = io.Combo.Input(
 class CascadeLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLCascadeLoader",
             display_name="I2VGen-XL Cascade Loader",
             category=CATEGORY,
@@ -59,25 +51,13 @@ class CascadeLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, bundle: str, weight_dtype: str) -> io.NodeOutput:
-        folder = folders.bundle(bundle)
-        checkpoint = open_base(folder / "unet")
-        parts: list[Any] = []
-        for load in (
-            partial(build_model, checkpoint, folder / "unet", weight_dtype),
-            partial(GlobalEncoderSocket, checkpoint),
-            partial(encoders.load_clip, folder),
-            partial(encoders.load_clip_vision, folder),
-            partial(encoders.load_vae, folder),
-        ):
-            throw_exception_if_processing_interrupted()
-            parts.append(load())
-        return io.NodeOutput(*parts)
+        return io.NodeOutput(*load_bundle(bundle, weight_dtype))
 
 
 class BaseLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLBaseLoader",
             display_name="I2VGen-XL Base Loader",
             category=CATEGORY,
@@ -108,15 +88,13 @@ class BaseLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str, detail_gain: str) -> io.NodeOutput:
-        path = folders.base(model_name)
-        checkpoint = open_base(path, "once" if detail_gain == "once" else "official")
-        return io.NodeOutput(build_model(checkpoint, path, weight_dtype), GlobalEncoderSocket(checkpoint))
+        return io.NodeOutput(*load_base(model_name, weight_dtype, detail_gain))
 
 
 class RefinerLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLRefinerLoader",
             display_name="I2VGen-XL Refiner Loader",
             category=CATEGORY,
@@ -143,6 +121,4 @@ class RefinerLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name: str, variant: str, weight_dtype: str) -> io.NodeOutput:
-        path = folders.refiner(model_name)
-        checkpoint = open_refiner(path, next((kind for kind in REFINERS if kind == variant), None))
-        return io.NodeOutput(build_model(checkpoint, path, weight_dtype))
+        return io.NodeOutput(load_refiner(model_name, variant, weight_dtype))

@@ -8,15 +8,14 @@ from comfy_api.latest import io
 
 from ..i2vgen_core.sampling.options import RefineOptions
 from ..i2vgen_core.sampling.schedules import SOLVERS
-from .host import compat
 from .host.sampling import sample_refiner
-from .load import CATEGORY
+from .host.schema import CATEGORY, schema
 
 
 class RefineSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLRefineSampler",
             display_name="I2VGen-XL Refine Sampler",
             category=CATEGORY,

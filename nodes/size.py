@@ -6,14 +6,13 @@ from comfy_api.latest import io
 
 from ..i2vgen_core.errors import check_choice
 from ..i2vgen_core.media.images import SIZES
-from .host import compat
-from .load import CATEGORY
+from .host.schema import CATEGORY, schema
 
 
 class Size(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLSize",
             display_name="I2VGen-XL Size",
             category=CATEGORY,

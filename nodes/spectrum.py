@@ -7,14 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..i2vgen_core.media.spectrum import analyse
-from .host import compat
-from .load import INSPECT
+from .host.schema import INSPECT, schema
 
 
 class Spectrum(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLSpectrum",
             display_name="I2VGen-XL Spectrum",
             category=INSPECT,

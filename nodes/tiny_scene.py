@@ -5,8 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..i2vgen_core.media.world import caption, render, sample_scene
-from .host import compat
-from .load import CATEGORY
+from .host.schema import CATEGORY, schema
 
 _WIDTH, _HEIGHT = 512, 256
 
@@ -14,7 +13,7 @@ _WIDTH, _HEIGHT = 512, 256
 class TinyScene(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLTinyScene",
             display_name="I2VGen-XL Tiny Scene",
             category=CATEGORY,

@@ -6,18 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.errors import check_range
-from .host import compat
-from .host.decode import decode_video
-from .load import CATEGORY
-
-_MOST_FRAMES = 4096
+from .host.decode import MOST_FRAMES, decode_video
+from .host.schema import CATEGORY, schema
 
 
 class VAEDecode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return compat.schema(
+        return schema(
             node_id="I2VGenXLVAEDecode",
             display_name="I2VGen-XL VAE Decode",
             category=CATEGORY,
@@ -29,7 +25,7 @@ class VAEDecode(io.ComfyNode):
                     "frames_per_batch",
                     default=0,
                     min=0,
-                    max=_MOST_FRAMES,
+                    max=MOST_FRAMES,
                     tooltip="Frames decoded at once. 0: as many as fit into free memory. Useful: 1 to 8; fewer need less memory, "
                     "and the frames are the same.",
                 ),
@@ -44,5 +40,4 @@ class VAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: Any, latent: Any, frames_per_batch: int) -> io.NodeOutput:
-        check_range("frames_per_batch", frames_per_batch, 0, _MOST_FRAMES)
         return io.NodeOutput(decode_video(vae, latent, frames_per_batch))

@@ -16,7 +16,9 @@ _KEY = "i2vgen_xl_acceleration"
 
 
 def accelerate(model: Any, acceleration: Acceleration) -> Any:
-    """A clone of a MODEL that leaves out what `acceleration` says, in place of what it may have left out before."""
+    """A clone of a MODEL that leaves out what `acceleration` says, in place of what it may have left out before. Raises
+    InputError for settings out of their ranges."""
+    acceleration.check()
     model = model.clone()
     for kind in (WrappersMP.SAMPLER_SAMPLE, WrappersMP.CALC_COND_BATCH):
         model.remove_wrappers_with_key(kind, _KEY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from typing import Any
 
@@ -11,19 +10,11 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import folder_paths
-from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
 from ...i2vgen_core.network.attention import scaled_dot_product_attention
-
-_SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
-
-
-def schema(**fields: Any) -> io.Schema:
-    """A node's schema without the fields that this host does not know (before 0.33: search_aliases)."""
-    return io.Schema(**{name: value for name, value in fields.items() if name in _SCHEMA_FIELDS})
 
 
 def patcher(model: Any, load_device: Any, offload_device: Any, disable_dynamic: bool = False) -> Any:

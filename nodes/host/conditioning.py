@@ -6,15 +6,31 @@ from typing import Any
 
 import comfy.model_management
 import torch
+from torch import Tensor
 
 from ...i2vgen_core.config import VAE_SCALE
 from ...i2vgen_core.errors import InputError
-from ...i2vgen_core.media.inspection import Parts, split_context
+from ...i2vgen_core.media.inspection import Parts, inspect, split_context
 from ...i2vgen_core.network.image_conditioning import position_ramp
 from .inputs import check_conditioning
-from .models import CONDITION, TEXT_TOKENS, VideoCondition, image_embedding, network_of
+from .models import CONDITION, TEXT_TOKENS, VideoCondition, cascade_model, image_embedding
 
 _PLACES = 8, 8  # height and width of a latent where the conditioning says none
+
+
+def draw(positive: Any, negative: Any = None, model: Any = None) -> tuple[Tensor, str]:
+    """Picture [1, h, 1024, 3] in 0..1 and Markdown table of what a network reads of one or two CONDITIONINGs.
+
+    Args:
+        positive: a CONDITIONING.
+        negative: the other side; None: the first alone.
+        model: see parts_of.
+
+    Raises:
+        InputError: see parts_of.
+    """
+    picture, table = inspect(*(parts_of(side, model) for side in (positive, negative) if side is not None))
+    return picture[None], table
 
 
 @torch.no_grad()
@@ -51,10 +67,7 @@ def parts_of(conditioning: Any, model: Any = None) -> Parts:
 
 
 def _as_read(text: Any, extra: dict[str, Any], condition: VideoCondition | None, model: Any) -> Parts:
-    network = network_of(model)
-    if network is None:
-        remedy = "Wire the MODEL of one of this pack's loaders into it, or none."
-        raise InputError("model", "a network of the cascade", "another model", remedy)
+    network = cascade_model(model).model.network
     comfy.model_management.load_models_gpu([model])
     frames = condition.frames if condition else 1
     latent = condition.image_latent if condition else None

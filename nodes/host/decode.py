@@ -13,11 +13,14 @@ from comfy.utils import ProgressBar
 from torch import Tensor
 
 from ...i2vgen_core.config import VAE_CHANNELS
-from ...i2vgen_core.errors import InputError, check_finite
+from ...i2vgen_core.errors import InputError, check_finite, check_range
 from ...i2vgen_core.memory import check_fits, frame_bytes
 from .inputs import check_there, video_latent
 
 logger = logging.getLogger("i2vgen_xl")
+
+MOST_FRAMES = 4096
+"""Frames of a batch, at most."""
 
 _SCALE = 8  # pixels of a latent's place
 
@@ -28,11 +31,12 @@ def decode_video(vae: Any, latent: Any, frames_per_batch: int) -> Tensor:
     Args:
         vae: a VAE.
         latent: a LATENT.
-        frames_per_batch: decoded at once; 0: as many as fit into free memory.
+        frames_per_batch: decoded at once; at most MOST_FRAMES; 0: as many as fit into free memory.
 
     Raises:
         InputError: no such VAE or latent, values that are not finite, or frames that do not fit into memory.
     """
+    check_range("frames_per_batch", frames_per_batch, 0, MOST_FRAMES)
     check_there("vae", vae, "Load VAE")
     samples = video_latent(latent)
     channels = getattr(vae, "latent_channels", VAE_CHANNELS)

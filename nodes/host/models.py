@@ -289,6 +289,14 @@ def network_of(model: Any) -> UNetConfig | None:
     return model.model.network if isinstance(getattr(model, "model", None), VideoModel) else None
 
 
+def cascade_model(model: Any) -> Any:
+    """The MODEL, of either stage. Raises InputError if it is not of this pack."""
+    if network_of(model) is None:
+        remedy = "Wire the MODEL of one of this pack's loaders into it."
+        raise InputError("model", "a network of the cascade", "another model", remedy)
+    return model
+
+
 def _host_sigmas(schedule: Schedule) -> Tensor:
     """The schedule's sigmas with a finite end: the host's own stand-in for zero terminal SNR."""
     alphas = schedule.alphas_cumprod.clamp(min=4.8973451890853435e-08)

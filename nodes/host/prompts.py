@@ -1,18 +1,48 @@
-"""Prompts to conditionings: the tokens that the networks read, and a word on those that they do not."""
+"""What CLIP makes of prompts and image: the tokens that the networks read, and a word on those that they do not."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
+import node_helpers
+from torch import Tensor
+
 from ...i2vgen_core.encoders.tokenizer import END
 from ...i2vgen_core.errors import InputError, check_finite
+from ...i2vgen_core.media.images import check_images, clip_frame
 from . import compat
+from .inputs import check_there
 
 logger = logging.getLogger("i2vgen_xl")
 
 _SHOWN = 30  # tokens of what is cut off
 _MOST = 20_000  # characters that are cut into tokens; over more of some scripts the host takes seconds
+
+
+def encode_with_clip(
+    clip: Any, clip_vision: Any, image: Tensor, prompt: str, negative_prompt: str, width: int
+) -> tuple[Any, Any, Any]:
+    """CONDITIONINGs of the prompt, with the image's embedding, and of the negative prompt; and the CLIP_VISION_OUTPUT.
+
+    Args:
+        clip: CLIP's text encoder.
+        clip_vision: CLIP's image encoder.
+        image: [n, h, w, 3] in 0..1; the first one is taken.
+        prompt: its first 75 tokens are read.
+        negative_prompt: likewise.
+        width: of the video in pixels; the image's square is cropped at it.
+
+    Raises:
+        InputError: an encoder is missing, or the image or a prompt cannot be read.
+    """
+    check_there("clip", clip, "Load CLIP")
+    check_there("clip_vision", clip_vision, "Load CLIP Vision")
+    check_images(image)
+    vision = clip_vision.encode_image(clip_frame(image[:1], width, clip_vision.image_size))
+    positive, negative = encode_prompts(clip, {"prompt": prompt, "negative_prompt": negative_prompt})
+    seen = {"clip_vision_output": vision, "strength": 1.0, "noise_augmentation": 0.0}
+    return node_helpers.conditioning_set_values(positive, {"unclip_conditioning": [seen]}), negative, vision
 
 
 def encode_prompts(clip: Any, prompts: dict[str, str]) -> list[Any]:

@@ -39,22 +39,22 @@ class Block:
 
 
 def _named(file: Path) -> dict[str, ast.expr]:
-    """Values by the name that a module gives them."""
-    return {
-        target.id: node.value
-        for node in ast.parse(file.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+    """Values by the name that a module gives them, and those of the files beside or below it that it imports from."""
+    named: dict[str, ast.expr] = {}
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            imported = file.parent.joinpath(*node.module.split(".")).with_suffix(".py")
+            named |= _named(imported) if imported.is_file() else {}
+        elif isinstance(node, ast.Assign):
+            named |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
+    return named
 
 
 def read_blocks() -> dict[str, Block]:
     """Blocks by node id."""
     found = {}
-    shared = _named(ROOT / "nodes" / "load.py")  # other files import its constants
     for file in sorted((ROOT / "nodes").glob("*.py")):
-        names = shared | _named(file)
+        names = _named(file)
 
         def value(node: ast.expr, names: dict[str, ast.expr] = names) -> ast.expr:
             return names.get(node.id, node) if isinstance(node, ast.Name) else node

@@ -1,0 +1,71 @@
+"""What the loader blocks give: the parts of a cascade by the names of their files and folders."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from comfy.model_management import throw_exception_if_processing_interrupted
+
+from ...i2vgen_core.checkpoints.load import open_base, open_refiner
+from ...i2vgen_core.config import REFINERS
+from . import encoders, folders
+from .models import GlobalEncoderSocket, build_model
+
+
+def load_bundle(name: str, weight_dtype: str) -> tuple[Any, GlobalEncoderSocket, Any, Any, Any]:
+    """MODEL, global encoder, CLIP, CLIP_VISION and VAE of a folder in diffusers' layout. A cancel ends it between two.
+
+    Args:
+        name: one of folders.bundles().
+        weight_dtype: one of models.WEIGHT_DTYPES.
+
+    Raises:
+        InputError: there is no such folder, or a part of it cannot be read.
+    """
+    folder = folders.bundle(name)
+    checkpoint = open_base(folder / "unet")
+    parts: list[Any] = []
+    for load in (
+        partial(build_model, checkpoint, folder / "unet", weight_dtype),
+        partial(GlobalEncoderSocket, checkpoint),
+        partial(encoders.load_clip, folder),
+        partial(encoders.load_clip_vision, folder),
+        partial(encoders.load_vae, folder),
+    ):
+        throw_exception_if_processing_interrupted()
+        parts.append(load())
+    model, global_encoder, clip, clip_vision, vae = parts
+    return model, global_encoder, clip, clip_vision, vae
+
+
+def load_base(name: str, weight_dtype: str, detail_gain: str) -> tuple[Any, GlobalEncoderSocket]:
+    """MODEL and global encoder of a base.
+
+    Args:
+        name: one of folders.bases().
+        weight_dtype: one of models.WEIGHT_DTYPES.
+        detail_gain: `once` for weights that were trained to add the image's details once, else `official`.
+
+    Raises:
+        InputError: there is no such file, or it is no base.
+    """
+    path = folders.base(name)
+    checkpoint = open_base(path, "once" if detail_gain == "once" else "official")
+    return build_model(checkpoint, path, weight_dtype), GlobalEncoderSocket(checkpoint)
+
+
+def load_refiner(name: str, variant: str, weight_dtype: str) -> Any:
+    """MODEL of a refiner.
+
+    Args:
+        name: one of folders.refiners().
+        variant: a kind of REFINERS; anything else leaves it to the file.
+        weight_dtype: one of models.WEIGHT_DTYPES.
+
+    Raises:
+        InputError: there is no such file, or it is no refiner.
+    """
+    path = folders.refiner(name)
+    checkpoint = open_refiner(path, next((kind for kind in REFINERS if kind == variant), None))
+    return build_model(checkpoint, path, weight_dtype)
