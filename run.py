@@ -2,9 +2,10 @@
 
     python run.py demo           a video from the example picture
     python run.py test           linter, types, tests
+    python run.py test --quick   the same without the slow tests and those that need ComfyUI: under 3 minutes
     python run.py comfyui        ComfyUI with this pack in it, for a look at the graph
 
-All three make .venv here and install what they need into it, once. `test` and `comfyui` hand further arguments on, to
+All of them make .venv here and install what they need into it, once. `test` and `comfyui` hand further arguments on, to
 pytest and to ComfyUI. COMFYUI_PATH says where ComfyUI is (default ~/ComfyUI).
 """
 
@@ -22,6 +23,11 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 HOST_BASE = ROOT / "build" / "comfyui"
+TYPES = ROOT / "build" / "types"
+PACK = "i2vgen_xl"
+"""A name under which Python can import the pack's folder, whatever that is called: nodes/ imports across it."""
+
+TYPED = ("-p", f"{PACK}.i2vgen_core", "-p", f"{PACK}.nodes")
 
 
 def demo() -> int:
@@ -32,20 +38,24 @@ def demo() -> int:
 
 def test(arguments: list[str]) -> int:
     """Lints, checks types and tests. pytest comes last, so that its summary closes the output."""
-    host = find_host()
+    quick = arguments[:1] == ["--quick"]
+    if quick:
+        arguments = ["tests/core", "-m", "not slow", *arguments[1:]]
+    host = None if quick else find_host()
     chromium = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser")
     prepare("dev,ui" if host and chromium else "dev")
-    environment = dict(os.environ)
+    link(TYPES / PACK, ROOT)
+    environment = {**os.environ, "MYPYPATH": str(TYPES)}
     if host:
         if step(PYTHON, ROOT / "tests" / "host" / "install_host.py", host):
             return 1
         environment["COMFYUI_PATH"] = str(host)
-    else:
+    elif not quick:
         say("no ComfyUI at COMFYUI_PATH or ~/ComfyUI: the tests that need it will be skipped")
     checks = [
         ("ruff", "check", "."),
         ("ruff", "format", "--check", "."),
-        ("mypy",),
+        ("mypy", *TYPED),
         ("pytest", "--durations=10", *arguments),
     ]
     failed = [check[0] for check in checks if step(PYTHON, "-m", *check, environment=environment)]
@@ -62,9 +72,9 @@ def comfyui(arguments: list[str]) -> int:
     prepare("test")
     if step(PYTHON, ROOT / "tests" / "host" / "install_host.py", host):
         return 1
-    for name in ("custom_nodes", "input", "user", "models/diffusers"):
+    for name in ("input", "user", "models/diffusers"):
         (HOST_BASE / name).mkdir(parents=True, exist_ok=True)
-    link(HOST_BASE / "custom_nodes" / "i2vgen_xl", ROOT)
+    link(HOST_BASE / "custom_nodes" / PACK, ROOT)
     shutil.copy(ROOT / "demo" / "photo.jpg", HOST_BASE / "input")
     gpu = subprocess.run([PYTHON, "-c", "import torch; raise SystemExit(not torch.accelerator.is_available())"])
     options = ["--cpu"] if gpu.returncode else []
@@ -105,6 +115,7 @@ def link(place: Path, target: Path) -> None:
     """Makes `place` show the folder `target`: a symbolic link, on Windows a junction, which needs no rights."""
     if place.exists():
         return
+    place.parent.mkdir(parents=True, exist_ok=True)
     if os.name == "nt":
         subprocess.run(["cmd", "/c", "mklink", "/J", str(place), str(target)], check=True)
     else:

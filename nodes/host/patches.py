@@ -66,7 +66,7 @@ class StockPatches(Hooks):
         return not (self._patches or self._replacements or "optimized_attention_override" in self._options)
 
     @property
-    def sees_tokens(self) -> bool:
+    def sees_tokens(self) -> bool:  # type: ignore[override]  # the core's hooks have a plain attribute
         """Whether a patch of attention is there; patches expect all frames of both guided halves."""
         return any(name.startswith("attn") for name in (*self._patches, *self._replacements))
 
