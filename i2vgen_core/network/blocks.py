@@ -15,6 +15,7 @@ checkpoints/unet_keys.py).
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -341,9 +342,19 @@ class Upsample(nn.Module):
 
 def fourier_filter(x: Tensor, scale: float) -> Tensor:
     """Multiplies the lowest frequencies of [n, c, h, w], -1 and 0 cycles a side, by `scale` (FreeU, arXiv 2309.11497;
-    VGen, unet_sr600.py: Fourier_filter with threshold 1)."""
-    spectrum = torch.fft.fftn(x.float(), dim=(-2, -1))
-    for row in {0, x.shape[-2] - 1}:
-        for column in {0, x.shape[-1] - 1}:
-            spectrum[..., row, column] *= scale
-    return torch.fft.ifftn(spectrum, dim=(-2, -1)).real.to(x.dtype)
+    VGen, unet_sr600.py: Fourier_filter with threshold 1).
+
+    They are four waves, at most: taken out and put back by products with their cosines and sines, since not every device
+    has complex numbers.
+    """
+    height, width = x.shape[-2:]
+    down, across = (torch.arange(side, dtype=torch.float32, device=x.device) / side for side in (height, width))
+    phases = [
+        (-2 * math.pi * (u * down[:, None] + v * across)).flatten()
+        for u in range(min(2, height))
+        for v in range(min(2, width))
+    ]
+    waves = torch.stack([wave for phase in phases for wave in (phase.cos(), phase.sin())])
+    places = x.float().flatten(2)
+    low = places @ waves.T @ waves / (height * width)
+    return (places + (scale - 1) * low).view(x.shape).to(x.dtype)
