@@ -12,6 +12,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ logger = logging.getLogger("i2vgen_xl")
 _START_ATTEMPTS = 3
 _LONGEST_WAIT = 60.0
 _LOST_LIMIT = 20
+_CLOSE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,13 @@ class Pool:
             self._free.put_nowait(actor)
         return answer, made
 
+    async def close(self) -> None:
+        """Lets the workers that are free end in order; the others are killed with the cluster, or with this driver."""
+        free = [self._free.get_nowait() for _ in range(self._free.qsize())]
+        await asyncio.wait_for(
+            asyncio.gather(*(_result(actor.close.remote()) for actor in free), return_exceptions=True), _CLOSE_SECONDS
+        )
+
     def _replace(self, actor: Any) -> None:
         import ray
 
@@ -224,6 +233,8 @@ class Batch:
                 task.cancel()
             for bar in self._bars:
                 bar.close()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.gather(*(pool.close() for pool in pools))
         if stopped.done():
             stopped.result()
 

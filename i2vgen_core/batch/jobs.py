@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
 import os
 import posixpath
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
-
 from ..config import check_settings
 from ..errors import InputError
+from ..media import rows
+from ..media.rows import Row
 
-Row = dict[str, Any]
-_ROWS_AT_A_TIME = 256
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _SEEDS = 2**32
 
 
@@ -40,23 +39,8 @@ class Job:
 
 
 def read_rows(table: str) -> Iterator[Row | InputError]:
-    """The rows of a JSONL, CSV or Parquet file, a few in memory at a time; an error in place of a line that is no row.
-
-    Args:
-        table: a path, or a URL that fsspec reads.
-
-    Raises:
-        InputError: it is no such file, cannot be read, or is not text in UTF-8.
-    """
-    readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv, ".parquet": _parquet}
-    reader = readers.get(os.path.splitext(table)[1].lower())
-    if reader is None:
-        raise InputError("JOBS", "a .jsonl, .csv or .parquet file", table, "Save the table in one of these forms.")
-    try:
-        yield from reader(table)
-    except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are among them
-        remedy = "Check the path and the file; text must be UTF-8."
-        raise InputError("JOBS", "a table that can be read", f"'{table}' ({error})", remedy) from error
+    """The rows of a table of jobs, as media.rows reads them."""
+    return rows.read_rows(table, "JOBS")
 
 
 def count_rows(table: str) -> int:
@@ -64,35 +48,27 @@ def count_rows(table: str) -> int:
     return sum(1 for _ in read_rows(table))
 
 
-def _json_lines(table: str) -> Iterator[Row | InputError]:
-    with fsspec.open(table, "rb") as file:
-        for line in filter(bytes.strip, file):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                row = error
-            if isinstance(row, dict):
-                yield row
-            else:
-                found = f"{line[:80]!r}" + (f" ({row})" if isinstance(row, ValueError) else "")
-                yield InputError("the line", "a JSON object", found, "Correct it.")
+def check_header(table: str, known: Collection[str], needed: Collection[str]) -> None:
+    """Raises InputError where a header cannot be that of a table of jobs. JSONL, where each row has names, has none.
 
-
-def _csv(table: str) -> Iterator[Row | InputError]:
-    with fsspec.open(table, "rt", encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file, strict=True):
-            if row.pop(None, None) is not None:  # type: ignore[call-overload]
-                yield InputError("the line", "as many cells as the header", "more", "Put text with commas in quotes.")
-            else:
-                yield {name: value or None for name, value in row.items()}
-
-
-def _parquet(table: str) -> Iterator[Row]:
-    from pyarrow.parquet import ParquetFile
-
-    with fsspec.open(table, "rb") as file:
-        for batch in ParquetFile(file).iter_batches(_ROWS_AT_A_TIME):
-            yield from batch.to_pylist()
+    Args:
+        table: see media.rows.read_rows.
+        known: columns that there may be; all if empty.
+        needed: columns that there must be.
+    """
+    names = rows.read_header(table, "JOBS")
+    if names is None:
+        return
+    names = [name if name in {*known, *needed} else name.lower() for name in names]
+    listed = ", ".join(map(repr, names))[:200]
+    if not set(names) & {*known, *needed}:
+        expected = f"a first row with the columns' names ({', '.join(needed)}, ...)"
+        raise InputError("JOBS", expected, listed, "Add a row of names before the others.")
+    if missing := [name for name in needed if name not in names]:
+        remedy = "Add it, or rename the one that is meant."
+        raise InputError("JOBS", f"a column {' and a column '.join(missing)}", listed, remedy)
+    if unknown := [name for name in names if known and name not in known]:
+        raise InputError("column", ", ".join(known), ", ".join(map(repr, unknown)), "Rename or remove it.")
 
 
 # ---------------------------------------------------------------- for every kind of job
@@ -126,19 +102,28 @@ def _text(value: Any) -> str:
 
 
 def _whole(value: Any) -> int:
+    """1 is 1.0 too, as a spreadsheet or a column with gaps has it. 1E+05 is refused: a spreadsheet that writes so has
+    dropped digits."""
+    if isinstance(value, str):
+        if not (match := re.fullmatch(r"\s*([+-]?\d+)([.,]0+)?\s*", value)) or _THOUSANDS.fullmatch(value.strip()):
+            raise TypeError
+        return int(match[1])
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise TypeError
     return int(value)
 
 
 def _number(value: Any) -> float:
+    """2,5 is 2.5, as many countries write it; 2,500 might be either, and is refused."""
+    if isinstance(value, str) and value.count(",") == 1 and not _THOUSANDS.fullmatch(value.strip()):
+        value = value.replace(",", ".")
     if isinstance(value, bool) or not math.isfinite(float(value)):
         raise TypeError
     return float(value)
 
 
 def _truth(value: Any) -> bool:
-    return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
+    return {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}[str(value).lower()]
 
 
 def resolve(folder: str, path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -13,6 +14,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
+
+logger = logging.getLogger("i2vgen_xl")
 
 MANIFEST = "manifest.jsonl"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -112,19 +115,23 @@ def publish(file: Path, folder: Path, name: str) -> None:
 
 
 def _mend(manifest: Path) -> set[int]:
-    """Cuts a last line that was half-written; the keys of all outputs that the others say were made."""
+    """Cuts a last line that was half-written; the keys of all outputs that the others say were made. A torn line among
+    them is passed over with a warning: its output is found by its file."""
     made = set()
     if manifest.exists():
         with manifest.open("rb+") as file:
             whole = 0
-            for data in file:
+            for number, data in enumerate(file, 1):
                 if not data.endswith(b"\n"):
                     file.truncate(whole)
                     break
                 whole += len(data)
-                line = json.loads(data)
-                if line["status"] == "done":
-                    made.add(_key(line["name"]))
+                try:
+                    line = json.loads(data)
+                    if line["status"] == "done":
+                        made.add(_key(line["name"]))
+                except (ValueError, TypeError, KeyError):  # a disk that was full, a machine that lost power
+                    logger.warning("%s, line %d is torn and is passed over: %r", manifest, number, data[:60])
     return made
 
 

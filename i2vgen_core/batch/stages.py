@@ -60,7 +60,8 @@ def cascade_job(number: int, row: Row, folder: str, model: str) -> Job:
     Raises:
         InputError: image or prompt is missing, a column is unknown, or a value cannot be used.
     """
-    given = {name: cast(name, value, _KINDS[name]) for name, value in row.items() if _known(name)}
+    named = ((_known(name), value) for name, value in row.items())
+    given = {name: cast(name, value, _KINDS[name]) for name, value in named}
     given = {name: value for name, value in given.items() if value is not None}
     for name in ("image", "prompt"):
         if name not in given:
@@ -100,10 +101,10 @@ def _parted(given: dict[str, Any]) -> tuple[dict[str, Any], Acceleration]:
     return settings, Acceleration(**{name: value for name, value in given.items() if name in _SPEED})
 
 
-def _known(name: str) -> bool:
-    if name not in _KINDS:
-        raise InputError("column", ", ".join(COLUMNS), repr(name), "Rename or remove it.")
-    return True
+def _known(name: str) -> str:
+    if (known := name.lower()) not in _KINDS:  # spreadsheets begin a cell with a capital by themselves
+        raise InputError("column", ", ".join(COLUMNS), repr(name), "Rename or remove it; the first row has the names.")
+    return known
 
 
 @dataclass(frozen=True)

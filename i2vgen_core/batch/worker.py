@@ -61,6 +61,9 @@ class Stage:
             return Report(0.0, line, traceback.format_exc(), final, broken, no_room), None
         return Report(time.perf_counter() - start), made
 
+    def close(self) -> None:
+        """Lets go of what would outlive the worker. Not called where a worker is killed."""
+
     def work(self, job: Job, value: Any) -> Any:
         """What goes to the next stage."""
         raise NotImplementedError

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import InputError
 from .jobs import Job, Row, cast, name_of, resolve, seed_of
@@ -29,6 +29,19 @@ _ANSWER_SECONDS = 60
 """A server that does not answer for so long hangs: it answers from another thread than the one that samples."""
 
 _POLL_SECONDS = 0.1
+
+_REMOVE_AT_END = """
+import os, shutil, sys, time
+if hasattr(os, "fork") and os.fork():  # no child of the worker's any more: Ray ends those with it
+    os._exit(0)
+sys.stdin.buffer.read()  # ends with the worker, whatever ends that
+for _ in range(100):  # the server may be writing still
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    if not os.path.exists(sys.argv[1]):
+        break
+    time.sleep(0.1)
+"""
+"""A process of its own: a worker that is killed cannot remove its folder."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,11 @@ class Workflow:
         """What the name of an output says of the graph. The model files that it names are not read."""
         return name_of(self.graph, "workflow")
 
+    @property
+    def needed(self) -> list[str]:
+        """Columns that a table must have: all that are named but `seed`, which can be made."""
+        return sorted({*self.columns.values()} - {"seed"})
+
     def job(self, number: int, row: Row, folder: str) -> Job:
         """The job of a row; columns that no setting names are not looked at.
 
@@ -125,6 +143,7 @@ class Comfy(Stage):
     def __init__(self, workflow: Workflow, comfyui: Path, arguments: list[str], device: str, folder: Path):
         self._workflow, self._folder = workflow, folder
         self._own = Path(tempfile.mkdtemp(prefix="i2vgen-xl-comfyui-"))
+        self._remover = _remove_at_end(self._own)
         for name in ("output", "temp", "user"):
             (self._own / name).mkdir()
         with socket.socket() as free:
@@ -137,13 +156,28 @@ class Comfy(Stage):
         command += ["--temp-directory", str(self._own)]  # ComfyUI appends `temp`
         with (self._own / "server.log").open("wb") as log:
             self._server = subprocess.Popen(
-                command, cwd=comfyui, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
+                command,
+                cwd=comfyui,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
-        self._wait_until_ready()
+        try:
+            self._wait_until_ready()
+        except RuntimeError:
+            self.close()
+            raise
 
     def ready(self) -> int:
         """The server's process id."""
         return self._server.pid
+
+    def close(self) -> None:
+        """Ends the server, and removes its folder."""
+        self._server.kill()
+        self._server.wait()
+        shutil.rmtree(self._own, ignore_errors=True)
+        self._remover.close()
 
     def work(self, job: Job, value: None) -> None:
         graph = copy.deepcopy(self._workflow.graph)
@@ -227,7 +261,6 @@ class Comfy(Stage):
             except RuntimeError:
                 pass
             if self._server.poll() is not None or time.monotonic() > end:
-                self._server.kill()
                 raise RuntimeError(f"ComfyUI does not start; its log ends:\n{self._log_tail()}")
             time.sleep(0.5)
 
@@ -244,7 +277,17 @@ def _reason(messages: list[dict[str, Any]]) -> str:
     return f"node {said['node_id']} ({said['node_type']}): {said['exception_message']}\n{trace}"
 
 
+def _remove_at_end(folder: Path) -> IO[bytes]:
+    """Has a folder removed when this process ends, or what is returned is closed."""
+    remover = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _REMOVE_AT_END, str(folder)], stdin=subprocess.PIPE, start_new_session=True
+    )
+    if hasattr(os, "fork"):
+        remover.wait()  # it goes on in a child
+    assert remover.stdin
+    return remover.stdin
+
+
 def _die_with_parent() -> None:
     """In the server's process, before it starts: Linux kills it when the worker is gone, however that ended."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import assets
 from ..batch.driver import Batch, Plan, Policy
-from ..batch.jobs import Job, Row, count_rows, folder_of, name_of, read_rows
+from ..batch.jobs import Job, Row, check_header, count_rows, folder_of, name_of, read_rows
 from ..batch.outputs import MANIFEST, Outputs
 from ..batch.stages import COLUMNS, Base, Decode, Encode, Model, Refine, cascade_job
 from ..batch.worker import Stage
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "jobs",
         metavar="JOBS",
-        help=f"JSONL, CSV or Parquet, a path or a URL that fsspec reads; columns: {', '.join(COLUMNS)}",
+        help=f"CSV, JSONL or Parquet, a path or a URL that fsspec reads; columns: {', '.join(COLUMNS)}",
     )
     add("--out", type=Path, required=True, metavar="DIR", help="where the outputs go; every machine must see it")
     add("--address", metavar="HOST:PORT", help="of a running Ray cluster, or auto (Ray is started on this machine)")
@@ -83,6 +83,10 @@ def run(options: argparse.Namespace) -> int:
     workflow = Workflow.read(options.workflow, options.set) if options.workflow else None
     if options.set and not workflow:
         raise InputError("--set", "--workflow too", "--set alone", "Name the graph.")
+    if workflow:
+        check_header(table, (), workflow.needed)
+    else:
+        check_header(table, COLUMNS, ("image", "prompt"))
     rows = count_rows(table)
     outputs = Outputs(options.out.resolve())
     try:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from ..media.images import read_image, video_frame
+from ..media.rows import read_rows, read_text
 from ..media.video import read_video_at, video_seconds
 from ..media.world import (
     MOTIONS,
@@ -104,49 +104,67 @@ def _rendered(scene: Scene, number: int, width: int, height: int, frames: int, f
     return Sample(clip.frames, fps, caption(scene, number), short_prompt(scene))
 
 
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-LISTING = "metadata.jsonl"
+VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".gif")
+IMAGES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+LISTINGS = (".jsonl", ".csv")
+FILE_COLUMNS = ("file_name", "video_path", "image_path")
+TEXT_COLUMNS = ("text", "caption")
+_BAR = "|||"
+_NAMED = 5  # of what is counted, so many are named
 
 
 class Folder:
     """A person's own captioned videos and images.
 
-    A caption is in a text file beside the video or image, `walk.txt` for `walk.mp4`, one caption a line; or in a
-    `metadata.jsonl` (as the videofolder and imagefolder of Hugging Face datasets have it), in the same folder or in one
-    above, a line `{"file_name": "walk.mp4", "text": "..."}` each. Of several captions one is drawn each time.
+    A caption is in a text file beside the video or image, `walk.txt` for `walk.mp4`, one caption a line; or in a table
+    in the same folder or in one above: `metadata.jsonl` or `metadata.csv` with `file_name` and `text` (as the
+    videofolder and imagefolder of Hugging Face datasets have it), any .jsonl or .csv with one of FILE_COLUMNS and one of
+    TEXT_COLUMNS; or in a list of VGen's, a .txt of lines `videos/walk.mp4|||a person walks`. Of several captions one
+    is drawn each time.
 
     Frames are scaled to cover the size asked for and cut at the centre. A clip starts anywhere in its video. Videos
     that are shorter than a clip are passed over, and so are images where a clip has more frames than one: what stands
     still would teach that captions of motion mean nothing.
 
+    What has no caption, and what cannot be read, is said and left out: at the start, or when it is first drawn, where
+    the next of the order takes its place. So a number is the same clip in a run that was stopped and goes on.
+
     Args:
-        path: the folder; the folders in it count too.
+        path: the folder; the folders in it count too, but for hidden ones. Or one of its tables or lists, which then
+            says alone what belongs to it.
         seed: of the order, the start in each video and the choice of caption.
 
     Raises:
-        InputError: nothing with a caption in it, a video that cannot be read, or a listing that names no file of the
-            folder.
+        InputError: nothing that can be read and has a caption, or a table that is none.
     """
 
     def __init__(self, path: Path, seed: int = 0):
-        found = sorted(f for f in path.rglob("[!.]*") if f.suffix.lower() in VIDEOS + IMAGES)
-        captions = _captions(path, found)
-        files = [file for file in found if captions[file]]
-        if not files:
-            what = f"{len(found)} videos and images, none of them with one" if found else "no video and no image"
-            remedy = "Put a text file with the caption beside each: walk.mp4, walk.txt."
+        self._path, self.seed = path, seed
+        found, captions, reasons = _captioned(path)
+        self._captions = {file: texts for file, texts in captions.items() if texts}
+        self._seconds: dict[Path, float] = {}
+        self._broken: set[Path] = set()
+        for file in self._captions:
+            try:
+                self._seconds[file] = 0.0 if file.suffix.lower() in IMAGES else video_seconds(file)
+            except InputError as error:
+                reasons.append(str(error))
+                logger.warning("%s is left out: %s", file, error)
+        if not self._seconds:
+            what = f"{len(found)} videos and images, none of them with one that can be read" if found else "none"
+            what += f" ({' '.join(reasons[:_NAMED])})" if reasons else ""
+            tables = f"metadata.jsonl or .csv with {' or '.join(FILE_COLUMNS)} and {' or '.join(TEXT_COLUMNS)}"
+            remedy = f"Put a text file with the caption beside each, walk.txt for walk.mp4; or name both in {tables}."
             raise InputError(str(path), "videos or images with captions", what, remedy)
-        if len(files) < len(found):
+        if alone := [file for file in found if not captions[file]]:
             logger.warning(
-                "%s: %d of %d files have no caption and are left out", path, len(found) - len(files), len(found)
+                "%s: %d of %d files have no caption and are left out: %s", path, len(alone), len(found), _some(alone)
             )
-        self.seed = seed
-        self._captions = captions
-        self._seconds = {file: 0.0 if file.suffix.lower() in IMAGES else video_seconds(file) for file in files}
+        if broken := len(self._captions) - len(self._seconds):
+            logger.warning("%s: %d of %d files cannot be read and are left out", path, broken, len(found))
 
     def clip(self, number: int, width: int, height: int, frames: int, fps: float) -> Sample:
-        """As Source has it. Raises InputError where no video is as long as the clip."""
+        """As Source has it. Raises InputError where no video is as long as the clip, or none of those can be read."""
         seconds = (frames - 1) / fps
         files = [file for file, length in self._seconds.items() if length >= seconds]
         if not files:
@@ -155,48 +173,115 @@ class Folder:
             remedy = "Train on fewer frames (images: on 1), or add longer videos."
             raise InputError(what, f"videos of {seconds:.2f} s or more", found, remedy)
         round_, place = divmod(number, len(files))
-        file = random.Random(f"{self.seed} {round_}").sample(files, len(files))[place]
-        rng = random.Random(f"{self.seed} {number}")
-        prompt = rng.choice(self._captions[file])
-        is_image = file.suffix.lower() in IMAGES
-        pictures = read_image(file) if is_image else read_video_at(file, frames, fps, rng.random())
-        return Sample(torch.cat([video_frame(p[None], width, height) for p in pictures]), fps, prompt, prompt)
+        order = random.Random(f"{self.seed} {round_}").sample(files, len(files))
+        for file in order[place:] + order[:place]:  # the first that can be read
+            rng = random.Random(f"{self.seed} {number}")
+            prompt = rng.choice(self._captions[file])
+            is_image = file.suffix.lower() in IMAGES
+            try:
+                pictures = read_image(file) if is_image else read_video_at(file, frames, fps, rng.random())
+            except InputError as error:
+                self._leave_out(file, error)
+                continue
+            return Sample(torch.cat([video_frame(p[None], width, height) for p in pictures]), fps, prompt, prompt)
+        remedy = "Look at the reasons above, and replace them."
+        raise InputError(str(self._path), "videos or images that can be read", f"{len(files)} that cannot", remedy)
 
     def picture(self, number: int, width: int, height: int) -> Tensor:
         return self.clip(number, width, height, 1, 1).frames[0]
 
-
-def _captions(folder: Path, files: list[Path]) -> dict[Path, list[str]]:
-    """Every file's captions, from the text beside it and from listings."""
-    captions: dict[Path, list[str]] = {file: [] for file in files}
-    for file in files:
-        if (beside := file.with_suffix(".txt")).is_file():
-            captions[file] += [line.strip() for line in _text(beside).splitlines() if line.strip()]
-    for listing in sorted(folder.rglob(LISTING)):
-        for number, line in enumerate(_text(listing).split("\n"), start=1):
-            if line.strip():
-                file, caption = _entry(listing, number, line)
-                if file not in captions:
-                    expected, remedy = "a video or image in the listing's folder", "Correct its file_name."
-                    raise InputError(f"{listing}, line {number}", expected, str(file), remedy)
-                captions[file] += [caption.strip()] if caption.strip() else []
-    return captions
+    def _leave_out(self, file: Path, error: InputError) -> None:
+        """Says it, once: a video may be whole elsewhere, so it is tried again."""
+        if file not in self._broken:
+            self._broken.add(file)
+            count = f"{len(self._broken)} of {len(self._seconds)}"
+            logger.warning("%s is left out, another takes its place: %s (%s so far)", file, error, count)
 
 
-def _entry(listing: Path, number: int, line: str) -> tuple[Path, str]:
+def _captioned(path: Path) -> tuple[list[Path], dict[Path, list[str]], list[str]]:
+    """The videos and images of a folder or of a list, the captions of each, and why some have none."""
+    folder, alone = (path.parent, path) if path.is_file() else (path, None)
+    every = sorted(file for file in folder.rglob("*") if not _hidden(file, folder) and file.is_file())
+    captions: dict[Path, list[str]] = {file: [] for file in every if file.suffix.lower() in VIDEOS + IMAGES}
+    beside = {file: text for file in captions if (text := file.with_suffix(".txt")).is_file()}
+    reasons = []
+    for file, caption_file in beside.items() if alone is None else ():
+        try:
+            captions[file] += [line.strip() for line in read_text(caption_file).splitlines() if line.strip()]
+        except InputError as error:
+            reasons.append(str(error))
+            logger.warning("%s is left out: %s", file, error)
+    texts = set(beside.values())
+    by_name: dict[str, list[Path]] = {}
+    for file in captions:
+        by_name.setdefault(file.name, []).append(file)
+    for listing in [file for file in every if file not in texts] if alone is None else [alone]:
+        missing = []
+        entries = _entries(listing, required=listing == alone or listing.stem == "metadata")
+        for name, said_of in entries:
+            named = _find(listing, name, captions, by_name)
+            if named is None:
+                missing.append(Path(name))
+            elif said_of.strip():
+                captions[named].append(said_of.strip())
+        if missing:
+            said = f"{len(missing)} of {len(entries)} files that it names are no videos or images of this folder"
+            reasons.append(f"{listing}: {said}: {_some(missing)}.")
+            logger.warning("%s: %s and are left out: %s", listing, said, _some(missing))
+    if alone is not None:
+        captions = {file: texts for file, texts in captions.items() if texts}
+    return list(captions), captions, reasons
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _some(files: Sequence[Path]) -> str:
+    return ", ".join(map(str, files[:_NAMED])) + (", ..." if len(files) > _NAMED else "")
+
+
+def _entries(listing: Path, required: bool) -> list[tuple[str, str]]:
+    """Names and captions of a list. A file that is no list has none, or is an error where it has to be one."""
     try:
-        entry = json.loads(line)
-        name, caption = entry["file_name"], entry["text"]
-    except (ValueError, RecursionError, KeyError, TypeError):
-        name = caption = None
-    if not isinstance(name, str) or not isinstance(caption, str):
-        expected = '{"file_name": "walk.mp4", "text": "a person walks"}'
-        raise InputError(f"{listing}, line {number}", expected, line[:80], "Write one such object a line.")
-    return listing.parent / name, caption
+        if listing.suffix.lower() in LISTINGS:
+            return _table_entries(listing)
+        if listing.suffix.lower() == ".txt":
+            lines = [line.partition(_BAR) for line in read_text(listing).splitlines() if line.strip()]
+            if lines and lines[0][1]:
+                return [(name.strip(), text) for name, _, text in lines]
+        expected = f"lines `videos/walk.mp4{_BAR}a person walks`, or a table ({', '.join(LISTINGS)})"
+        if required and listing.suffix.lower() not in VIDEOS + IMAGES:
+            raise InputError(str(listing), expected, "something else", "Name the folder, or write such a list.")
+    except InputError:
+        if required:
+            raise
+    return []
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(str(file), "text in UTF-8", str(error), "Save it as UTF-8.") from error
+def _table_entries(listing: Path) -> list[tuple[str, str]]:
+    entries = []
+    for number, row in enumerate(read_rows(str(listing), str(listing)), 1):
+        given = {} if isinstance(row, InputError) else row
+        name, text = (next((given[key] for key in keys if key in given), None) for keys in (FILE_COLUMNS, TEXT_COLUMNS))
+        if text is None and listing.suffix.lower() == ".csv" and set(given) & set(TEXT_COLUMNS):
+            text = ""  # an empty cell
+        if not isinstance(name, str) or not isinstance(text, str):
+            expected = f"{' or '.join(FILE_COLUMNS)}, and {' or '.join(TEXT_COLUMNS)}"
+            remedy = 'As {"file_name": "walk.mp4", "text": "a person walks"}.'
+            raise InputError(f"{listing}, row {number}", expected, str(row)[:200], remedy)
+        entries.append((name, text))
+    return entries
+
+
+def _find(listing: Path, name: str, files: Mapping[Path, Any], by_name: Mapping[str, list[Path]]) -> Path | None:
+    """The file of a folder that a list names, from the list's own place; never another."""
+    name = name.replace("\\", "/")
+    if (file := listing.parent / name) in files:
+        return file
+    if listing.suffix.lower() != ".txt":
+        return None
+    # VGen's lists start from a folder that its configuration names: the one file that ends so.
+    parts = Path(name).parts
+    ends = [file for file in by_name.get(Path(name).name, ()) if file.parts[-len(parts) :] == parts]
+    return ends[0] if len(ends) == 1 else None

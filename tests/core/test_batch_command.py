@@ -6,7 +6,9 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 import torch
@@ -27,7 +29,10 @@ def batch(table, rows, *more):
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = table.parent / "out"
     command = [sys.executable, "-m", "i2vgen_core", "batch", str(table), "--out", str(out), *map(str, more)]
-    environment = {**os.environ, "RAY_worker_niceness": "0"}  # Ray's own, 15, starves them on a busy machine
+    temporary = table.parent / "tmp"
+    temporary.mkdir()
+    # Ray's own niceness, 15, starves its workers on a busy machine. Its sockets' paths have 107 characters at most.
+    environment = {**os.environ, "RAY_worker_niceness": "0", "TMPDIR": str(temporary), "RAY_TMPDIR": gettempdir()}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     return done.returncode, done.stderr, {line["row"]: line for line in lines}
@@ -90,6 +95,11 @@ def test_a_workflow_on_servers_that_fail(tmp_path):
     assert "ComfyUI's server" in lines[8]["error"] and lines[8]["attempts"] == 2
     ran = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
     assert sorted(text for _, text in ran) == ["0", "1", "2", "3", "4", "5", "e", "e", "h", "h"]
+    for _ in range(100):  # those of workers that were killed are removed by a process of their own
+        if not (folders := list((tmp_path / "tmp").glob("i2vgen-xl-comfyui-*"))):
+            break
+        time.sleep(0.1)
+    assert folders == []
     for server in {int(server) for server, _ in ran}:
         with pytest.raises(ProcessLookupError):
             os.kill(server, 0)
@@ -133,7 +143,7 @@ def test_workers_that_cannot_be(text):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (("jobs.txt",), "JOBS: expected a .jsonl, .csv or .parquet file"),
+        (("jobs.xlsx",), "JOBS: expected a table (.csv, .tsv, .txt, .jsonl, .ndjson, .parquet)"),
         (("nowhere.csv",), "JOBS: expected a table that can be read"),
         (("nowhere.csv", "--set", "1.inputs.a=b"), "--set: expected --workflow too"),
         (("nowhere.csv", "--workflow", "nowhere.json"), "--workflow: expected a graph in the API's form"),

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from i2vgen_core.batch.jobs import cast, count_rows, folder_of, read_rows, resolve
+from i2vgen_core.batch.jobs import cast, check_header, count_rows, folder_of, read_rows, resolve
 from i2vgen_core.batch.stages import COLUMNS, Model, base_options, cascade_job, refine_options
 from i2vgen_core.errors import InputError
 from i2vgen_core.network.acceleration import Acceleration
@@ -86,7 +86,15 @@ def test_a_line_that_is_no_row_is_said_and_the_others_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, content", [("jobs.txt", b""), ("no.csv", None), ("a.csv", b"p\n\xff\n"), ("a.parquet", b"no")]
+    "name, content",
+    [
+        ("jobs.xlsx", b""),
+        ("no.csv", None),
+        ("empty.csv", b""),
+        ("commas.csv", b",,\r\n,,"),
+        ("a.csv", b"p\n\xff\n"),
+        ("a.parquet", b"no"),
+    ],
 )
 def test_a_table_that_cannot_be_read(tmp_path, name, content):
     file = tmp_path / name
@@ -94,6 +102,133 @@ def test_a_table_that_cannot_be_read(tmp_path, name, content):
         file.write_bytes(content)
     with pytest.raises(InputError, match="JOBS: expected a"):
         count_rows(str(file))
+
+
+# ---------------------------------------------------------------- as spreadsheets write them
+
+PROMPT = "ein Ring, der nach links gleitet; „langsam“"
+CELLS = [["image", "prompt", "seed", "steps"], ["scene.png", PROMPT, "7", "2"]]
+
+
+def text(delimiter, rows=CELLS, end="\r\n"):
+    quoted = [[f'"{cell}"' if delimiter in cell else cell for cell in row] for row in rows]
+    return "".join(delimiter.join(row) + end for row in quoted)
+
+
+TABLES = {
+    "comma.csv": text(","),
+    "semicolon.csv": text(";"),
+    "tab.csv": text("\t"),
+    "tab.tsv": text("\t"),
+    "bar.csv": text("|"),
+    "unicode.txt": text("\t"),
+    "sep.csv": "sep=;\r\n" + text(";"),
+    "quoted_sep.csv": '"sep=;"\r\n' + text(";"),
+    "unusual.csv": "sep=#\r\n" + text("#"),
+    "old_mac.csv": text(";", end="\r"),
+    "empty_rows.csv": text(",", [[""] * 4, CELLS[0], [""] * 4, CELLS[1], [""] * 4, [" "] * 4]),
+    "empty_columns.csv": text(",", [["", *row, "", ""] for row in CELLS]),
+    "short_rows.csv": text(";", [[*CELLS[0], "negative", "fps"], CELLS[1]]),
+    "spaces.csv": f'image, prompt , seed, steps\r\nscene.png , "{PROMPT}", 7, 2\r\n',
+    "capitals.csv": text(";", [["Image", "Prompt", "Seed", "STEPS"], CELLS[1]]),
+    "decimals.csv": text(";", [CELLS[0], [*CELLS[1][:2], "7.0", "2,0"]]),
+    "pandas.csv": text(",", [["", *CELLS[0]], ["0", *CELLS[1]]]),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_as_a_spreadsheet_saves_it(tmp_path, name, encoding):
+    file = tmp_path / name
+    file.write_bytes(TABLES[name].encode(encoding))
+    assert count_rows(str(file)) == 1
+    check_header(str(file), COLUMNS, ("image", "prompt"))
+    (row,) = read_rows(str(file))
+    made = job(row)
+    assert (made.seed, made.content["prompt"], made.content["base"]["steps"]) == (7, PROMPT, 2)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_json_lines_as_a_shell_saves_them(tmp_path, encoding):
+    file = tmp_path / "jobs.jsonl"
+    file.write_bytes("".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in ROWS).encode(encoding))
+    assert list(read_rows(str(file))) == ROWS
+
+
+def test_the_index_of_a_data_frame_is_no_column(tmp_path, caplog):
+    file = tmp_path / "jobs.parquet"
+    table = pyarrow.Table.from_pylist([{**row, "__index_level_0__": 4} for row in ROWS])
+    parquet.write_table(table, file)
+    assert list(read_rows(str(file))) == ROWS
+    file = tmp_path / "jobs.csv"
+    file.write_text(TABLES["pandas.csv"])
+    assert count_rows(str(file)) == count_rows(str(file)) == 1
+    assert caplog.text.count("a column without a name in the first row is passed over") == 1
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("scene.png,a fox,7,2\n", "JOBS: expected a first row with the columns' names (image, prompt, ...), found"),
+        ("image,seed\na.png,7\n", "JOBS: expected a column prompt, found 'image', 'seed'"),
+        ("image,prompt,step\na.png,b,7\n", "column: expected image, prompt, "),
+        ("image,prompt,prompt\na.png,b,c\n", "JOBS: expected each column once, found prompt twice"),
+        ("", "JOBS: expected a first row with the columns' names, found none"),
+    ],
+)
+def test_a_header_that_is_wrong_or_missing_is_said(tmp_path, content, message):
+    file = tmp_path / "jobs.csv"
+    file.write_text(content)
+    with pytest.raises(InputError) as raised:
+        check_header(str(file), COLUMNS, ("image", "prompt"))
+    assert str(raised.value).startswith(message)
+    file = tmp_path / "jobs.jsonl"
+    file.write_text('{"any": 1}')
+    check_header(str(file), COLUMNS, ("image", "prompt"))
+
+
+def test_quotes_that_do_not_close_are_said_with_their_line(tmp_path):
+    file = tmp_path / "jobs.csv"
+    file.write_text('image,prompt\na.png,b\nb.png,"a "fox" runs"\n')
+    with pytest.raises(InputError, match=r"JOBS: expected cells, .*jobs\.csv', line 3"):
+        count_rows(str(file))
+
+
+@pytest.mark.parametrize(
+    "kind, cell, value",
+    [
+        (int, "1.0", 1),
+        (int, " 7 ", 7),
+        (int, "1,00", 1),
+        (int, "4294967295.0", 4294967295),
+        (int, 3.0, 3),
+        (float, "2,5", 2.5),
+        (float, "0,125", 0.125),
+        (float, "1e-3", 0.001),
+        (bool, "TRUE", True),
+        (bool, "1.0", True),
+    ],
+)
+def test_numbers_as_spreadsheets_write_them(kind, cell, value):
+    found = cast("x", cell, kind)
+    assert found == value and type(found) is kind
+
+
+@pytest.mark.parametrize(
+    "kind, cell",
+    [
+        (int, "1.5"),
+        (int, "1,000"),
+        (int, "1.23457E+11"),
+        (int, "1_000"),
+        (int, "1.0.0"),
+        (float, "2,500"),
+        (float, "1.5.2"),
+    ],
+)
+def test_numbers_that_may_mean_another_are_refused(kind, cell):
+    with pytest.raises(InputError):
+        cast("x", cell, kind)
 
 
 def test_a_row_may_have_every_option_of_generate():

@@ -94,6 +94,24 @@ def test_a_line_that_a_crash_cut_is_dropped(tmp_path):
     assert [json.loads(each)["name"] for each in manifest.read_text().splitlines()] == [NAME, other, other]
 
 
+@pytest.mark.parametrize(
+    "torn", [b'{"name": "ab', b"\0\0\0", b"[1]", b'{"status": "done"}', b'{"status": "done", "name": 3}']
+)
+def test_a_torn_line_among_others_is_passed_over(tmp_path, caplog, torn):
+    outputs = Outputs(tmp_path / "out")
+    other = "f" * 32
+    outputs.record(line())
+    outputs.record(line(other))
+    outputs.close()
+    manifest = tmp_path / "out" / "manifest.jsonl"
+    first, second = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(first + torn + b"\n" + second)
+    again = Outputs(tmp_path / "out")
+    assert again.is_recorded(NAME) and again.is_recorded(other)
+    assert "manifest.jsonl, line 2 is torn and is passed over" in caplog.text
+    again.close()
+
+
 def test_a_traceback_is_set_aside_until_the_job_is_made(tmp_path):
     outputs = Outputs(tmp_path / "out")
     aside = tmp_path / "out" / "failed" / f"{NAME}.txt"

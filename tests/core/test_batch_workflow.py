@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -107,8 +108,7 @@ def worker(tmp_path, outputs):
     (tmp_path / "a.txt").write_text("a picture")
     made = Comfy(read(tmp_path), FAKE, [], "cpu", outputs.path)
     yield made
-    made._server.kill()
-    made._server.wait()
+    made.close()
 
 
 def run(worker, tmp_path, **change):
@@ -160,8 +160,8 @@ def test_a_server_that_does_not_start(tmp_path, outputs):
         Comfy(read(tmp_path), FAKE, ["--refuse-to-start"], "cpu", outputs.path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux ends the children of a killed process, where asked to")
-def test_a_worker_that_is_killed_takes_its_server_along(tmp_path):
+def start_worker(tmp_path, environment=None):
+    """A process with a worker in it, and its server."""
     read(tmp_path)
     code = (
         "import sys, time; from pathlib import Path; from i2vgen_core.batch.workflow import *;"
@@ -169,15 +169,65 @@ def test_a_worker_that_is_killed_takes_its_server_along(tmp_path):
         "print(worker.ready(), flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "api.json"), str(FAKE), str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    server = psutil.Process(int(process.stdout.readline()))
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    return process, psutil.Process(int(process.stdout.readline()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux ends the children of a killed process, where asked to")
+def test_a_worker_that_is_killed_takes_its_server_along(tmp_path):
+    process, server = start_worker(tmp_path)
     process.kill()
     process.wait()
-    for _ in range(100):
-        if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
-            return
-        time.sleep(0.1)
-    pytest.fail("the server still runs")
+    wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+
+
+def own_folders(place):
+    return list(place.glob("i2vgen-xl-comfyui-*"))
+
+
+def wait_until(true):
+    end = time.monotonic() + 20
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert true()
+
+
+def test_a_workers_folder_goes_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    worker = Comfy(read(tmp_path), FAKE, [], "cpu", tmp_path)
+    assert len(own_folders(tmp_path)) == 1
+    worker.close()
+    assert not own_folders(tmp_path)
+    with pytest.raises(RuntimeError, match="does not start"):
+        Comfy(read(tmp_path), FAKE, ["--refuse-to-start"], "cpu", tmp_path)
+    assert not own_folders(tmp_path)
+
+
+def test_the_folder_of_a_worker_that_is_killed_goes_too(tmp_path):
+    process, _ = start_worker(tmp_path, {**os.environ, "TMPDIR": str(tmp_path)})
+    assert len(own_folders(tmp_path)) == 1
+    for child in psutil.Process(process.pid).children():  # as Ray does to a worker's
+        child.kill()
+    process.kill()
+    process.wait()
+    wait_until(lambda: not own_folders(tmp_path))
+
+
+def test_nothing_runs_before_the_server_where_the_platform_has_no_such_thing(tmp_path, outputs, monkeypatch):
+    """Windows refuses `preexec_fn`; the option to end with the parent is Linux's alone."""
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, command, **options):
+            started.append(options)
+            super().__init__(command, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Popen)
+        patch.setattr(sys, "platform", "win32")
+        worker = Comfy(read(tmp_path), FAKE, [], "cpu", outputs.path)
+    worker.close()
+    assert len(started) == 2 and not any(options.get("preexec_fn") for options in started)
 
 
 def test_the_job_is_json(tmp_path):

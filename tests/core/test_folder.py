@@ -113,7 +113,7 @@ def test_images_alone_serve_single_frames(tmp_path):
 
 def test_folders_without_captions(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(InputError, match="no video and no image"):
+        with pytest.raises(InputError, match="expected videos or images with captions, found none"):
             Folder(folder)
     image(tmp_path / "blue.png", (0.0, 0.0, 1.0))
     (tmp_path / "blue.txt").write_text(" \n")
@@ -122,30 +122,140 @@ def test_folders_without_captions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"file_name": "blue.png"}', "line 2: expected {"),
-        ("blue.png: blue", "line 2: expected {"),
-        ('["blue.png"]', "line 2: expected {"),
-        ('{"file_name": "blue.png", "text": 1}', "line 2: expected {"),
-        ('{"file_name": "green.png", "text": "green"}', "line 2: expected a video or image"),
-        ('{"file_name": "../inside/blue.png", "text": "blue"}', "line 2: expected a video or image"),
-        ('{"file_name": "metadata.jsonl", "text": "blue"}', "line 2: expected a video or image"),
-    ],
+    "line", ['{"file_name": "blue.png"}', "blue.png: blue", '["blue.png"]', '{"file_name": "blue.png", "text": 1}']
 )
-def test_listings_that_are_wrong(tmp_path, line, message):
+def test_listings_that_are_wrong(tmp_path, line):
     image(tmp_path / "inside" / "blue.png", (0.0, 0.0, 1.0))
     listing = tmp_path / "inside" / "metadata.jsonl"
     listing.write_text('{"file_name": "blue.png", "text": "blue"}\n' + line)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"metadata\.jsonl, row 2: expected file_name or .*, and text or caption"):
+        Folder(tmp_path)
+    listing.rename(tmp_path / "inside" / "notes.jsonl")  # a table of something else
+    with pytest.raises(InputError, match="none of them with one"):
         Folder(tmp_path)
 
 
-def test_files_that_cannot_be_read_are_named_before_training(tmp_path):
+@pytest.mark.parametrize("name", ["green.png", "../inside/blue.png", "../blue.png", "metadata.jsonl", "/etc/passwd"])
+def test_what_a_listing_names_and_the_folder_has_not_is_left_out(tmp_path, caplog, name):
+    image(tmp_path / "inside" / "blue.png", (0.0, 0.0, 1.0))
+    listing = tmp_path / "inside" / "metadata.jsonl"
+    listing.write_text(json.dumps({"file_name": name, "text": "green"}))
+    with pytest.raises(InputError, match="1 of 1 files that it names are no videos or images of this folder"):
+        Folder(tmp_path)
+    listing.write_text("\n".join(json.dumps({"file_name": n, "text": n}) for n in ("blue.png", name)))
+    assert prompts(Folder(tmp_path), range(4), frames=1) == ["blue.png"] * 4
+    assert f"1 of 2 files that it names are no videos or images of this folder and are left out: {name}" in caplog.text
+
+
+LISTS = {
+    "metadata.csv": "file_name,text\nvideos/walk.mp4,a cat walks\n",
+    "metadata.jsonl": '{"file_name": "videos/walk.mp4", "text": "a cat walks"}\n',
+    "dataset.jsonl": '{"video_path": "videos/walk.mp4", "caption": "a cat walks"}\n',
+    "captions.csv": "sep=;\r\nfile_name;text;split\r\nvideos\\walk.mp4;a cat walks;train\r\n;;\r\n",
+    "vid_list.txt": "videos/walk.mp4|||a cat walks\n",
+    "videos/vid_list.txt": "walk.mp4|||a cat walks\n",
+    "lists/vid_list.txt": "walk.mp4|||a cat walks\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_as_other_tools_write_them(tmp_path, name, encoding):
+    video(tmp_path / "videos" / "walk.mp4", (1.0, 0.0, 0.0))
+    listing = tmp_path / name
+    listing.parent.mkdir(exist_ok=True)
+    listing.write_bytes(LISTS[name].encode(encoding))
+    assert prompts(Folder(tmp_path), range(2)) == ["a cat walks"] * 2
+    if "lists/" not in name:
+        image(tmp_path / "videos" / "blue.png", (0.0, 0.0, 1.0))
+        (tmp_path / "videos" / "blue.txt").write_text("not in the list")
+        assert set(prompts(Folder(listing), range(4), frames=1)) == {"a cat walks"}, "the list alone says"
+
+
+def test_a_list_whose_name_fits_two_files_names_none(tmp_path):
+    for folder in ("a", "b"):
+        image(tmp_path / folder / "blue.png", (0.0, 0.0, 1.0))
+    (tmp_path / "img_list.txt").write_text("blue.png|||blue\nb/blue.png|||the second\n")
+    assert prompts(Folder(tmp_path), range(2), frames=1) == ["the second"] * 2
+
+
+def test_what_is_no_list_is_said(tmp_path):
+    image(tmp_path / "blue.png", (0.0, 0.0, 1.0))
+    (tmp_path / "notes.txt").write_text("a note")
+    with pytest.raises(InputError, match=r"none of them with one.*metadata\.jsonl or .csv with file_name or video_path"):
+        Folder(tmp_path)
+    with pytest.raises(InputError, match=r"notes\.txt: expected lines"):
+        Folder(tmp_path / "notes.txt")
+
+
+def test_hidden_folders_do_not_count(tmp_path):
+    for folder in (tmp_path, tmp_path / ".thumbnails"):
+        image(folder / "blue.png", (0.0, 0.0, 1.0))
+        (folder / "blue.txt").write_text(folder.name)
+    assert set(prompts(Folder(tmp_path), range(4), frames=1)) == {tmp_path.name}
+
+
+# ---------------------------------------------------------------- broken files
+
+
+def test_files_that_cannot_be_read_are_said_and_left_out(tmp_path, caplog):
     (tmp_path / "broken.mp4").write_text("not a video")
     (tmp_path / "broken.txt").write_text("a caption")
-    with pytest.raises(InputError, match=r"broken\.mp4"):
+    with pytest.raises(InputError, match=r"none of them with one that can be read \(.*broken\.mp4"):
         Folder(tmp_path)
-    (tmp_path / "broken.txt").write_bytes("Füße".encode("latin-1"))
+    image(tmp_path / "blue.png", (0.0, 0.0, 1.0))
+    (tmp_path / "blue.txt").write_text("blue")
+    image(tmp_path / "red.png", (1.0, 0.0, 0.0))
+    (tmp_path / "red.txt").write_bytes("Füße".encode("latin-1"))
+    caplog.clear()
+    assert prompts(Folder(tmp_path), range(4), frames=1) == ["blue"] * 4
+    assert "broken.mp4 is left out: the video file" in caplog.text and "Save it as UTF-8" in caplog.text
+    assert "1 of 3 files cannot be read" in caplog.text
+    (tmp_path / "broken.mp4").unlink()
+    (tmp_path / "blue.png").unlink()
     with pytest.raises(InputError, match="Save it as UTF-8"):
         Folder(tmp_path)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Five pictures; two of them are cut off, which shows when they are drawn."""
+    for number in range(5):
+        picture = tmp_path / f"{number}.png"
+        Image.effect_noise((96, 64), 80).convert("RGB").save(picture)
+        (tmp_path / f"{number}.txt").write_text(f"{number}")
+        if number in (1, 3):
+            picture.write_bytes(picture.read_bytes()[:3000])
+    return tmp_path
+
+
+def test_a_broken_file_is_named_once_and_another_takes_its_place(pictures, caplog):
+    folder = Folder(pictures)
+    found = prompts(folder, range(50), frames=1)
+    assert set(found) == {"0", "2", "4"}
+    assert [caplog.text.count(f"{number}.png is left out, another takes its place") for number in range(5)] == [
+        0,
+        1,
+        0,
+        1,
+        0,
+    ]
+    assert "(2 of 5 so far)" in caplog.text
+    again = Folder(pictures)
+    assert prompts(again, range(49, -1, -1), frames=1) == found[::-1], "a number is a clip, whatever was drawn before"
+
+
+def test_whole_files_are_drawn_as_if_none_were_broken(pictures):
+    broken = prompts(Folder(pictures), range(50), frames=1)
+    for number in (1, 3):
+        image(pictures / f"{number}.png", (1.0, 0.0, 0.0))
+    mended = prompts(Folder(pictures), range(50), frames=1)
+    assert all(a == b for a, b in zip(broken, mended, strict=True) if b not in "13")
+
+
+def test_where_every_file_is_broken_it_ends(pictures):
+    for number in (0, 2, 4):
+        file = pictures / f"{number}.png"
+        file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(InputError, match="expected videos or images that can be read, found 5 that cannot"):
+        Folder(pictures).clip(0, 64, 64, 1, FPS)

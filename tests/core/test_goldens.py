@@ -3,9 +3,11 @@
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torchsde
 import toy
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -105,6 +107,97 @@ def test_a_value_that_is_not_finite_fails(folder, monkeypatch, capsys):
     code, printed = run(folder, monkeypatch, capsys)
     assert code == 1
     assert "OVER schedules: base.ddim20 " in printed
+
+
+# ---------------------------------------------------------------- a batch of two videos
+
+
+def reference_sde(inputs, cases, seed, steps, path):
+    """SDE-DPM-Solver++(2M) as the release has it, eta 1 (ModelScope, solvers_sdedit.py), over a batch [B, C, F, H, W]: the
+    statistics of guidance over all axes but the first, the noise from `path(low, high)` for the whole batch."""
+    x, cond, uncond, eps = inputs
+    refine = check.schedules.schedule_for("vid2vid_xl")
+    plan = check.schedules.refine_steps(refine, steps, 600, "dpmpp_2m_sde")
+    axes = tuple(range(1, x.ndim))
+
+    def velocity(x, t, y):
+        return torch.tanh(0.7 * x * (1 - t / 1000) + 0.3 * y + 0.2 * t / 1000)
+
+    def denoised(x, t):
+        positive, negative = velocity(x, t, cond), velocity(x, t, uncond)
+        guided = negative + cases["refine_guidance"] * (positive - negative)
+        ratio = positive.std(axes, keepdim=True) / (guided.std(axes, keepdim=True) + 1e-12)
+        guided = guided * (cases["refine_rescale"] * ratio + 1 - cases["refine_rescale"])
+        return refine.denoised(x, guided, t)
+
+    sigmas = plan.sigmas
+    x, last = refine.add_noise(x, eps, 599) * sigmas[0], None
+    for i, t in enumerate(plan.timesteps):
+        clean = denoised(x / (sigmas[i] ** 2 + 1).sqrt(), t)
+        if sigmas[i + 1] == 0:
+            return clean
+        h = (sigmas[i] / sigmas[i + 1]).log()
+        x = sigmas[i + 1] / sigmas[i] * (-h).exp() * x + (1 - (-2 * h).exp()) * clean
+        if last is not None:
+            x = x + 0.5 * (1 - (-2 * h).exp()) * h / last[1] * (clean - last[0])
+        drawn = path(sigmas[i + 1], sigmas[i]) / (sigmas[i] - sigmas[i + 1]).sqrt()
+        x = x + drawn * sigmas[i + 1] * (1 - (-2 * h).exp()).sqrt()
+        last = clean, h
+    raise AssertionError("the last sigma is 0")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A folder of golden values with two videos, with no official code at hand. `weights.noise` counts on through a
+    batch, so the first video is that of the single case: its values are the official ones. Those of the second are made
+    by itself where nothing couples the two, and by `reference_sde`, over both at once, where the noise does."""
+    folder = tmp_path_factory.mktemp("pair")
+    weights = check.load_module(toy.GOLDEN / "weights.py")
+    cases = json.loads((toy.GOLDEN / "cases.json").read_text(encoding="utf-8"))
+    single = load_file(toy.GOLDEN / "schedules.safetensors")
+    shape = tuple(cases["schedules"]["shape"])
+    both = (2, *shape[1:])
+
+    def second(name, asked):
+        return weights.noise(name, both)[1:] if tuple(asked) == shape else weights.noise(name, asked)
+
+    alone = check.schedule_values(cases["schedules"], SimpleNamespace(noise=second))
+    values = {key: value if value.ndim < 5 else torch.cat([value, alone[key][0]]) for key, value in single.items()}
+    ((solver, steps, eta, seed),) = cases["schedules"]["refine_stochastic"]
+    assert (solver, eta) == ("dpmpp_2m_sde", 1)
+    inputs = [weights.noise(cases["schedules"][key], both) for key in ("x", "cond", "uncond", "noise")]
+    sigmas = check.schedules.refine_steps(check.schedules.schedule_for("vid2vid_xl"), steps, 600, solver).sigmas
+    tree = torchsde.BrownianTree(sigmas[sigmas > 0].min(), torch.zeros(both), sigmas.max(), entropy=seed)
+
+    def path(low, high):
+        return -tree(round(float(low), 6), round(float(high), 6))
+
+    key = f"refine.{solver}_eta1_{steps}_seed{seed}"
+    whole = reference_sde(inputs, cases["schedules"], seed, steps, path)
+    assert check._error(whole[:1], single[key], absolute=False) < check.LOOP, "the reference gives the official value"
+    values[key] = torch.cat([single[key], whole[1:]])
+    cases |= {"unet": {}, "images": []}
+    cases["schedules"]["shape"] = list(both)
+    (folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
+    shutil.copy(toy.GOLDEN / "weights.py", folder)
+    for name in FILES:
+        save_file({"schedules": values, "encoders": {}}.get(name, {}), folder / f"{name}.safetensors")
+    return folder
+
+
+def test_a_batch_of_two_follows_from_its_cases_alone(pair):
+    found = {result.name: result for result in check.check(pair)}
+    assert set(found) == {name for name in golden_names() if name.startswith("schedules: ")}
+    assert [str(result) for result in found.values() if not result.passed] == []
+
+
+def test_a_path_of_each_videos_own_fails(pair, monkeypatch):
+    def own(batch, sigmas, seed, index):
+        return check.BrownianNoise(check.flat(batch[:1]), sigmas, seed)
+
+    monkeypatch.setattr(check, "batch_noise", own)
+    over = [result.name for result in check.check(pair) if not result.passed]
+    assert over == ["schedules: refine.dpmpp_2m_sde_eta1_30_seed1234"]
 
 
 def test_a_folder_without_cases_is_refused(tmp_path, monkeypatch):

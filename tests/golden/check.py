@@ -163,9 +163,47 @@ def video(x: Tensor, batch: int) -> Tensor:
 
 @torch.no_grad()
 def schedule_values(cases: dict[str, Any], weights: ModuleType) -> Values:
-    x, cond, uncond, eps = (
-        flat(weights.noise(cases[key], tuple(cases["shape"]))) for key in ("x", "cond", "uncond", "noise")
-    )
+    """Tables, and the samplers' latents [B, C, F, H, W]: every video of the batch runs by itself. Nothing of the official
+    code couples them but the Brownian path, which it draws over the whole batch."""
+    inputs = [weights.noise(cases[key], tuple(cases["shape"])) for key in ("x", "cond", "uncond", "noise")]
+    values, latents = schedule_tables(cases), []
+    for index, one in enumerate(zip(*(tensor.split(1) for tensor in inputs), strict=True)):
+        latents.append(video_latents(cases, [flat(tensor) for tensor in one], inputs[0], index))
+    return values | {
+        key: (torch.cat([video(found[key][0], 1) for found in latents]), limit)
+        for key, (_, limit) in latents[0].items()
+    }
+
+
+def schedule_tables(cases: dict[str, Any]) -> Values:
+    """What depends on the schedules alone."""
+    base, refine = schedules.schedule_for("i2vgen_xl"), schedules.schedule_for("vid2vid_xl")
+    alphas = base.alphas_cumprod
+    values: Values = {
+        "base.alphas_cumprod": (alphas, TABLE),
+        "base.betas": (1 - torch.cat([alphas[:1], alphas[1:] / alphas[:-1]]), TABLE),
+        "image2video.alphas_cumprod": (schedules.schedule_for("image2video").alphas_cumprod, TABLE),
+        "refine.sigmas_vp": (refine.sigmas_vp, TABLE),
+        "sr600.sigmas_vp": (schedules.schedule_for("sr600").sigmas_vp, TABLE),
+        "sr600.inversion_sigmas_vp": (schedules.cosine().sigmas_vp, TABLE),
+    }
+    for solver, steps, *_ in cases["refine"] + cases.get("refine_stochastic", []):
+        plan = schedules.refine_steps(refine, steps, RELEASES["vid2vid_xl"].noise_level, solver)
+        values[f"refine.{solver}_{steps}.sigmas"] = plan.sigmas, TABLE
+        values[f"refine.{solver}_{steps}.timesteps"] = torch.tensor(plan.timesteps), 0.0
+    return values
+
+
+def video_latents(cases: dict[str, Any], inputs: list[Tensor], batch: Tensor, index: int) -> Values:
+    """The samplers' latents of one video.
+
+    Args:
+        cases: of the schedules.
+        inputs: first latent, condition, negative condition and noise, each [F, C, H, W].
+        batch: the first latents of all videos [B, C, F, H, W], which say how much the Brownian path draws.
+        index: of the video in the batch.
+    """
+    x, cond, uncond, eps = inputs
 
     def velocity(x: Tensor, t: int, y: Tensor) -> Tensor:
         """The toy network that stands for the UNet."""
@@ -183,45 +221,47 @@ def schedule_values(cases: dict[str, Any], weights: ModuleType) -> Values:
         schedules.schedule_for("vid2vid_xl"),
         schedules.cosine(),
     )
-    alphas = base.alphas_cumprod
-    values: Values = {
-        "base.alphas_cumprod": (alphas, TABLE),
-        "base.betas": (1 - torch.cat([alphas[:1], alphas[1:] / alphas[:-1]]), TABLE),
-        "image2video.alphas_cumprod": (schedules.schedule_for("image2video").alphas_cumprod, TABLE),
-        "refine.sigmas_vp": (refine.sigmas_vp, TABLE),
-        "sr600.sigmas_vp": (schedules.schedule_for("sr600").sigmas_vp, TABLE),
-        "sr600.inversion_sigmas_vp": (inversion.sigmas_vp, TABLE),
-    }
+    values: Values = {}
     denoise = denoiser(base, cases["base_guidance"])
     for steps in cases["ddim_steps"]:
-        values[f"base.ddim{steps}"] = video(ddim(denoise, x, base, steps), 1), LOOP
+        values[f"base.ddim{steps}"] = ddim(denoise, x, base, steps), LOOP
     steps = cases["inversion_steps"]
     inverted = ddim_inversion(lambda x, t: base.denoised(x, velocity(x, t, cond), t), x, base, steps, 1000)
-    values[f"base.ddim_inversion{steps}"] = video(inverted, 1), LOOP
+    values[f"base.ddim_inversion{steps}"] = inverted, LOOP
 
     level = RELEASES["vid2vid_xl"].noise_level
     diffused = refine.add_noise(x, eps, level - 1)
-    values[f"refine.diffused{level - 1}"] = video(diffused, 1), EXACT
+    values[f"refine.diffused{level - 1}"] = diffused, EXACT
     denoise = denoiser(refine, cases["refine_guidance"], cases["refine_rescale"])
     runs = [(solver, steps, 0.0, None) for solver, steps in cases["refine"]] + cases.get("refine_stochastic", [])
     for solver, steps, eta, seed in runs:
         plan = schedules.refine_steps(refine, steps, level, solver)
-        values[f"refine.{solver}_{steps}.sigmas"] = plan.sigmas, TABLE
-        values[f"refine.{solver}_{steps}.timesteps"] = torch.tensor(plan.timesteps), 0.0
         if solver == "heun":
             latent = heun(denoise, diffused, plan)
         else:
-            noise = None if seed is None else BrownianNoise(diffused, plan.sigmas, seed)
+            noise = None if seed is None else batch_noise(batch, plan.sigmas, seed, index)
             latent = dpmpp_2m_sde(denoise, diffused, plan, eta=eta, noise=noise)
         suffix = "" if seed is None else f"_seed{seed}"
-        values[f"refine.{solver}_eta{eta:g}_{steps}{suffix}"] = video(latent, 1), LOOP
+        values[f"refine.{solver}_eta{eta:g}_{steps}{suffix}"] = latent, LOOP
 
     steps, levels = cases["sr600_inversion"]
     inverted = ddim_inversion(
         lambda x, t: inversion.denoised(x, velocity(x, t, uncond), t), x, inversion, steps, levels
     )
-    values[f"sr600.inversion{steps}_of_{levels}"] = video(inverted, 1), LOOP
+    values[f"sr600.inversion{steps}_of_{levels}"] = inverted, LOOP
     return values
+
+
+def batch_noise(batch: Tensor, sigmas: Tensor, seed: int, index: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """One video's part of a Brownian path over a batch [B, C, F, H, W]. A path draws its numbers in the order of
+    memory, so that of a batch is that of one video with the channels of all."""
+    channels = batch.shape[1]
+    whole = BrownianNoise(rearrange(batch, "b c f h w -> f (b c) h w"), sigmas, seed)
+
+    def noise(sigma: Tensor, following: Tensor) -> Tensor:
+        return whole(sigma, following)[:, index * channels : (index + 1) * channels]
+
+    return noise
 
 
 def main() -> int:
