@@ -25,6 +25,9 @@ FAST_STEPS = 20
 VAE_CHANNELS = 4
 """Channels of the latents."""
 
+TEXT_TOKENS = 77
+"""Text tokens that a network reads."""
+
 TIMESTEPS = 1000
 """Noise levels of every release's training schedule."""
 

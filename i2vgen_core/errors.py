@@ -39,7 +39,7 @@ def check_range(what: str, value: object, low: float, high: float, *, whole: boo
     """Raises InputError unless value is a number, a whole one if asked, and low <= value <= high."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral if whole else numbers.Real):
         expected = f"a {'whole ' * whole}number from {low} to {high}"
-    elif not low <= float(value) <= high:
+    elif not low <= value <= high:  # type: ignore[operator]  # numbers.Real says nothing of it
         expected = f"{low} to {high}"
     else:
         return

@@ -8,12 +8,12 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...i2vgen_core.config import VAE_SCALE
+from ...i2vgen_core.config import TEXT_TOKENS, VAE_SCALE
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.media.inspection import Parts, inspect, split_context
 from ...i2vgen_core.network.image_conditioning import position_ramp
 from .inputs import check_conditioning
-from .models import CONDITION, TEXT_TOKENS, VideoCondition, cascade_model, image_embedding
+from .models import CONDITION, VideoCondition, cascade_model, image_embedding
 
 _PLACES = 8, 8  # height and width of a latent where the conditioning says none
 

@@ -17,6 +17,7 @@ from ...i2vgen_core.sampling.options import BaseOptions
 from .encoders import ScaledVAE, vae_family
 from .inputs import check_there
 from .models import CONDITION, GlobalEncoderSocket, VideoCondition
+from .notes import image_notes, write_notes
 
 _DOWNSCALE = 8
 
@@ -53,6 +54,7 @@ def condition_on_image(
     check_there("global_encoder", global_encoder, "the base's loader")
     check_there("vae", vae, "Load VAE")
     check_images(image)
+    write_notes(image_notes(image, width, height))
     shape = (frames, global_encoder.config.in_channels, height // _DOWNSCALE, width // _DOWNSCALE)
     _check_fits(vae, frames, height, width)
     condition = VideoCondition(frames, fps)

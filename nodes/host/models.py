@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
 from ...i2vgen_core.checkpoints.read import read_config
-from ...i2vgen_core.config import DetailGain, Kind, Release, UNetConfig
+from ...i2vgen_core.config import TEXT_TOKENS, DetailGain, Kind, Release, UNetConfig
 from ...i2vgen_core.encoders.config import latent_rgb
 from ...i2vgen_core.errors import InputError, check_choice, check_finite
 from ...i2vgen_core.network.blocks import Layers
@@ -29,9 +28,8 @@ from ...i2vgen_core.network.image_conditioning import GlobalEncoder
 from ...i2vgen_core.sampling.schedules import Schedule, schedule_for
 from . import compat
 from .network import HostUNet, packed
+from .notes import text_notes, write_notes
 from .preview import VideoLatent
-
-logger = logging.getLogger("i2vgen_xl")
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -40,9 +38,6 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "fp16": torch.float16,
     "fp8_e4m3fn": torch.float8_e4m3fn,
 }
-
-TEXT_TOKENS = 77
-"""Text tokens that a network reads. The official code cuts a longer prompt there; the host goes on in chunks of 77."""
 
 CONDITION = "i2vgen_xl"
 """Key of a conditioning's VideoCondition."""
@@ -187,9 +182,8 @@ class VideoModel(comfy.model_base.BaseModel):
             expected = f"one prompt's tokens, [1, {TEXT_TOKENS}, {width}], for {title}"
             raise InputError(what, expected, f"{list(text.shape)}", remedy)
         check_finite(what, text, "Look at the text encoder, and at what has changed its output.")
-        if text.shape[1] > TEXT_TOKENS:
-            logger.warning("%s reads the first %d of the prompt's %d tokens", title, TEXT_TOKENS, text.shape[1])
-        return text[:, :TEXT_TOKENS]
+        write_notes(text_notes(title, prompt=[(text, {})]))
+        return text[:, :TEXT_TOKENS]  # as the official code cuts a longer prompt; the host goes on in chunks of 77
 
 
 class _ModelConfig(comfy.supported_models_base.BASE):

@@ -56,14 +56,15 @@ def _shown(frames: int) -> list[int]:
     return torch.linspace(0, frames - 1, count).round().int().tolist()
 
 
-def prepare_callback(model: Any, steps: int) -> Preview:
+def prepare_callback(model: Any, steps: int, notes: list[str]) -> Preview:
     """The host's callback of a run of `steps` steps, with a strip of frames from its TAESD too, and text below the
-    block."""
+    block: the step, then the notes."""
     frame_by_frame = copy(model.model.latent_format)
     frame_by_frame.latent_rgb_factors_reshape = None
     previewer = latent_preview.get_previewer(model.load_device, frame_by_frame)
     bar = comfy.utils.ProgressBar(steps)
     first = 0.0
+    compat.progress_text("\n".join([progress_text(0, steps, None), *notes]))  # in place of an earlier run's
 
     def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
         nonlocal first
@@ -71,7 +72,8 @@ def prepare_callback(model: Any, steps: int) -> Preview:
         first = now if step == 0 else first
         picture = None if previewer is None else _picture(previewer, denoised)
         bar.update_absolute(step + 1, total, picture)
-        compat.progress_text(progress_text(step + 1, total, (now - first) / step if step else None))
+        text = progress_text(step + 1, total, (now - first) / step if step else None)
+        compat.progress_text("\n".join([text, *notes]))
 
     return callback
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import node_helpers
@@ -13,8 +12,7 @@ from ...i2vgen_core.errors import InputError, check_finite
 from ...i2vgen_core.media.images import check_images, clip_frame
 from . import compat
 from .inputs import check_there
-
-logger = logging.getLogger("i2vgen_xl")
+from .notes import image_notes, write_notes
 
 _SHOWN = 30  # tokens of what is cut off
 _MOST = 20_000  # characters that are cut into tokens; over more of some scripts the host takes seconds
@@ -40,22 +38,25 @@ def encode_with_clip(
     check_there("clip_vision", clip_vision, "Load CLIP Vision")
     check_images(image)
     vision = clip_vision.encode_image(clip_frame(image[:1], width, clip_vision.image_size))
-    positive, negative = encode_prompts(clip, {"prompt": prompt, "negative_prompt": negative_prompt})
+    positive, negative = encode_prompts(
+        clip, {"prompt": prompt, "negative_prompt": negative_prompt}, image_notes(image, width)
+    )
     seen = {"clip_vision_output": vision, "strength": 1.0, "noise_augmentation": 0.0}
     return node_helpers.conditioning_set_values(positive, {"unclip_conditioning": [seen]}), negative, vision
 
 
-def encode_prompts(clip: Any, prompts: dict[str, str]) -> list[Any]:
-    """A CONDITIONING of each prompt's first 75 tokens. What is cut off is logged, and written below the block.
+def encode_prompts(clip: Any, prompts: dict[str, str], notes: list[str]) -> list[Any]:
+    """A CONDITIONING of each prompt's first 75 tokens. What is cut off is written below the block.
 
     Args:
         clip: a CLIP.
         prompts: by the names of their inputs.
+        notes: what is to be written besides.
 
     Raises:
         InputError: brackets nested too deeply, an embedding without a name, or weights that leave no finite numbers.
     """
-    sides, notes = [], []
+    sides, notes = [], list(notes)
     for name, prompt in prompts.items():
         tokens = _tokens(clip, name, prompt[:_MOST])
         if note := _cut_off(clip, tokens):
@@ -66,10 +67,7 @@ def encode_prompts(clip: Any, prompts: dict[str, str]) -> list[Any]:
         for text, _ in side:
             check_finite(f"the encoded {name}", text, "Use weights such as (fox:1.2), and a CLIP that is whole.")
         sides.append(side)
-    for note in notes:
-        logger.warning(note)
-    if notes:
-        compat.progress_text("\n".join(notes))
+    write_notes(notes)
     return sides
 
 

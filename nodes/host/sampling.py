@@ -22,6 +22,7 @@ from ...i2vgen_core.sampling.solvers import Callback, Denoise, guide
 from ...i2vgen_core.sampling.stages import BaseStage, RefineStage
 from .inputs import check_conditioning, noise_mask, video_latent
 from .models import network_of
+from .notes import text_notes
 from .preview import prepare_callback
 
 logger = logging.getLogger("i2vgen_xl")
@@ -116,7 +117,9 @@ def sample_base(
         positive,
         negative,
         torch.zeros_like(samples),
-        callback=prepare_callback(model, stage.steps),
+        callback=prepare_callback(
+            model, stage.steps, text_notes(model.model.release.title, positive=positive, negative=negative)
+        ),
         seed=options.seed,
     )
     check_finite("the sampled latent", sampled, _NOT_FINITE)
@@ -138,7 +141,8 @@ def sample_refiner(
     stage = RefineStage(options, model.model.release, model.model.schedule)
     samples = _checked_latent(model, positive, negative, latent)
     stage.check_latent(samples)
-    preview = prepare_callback(model, stage.steps)
+    notes = text_notes(model.model.release.title, positive=positive, negative=negative)
+    preview = prepare_callback(model, stage.steps, notes)
 
     def run(
         model: Any, steps: Steps, cfg: float, positive: Any, timesteps: list[int], mask: Tensor | None = None

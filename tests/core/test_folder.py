@@ -182,7 +182,9 @@ def test_a_list_whose_name_fits_two_files_names_none(tmp_path):
 def test_what_is_no_list_is_said(tmp_path):
     image(tmp_path / "blue.png", (0.0, 0.0, 1.0))
     (tmp_path / "notes.txt").write_text("a note")
-    with pytest.raises(InputError, match=r"none of them with one.*metadata\.jsonl or .csv with file_name or video_path"):
+    with pytest.raises(
+        InputError, match=r"none of them with one.*metadata\.jsonl or .csv with file_name or video_path"
+    ):
         Folder(tmp_path)
     with pytest.raises(InputError, match=r"notes\.txt: expected lines"):
         Folder(tmp_path / "notes.txt")

@@ -18,7 +18,7 @@ from i2vgen_core.encoders.tokenizer import Tokenizer
 
 from . import bad_cases, bad_input
 from .bad_cases import Case
-from .graphs import changed
+from .graphs import changed, node
 from .in_process import Host
 
 
@@ -135,9 +135,31 @@ def test_the_end_of_a_very_long_prompt_is_not_looked_at(host, caplog):
     assert "prompt: what comes after its first 20000 characters is not read" in caplog.text
 
 
-def test_the_refiners_prompt_too(host, caplog):
+def test_the_refiners_prompt_too(host, monkeypatch):
+    """Below the sampler, to the end of its run."""
+    shown: list[str] = []
+    monkeypatch.setattr(host.module("nodes.host.compat"), "progress_text", shown.append)
     host.value(changed(bad_cases.good(), positive__text=WORDS), "refine")
-    assert "Tiny refiner of moving shapes reads the first 77 of the prompt's 154 tokens" in caplog.text
+    assert "positive: Tiny refiner of moving shapes reads the first 77 of 154 tokens" in shown[-1]
+
+
+@pytest.mark.parametrize("block", ["clip_encode", "global_encode"])
+def test_what_of_an_image_is_left_out_is_said(host, monkeypatch, block):
+    shown: list[str] = []
+    monkeypatch.setattr(host.module("nodes.host.compat"), "progress_text", shown.append)
+    photo = node("EmptyImage", width=20, height=20, batch_size=2, color=255)
+    host.value(bad_cases.good() | {"photo": photo}, block)
+    first, small = shown[-1].splitlines()
+    assert first == "image: the first of 2 is read"
+    assert small.startswith("image: 20x20 pixels are enlarged ") and small.endswith(", and stay soft")
+
+
+def test_nothing_is_said_of_an_image_that_fills_the_frame(host, monkeypatch):
+    shown: list[str] = []
+    monkeypatch.setattr(host.module("nodes.host.compat"), "progress_text", shown.append)
+    photo = node("EmptyImage", width=200, height=200, batch_size=1, color=255)
+    host.value(bad_cases.good() | {"photo": photo}, "global_encode")
+    assert not shown
 
 
 def test_the_library_says_it_too(caplog):
@@ -170,7 +192,6 @@ def test_a_latent_of_nan_does_not_leave_a_sampler(host, monkeypatch, at):
 
 
 def test_the_largest_seed(host):
-    """Its step noise is the seed's that follows, which is 0."""
     graph = changed(bad_cases.good(), base__seed=2**64 - 1, base__eta=1.0, base__steps=2)
     assert host.value(graph, "base").isfinite().all()
 

@@ -1,0 +1,61 @@
+"""What a block leaves out of its inputs, said below it and in the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import Tensor
+
+from ...i2vgen_core.config import TEXT_TOKENS
+from . import compat
+
+logger = logging.getLogger("i2vgen_xl")
+
+_ENLARGED = 1.25
+"""From here on an enlarged picture is said to be small for its frame."""
+
+
+def write_notes(notes: list[str]) -> None:
+    """Logs notes, and writes them below the block that runs now."""
+    for note in notes:
+        logger.warning(note)
+    if notes:
+        compat.progress_text("\n".join(notes))
+
+
+def image_notes(image: Tensor, width: int, height: int | None = None) -> list[str]:
+    """Notes on the image of a video.
+
+    Args:
+        image: [n, h, w, 3].
+        width: of the video in pixels.
+        height: likewise; None where it is not known.
+    """
+    notes = [f"image: the first of {len(image)} is read"] if len(image) > 1 else []
+    down, across = image.shape[1:3]
+    scale = max(width / across, (height or 0) / down)
+    if scale > _ENLARGED:
+        frame = f"{width}x{height}" if height else f"{width} pixels width"
+        notes.append(
+            f"image: {across}x{down} pixels are enlarged {scale:.1f} times for a frame of {frame}, and stay soft"
+        )
+    return notes
+
+
+def text_notes(title: str, **conditionings: Any) -> list[str]:
+    """Notes on CONDITIONINGs by their names, whose tokens past the first 77 a network does not read.
+
+    Args:
+        title: the network's name.
+        conditionings: CONDITIONINGs.
+    """
+    lengths = {
+        name: max((text.shape[1] for text, _ in conditioning if text is not None and text.ndim == 3), default=0)
+        for name, conditioning in conditionings.items()
+    }
+    return [
+        f"{name}: {title} reads the first {TEXT_TOKENS} of {length} tokens"
+        for name, length in lengths.items()
+        if length > TEXT_TOKENS
+    ]
