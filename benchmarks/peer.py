@@ -16,7 +16,7 @@ from i2vgen_core.checkpoints.load import parse_unet
 from i2vgen_core.encoders.vae import VAE
 from i2vgen_core.network.image_conditioning import position_ramp
 from i2vgen_core.network.unet import UNet
-from i2vgen_core.sampling.guidance import predict
+from i2vgen_core.sampling.guidance import Predictor
 
 VAE_SIZES: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
@@ -129,8 +129,8 @@ class Step:
     @torch.no_grad()
     def ours(self) -> Tensor:
         """The same as our cascade does."""
-        halves = predict(self.networks.ours, self.x, self.timestep, self.conditions, self.details)
-        return torch.stack(halves)
+        predict = Predictor(self.networks.ours, self.details)
+        return torch.stack(predict(self.x, self.timestep, self.conditions))
 
     @torch.no_grad()
     def our_half(self) -> Tensor:

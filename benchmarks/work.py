@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from i2vgen_core.config import RELEASES, UNetConfig
-from i2vgen_core.network.hooks import Hooks
-from i2vgen_core.network.image_conditioning import Prepared
+from i2vgen_core.network.evaluation import Prepared
+from i2vgen_core.network.hooks import BlockHooks, Hooks
 from i2vgen_core.sampling.guidance import guided
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.sampling.schedules import cosine_zero_snr
@@ -36,7 +36,7 @@ def evaluations(options: BaseOptions, guidance: float = 9.0) -> Counter[Kind]:
     """What a run evaluates, and how often: the core's own sampler and guidance on a network that only counts."""
     network = _Counting()
     schedule, nothing = cosine_zero_snr(), torch.zeros(1, 1, 1)
-    conditions = [Prepared(nothing, nothing)] * 2
+    conditions = [Prepared(nothing, {})] * 2
     denoise = guided(network, schedule, conditions, guidance, acceleration=options.acceleration)  # type: ignore[arg-type]
     stage = BaseStage(options, RELEASES["i2vgen_xl"], schedule)
     stage.sample(denoise, stage.noise((1, 4, 1, 1)))
@@ -50,7 +50,7 @@ class _Counting:
         self.seen: Counter[Kind] = Counter()
 
     def __call__(self, x: Tensor, timesteps: Tensor, prepared: Prepared, frames: int, **others: Any) -> Tensor:
-        hooks: Hooks = others["hooks"]
+        hooks: BlockHooks = others["hooks"].blocks
         conditions, features = len(prepared.context), hooks.recall()
         if features is None:
             hooks.keep(x)
@@ -58,9 +58,8 @@ class _Counting:
         return torch.zeros(conditions * frames, *x.shape[1:])
 
 
-class _Recalling(Hooks):
+class _Recalling(BlockHooks):
     def __init__(self, features: Tensor):
-        super().__init__()
         self._features = features
 
     def recall(self) -> Tensor:
@@ -72,7 +71,7 @@ def _teraflops(step: peer.Step, conditions: int, reused: bool) -> float:
     network, x = step.networks.ours, step.x
     prepared = step.conditions[0] if conditions == 1 else Prepared.together(step.conditions)
     features = x.new_empty(conditions * len(x), network.config.model_channels, *x.shape[2:])
-    hooks = _Recalling(features) if reused else Hooks()
+    hooks = Hooks(blocks=_Recalling(features)) if reused else Hooks()
     with FlopCounterMode(display=False) as counter:
         network(x, step.timestep, prepared, step.frames, details=step.details, hooks=hooks)
     return counter.get_total_flops() / 1e12

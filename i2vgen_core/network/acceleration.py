@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import TIMESTEPS
 from ..errors import InputError, check_range
-from .hooks import Hooks
+from .hooks import BlockHooks
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class DeepFeatures:
         self._kept.clear()
 
 
-class Reuse(Hooks):
+class Reuse(BlockHooks):
     """One evaluation that uses a run's features again, or makes them.
 
     Args:
@@ -99,7 +99,6 @@ class Reuse(Hooks):
     """
 
     def __init__(self, features: DeepFeatures, key: Hashable):
-        super().__init__()
         self._features, self._key = features, key
 
     def recall(self) -> Tensor | None:

@@ -16,8 +16,10 @@ checkpoints/unet_keys.py).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +27,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..memory import even_part
-from .attention import Attention
-from .hooks import Hooks
+from .evaluation import Context, Evaluation, KeysValues
+from .hooks import AttentionHooks, BlockHooks, BlockName, LayerName, Over
 
 GROUPS = 32
 
@@ -34,12 +36,6 @@ _PART_BYTES = {"cpu": 2**21}
 _PART_BYTES_ELSEWHERE = 2**22
 """Bytes of a block's input that go through it at once. On the CPU the widest intermediate, eight times as wide, then
 stays below what the C library takes from the system anew each time (32 MiB); a GPU wants larger parts to be busy."""
-
-_HEADS_LIMIT = 2**15
-"""Heads per call: CUDA's fused kernels put them on a grid axis that ends at 65535."""
-
-Over = Literal["places", "context", "frames"]
-"""What an attention layer attends to: the places of a frame, the context, the frames at a place."""
 
 
 class Layers:
@@ -75,44 +71,36 @@ def sinusoidal_embedding(positions: Tensor, width: int) -> Tensor:
 class MultiHeadAttention(nn.Module):
     """Attention of tokens to a context, or to themselves."""
 
-    def __init__(self, over: Over, width: int, context_dim: int, heads: int, layers: Layers):
+    def __init__(self, name: LayerName, width: int, context_dim: int, heads: int, layers: Layers):
         super().__init__()
-        self.over, self.heads = over, heads
+        self.name, self.heads = name, heads
         self.to_q = layers.linear(width, width, bias=False)
         self.to_k = layers.linear(context_dim, width, bias=False)
         self.to_v = layers.linear(context_dim, width, bias=False)
         self.to_out = nn.Sequential(layers.linear(width, width))
 
-    def forward(
-        self, x: Tensor, context: Tensor, attention: Attention, keys_values: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """Attends over what `over` says.
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """Keys and values [b, m, c] of a context [b, m, d]."""
+        return self.to_k(context), self.to_v(context)
+
+    def forward(self, x: Tensor, hooks: AttentionHooks, context: Context | None = None) -> Tensor:
+        """Attends over what the layer's name says.
 
         Args:
             x: tokens [n, t, c]; over frames [b, f, t, c].
-            context: [b, m, d], shared by n / b consecutive sequences, which are all frames of a video; or x itself.
-            attention: the attention to use.
-            keys_values: of the context, where they are known; made here if None.
+            hooks: compute the attention, and see its inputs and outputs.
+            context: of b videos, each shared by n / b consecutive sequences, which are all its frames; x itself if None.
         """
-        keys, values = keys_values or (self.to_k(context), self.to_v(context))
-        if self.over == "frames":
-            return self.to_out(_over_frames(self.to_q(x), keys, values, self.heads, attention))
-        queries = _video_queries(self.to_q(x), keys)
-        return self.to_out(attention(queries, keys, values, self.heads)).view(x.shape)
-
-
-def _video_queries(queries: Tensor, keys: Tensor) -> Tensor:
-    """All frames' queries of a video as one sequence, so that keys and values are there once a video, not once a frame."""
-    return rearrange(queries, "(b f) t c -> b (f t) c", b=len(keys))
-
-
-def _over_frames(q: Tensor, k: Tensor, v: Tensor, heads: int, attention: Attention) -> Tensor:
-    """Attention over the frames of each place, [b, f, t, c], without a copy: every place's heads are heads of one
-    attention over the frames, as they lie in memory. A sequence for each place would have to be copied together."""
-    if (places := _HEADS_LIMIT // heads) < q.shape[2]:
-        parts = zip(q.split(places, 2), k.split(places, 2), v.split(places, 2), strict=True)
-        return torch.cat([_over_frames(*part, heads, attention) for part in parts], dim=2)
-    return attention(q.flatten(2), k.flatten(2), v.flatten(2), q.shape[2] * heads).view(q.shape)
+        changed = hooks.tokens(self.name, self.heads, x, x if context is None else context.tokens)
+        if changed is not None:
+            x, for_keys, for_values = changed
+            keys, values = self.to_k(for_keys), self.to_v(for_values)
+        elif context is not None:
+            keys, values = context.keys, context.values
+        else:
+            keys, values = self.keys_values(x)
+        attended = hooks.attend(self.name, self.heads, self.to_q(x), keys, values)
+        return hooks.output(self.name, self.to_out(attended))
 
 
 class GEGLU(nn.Module):
@@ -142,72 +130,61 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Self-attention, attention to the context (to itself again where there is none), feed-forward."""
 
-    def __init__(self, width: int, heads: int, context_dim: int | None, layers: Layers):
+    def __init__(self, block: BlockName, width: int, heads: int, context_dim: int | None, layers: Layers):
         super().__init__()
         over: tuple[Over, Over] = ("frames", "frames") if context_dim is None else ("places", "context")
-        self.attn1 = MultiHeadAttention(over[0], width, width, heads, layers)
+        first, second = LayerName(block, over[0], "attn1"), LayerName(block, over[1], "attn2")
+        self.attn1 = MultiHeadAttention(first, width, width, heads, layers)
         self.ff = FeedForward(width, layers)
-        self.attn2 = MultiHeadAttention(over[1], width, context_dim or width, heads, layers)
+        self.attn2 = MultiHeadAttention(second, width, context_dim or width, heads, layers)
         self.norm1 = layers.layer_norm(width)
         self.norm2 = layers.layer_norm(width)
         self.norm3 = layers.layer_norm(width)
 
-    def forward(
-        self,
-        x: Tensor,
-        context: Tensor | None,
-        hooks: Hooks,
-        keys_values: tuple[Tensor, Tensor] | None = None,
-        conditions: int = 1,
-    ) -> Tensor:
-        """Tokens x [n, t, c] and context [b, m, d] as in MultiHeadAttention, to [n * conditions, t, c]; without a context
-        tokens [b, f, t, c]. `conditions` contexts share each of x's videos, see per_condition."""
-        y = self.norm1(x)
-        x = per_condition(hooks.attend(self.attn1, y, y) + x, conditions)
-        y = self.norm2(x)
-        x = hooks.attend(self.attn2, y, y if context is None else context, keys_values) + x
+    def forward(self, x: Tensor, hooks: AttentionHooks, context: Context | None = None, conditions: int = 1) -> Tensor:
+        """Tokens [n, t, c] with a context as in MultiHeadAttention, to [n * conditions, t, c]; without one, tokens
+        [b, f, t, c]. `conditions` contexts share each of x's videos, see per_condition."""
+        x = per_condition(self.attn1(self.norm1(x), hooks) + x, conditions)
+        x = self.attn2(self.norm2(x), hooks, context) + x
         return self.ff(self.norm3(x)) + x
 
 
 class SpatialTransformer(nn.Module):
     """Attention within each frame, and of each frame to the context."""
 
-    def __init__(self, channels: int, heads: int, context_dim: int, layers: Layers):
+    def __init__(self, block: BlockName, channels: int, heads: int, context_dim: int, layers: Layers):
         super().__init__()
+        self.block, self.channels = block, channels
         self.norm = layers.group_norm(channels, eps=1e-6)
         self.proj_in = layers.linear(channels, channels)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, context_dim, layers)])
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(block, channels, heads, context_dim, layers)])
         self.proj_out = layers.linear(channels, channels)
 
-    def keys_values(self, context: Tensor) -> list[Tensor]:
+    def keys_values(self, context: Tensor) -> KeysValues:
         """Keys and values [b, m, c] of a context [b, m, d], which no step changes."""
-        attention = cast(TransformerBlock, self.transformer_blocks[0]).attn2
-        return [attention.to_k(context), attention.to_v(context)]
+        return cast(TransformerBlock, self.transformer_blocks[0]).attn2.keys_values(context)
 
-    def forward(
-        self, x: Tensor, frames: int, context: Tensor, keys_values: tuple[Tensor, Tensor], hooks: Hooks
-    ) -> Tensor:
-        """x [(v f), c, h, w], context [b, m, d] and its keys and values, to [(b f), c, h, w]; see per_condition."""
-        videos = len(x) // frames
-        conditions = len(context) // videos
-        few = frames if hooks.sees_tokens else at_once(x[0], frames)
-        if few == frames:
-            y = self._frames(x, context, keys_values, conditions, hooks)
+    def forward(self, x: Tensor, evaluation: Evaluation) -> Tensor:
+        """x [(v f), c, h, w] of v videos to [(b f), c, h, w] under b conditions, see per_condition."""
+        hooks, context = evaluation.hooks.attention, evaluation.context(self.block)
+        hooks.enter(self.block, tuple(x.shape))
+        videos = len(x) // evaluation.frames
+        conditions = len(context.tokens) // videos
+        few = evaluation.frames if hooks.whole else at_once(x[0], evaluation.frames)
+        if few == evaluation.frames:
+            y = self._frames(x, hooks, context, conditions)
         else:
             parts = []
-            for video, every in enumerate(x.split(frames)):
-                keys, values = (each[video::videos] for each in keys_values)
+            for video, every in enumerate(x.split(evaluation.frames)):
                 for part in every.split(few):
-                    tokens = self._frames(part, context[video::videos], (keys, values), conditions, hooks)
+                    tokens = self._frames(part, hooks, context[video::videos], conditions)
                     parts.append(tokens.unflatten(0, (conditions, -1)))
             y = torch.cat(parts, dim=1).flatten(0, 1)
         return rearrange(y, "n (h w) c -> n c h w", h=x.shape[2]) + per_condition(x, conditions)
 
-    def _frames(
-        self, x: Tensor, context: Tensor, keys_values: tuple[Tensor, Tensor], conditions: int, hooks: Hooks
-    ) -> Tensor:
+    def _frames(self, x: Tensor, hooks: AttentionHooks, context: Context, conditions: int) -> Tensor:
         tokens = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c").contiguous())
-        return self.proj_out(self.transformer_blocks[0](tokens, context, hooks, keys_values, conditions))
+        return self.proj_out(self.transformer_blocks[0](tokens, hooks, context, conditions))
 
 
 def per_condition(x: Tensor, conditions: int) -> Tensor:
@@ -222,26 +199,23 @@ def per_condition(x: Tensor, conditions: int) -> Tensor:
 class TemporalTransformer(nn.Module):
     """Attention over the frames at each place of the image. Its norm takes its statistics over the whole video."""
 
-    def __init__(self, channels: int, width: int, heads: int, layers: Layers):
+    def __init__(self, block: BlockName, channels: int, width: int, heads: int, layers: Layers):
         super().__init__()
         self.norm = layers.group_norm(channels, eps=1e-6)
         self.proj_in = layers.linear(channels, width)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(width, heads, None, layers)])
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(block, width, heads, None, layers)])
         self.proj_out = layers.linear(width, channels)
 
-    def forward(self, x: Tensor, frames: int, hooks: Hooks) -> Tensor:
+    def forward(self, x: Tensor, evaluation: Evaluation) -> Tensor:
         """x [(b f), c, h, w]."""
-        y = rearrange(self.norm(as_videos(x, frames)), "b c f s -> b f s c")
+        y = rearrange(self.norm(as_videos(x, evaluation.frames)), "b c f s -> b f s c")
         few = at_once(y[:, :, 0], y.shape[2])
-        parts = [self._places(part, hooks) for part in y.split(few, dim=2)]
+        parts = [self._places(part, evaluation.hooks.attention) for part in y.split(few, dim=2)]
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return rearrange(y, "b f (h w) c -> (b f) c h w", h=x.shape[2]) + x
 
-    def _places(self, x: Tensor, hooks: Hooks) -> Tensor:
-        tokens = self.proj_in(x.contiguous())
-        for block in self.transformer_blocks:
-            tokens = block(tokens, None, hooks)
-        return self.proj_out(tokens)
+    def _places(self, x: Tensor, hooks: AttentionHooks) -> Tensor:
+        return self.proj_out(self.transformer_blocks[0](self.proj_in(x.contiguous()), hooks))
 
 
 class TemporalConv(nn.Module):
@@ -283,8 +257,10 @@ class ResBlock(nn.Module):
         self.temopral_conv = TemporalConv(outputs, layers)
         self.kernel_numel = 3 * 3 * channels * outputs
 
-    def forward(self, x: Tensor, embedding: Tensor, frames: int) -> Tensor:
-        """x [(b f), c, h, w], embedding [b, e]."""
+    def forward(self, x: Tensor, evaluation: Evaluation) -> Tensor:
+        """x [(v f), c, h, w] of v videos, with the first v embeddings: those of a video's conditions are alike."""
+        frames = evaluation.frames
+        embedding = evaluation.embedding[: len(x) // frames]
         shift = self.emb_layers(embedding).repeat_interleave(frames, dim=0)[..., None, None]
         few = at_once(x[0], len(x), at_least=self.kernel_numel * x.element_size())
         parts = [self._frames(*part) for part in zip(x.split(few), shift.split(few), strict=True)]
@@ -315,13 +291,14 @@ def at_once(one: Tensor, number: int, at_least: int = 0) -> int:
 
 
 class Downsample(nn.Module):
-    """Halves the size. The refiners pad the height by two, which adds a row."""
+    """A block that halves the size. The refiners pad the height by two, which adds a row."""
 
-    def __init__(self, channels: int, padding: tuple[int, int], layers: Layers):
+    def __init__(self, name: BlockName, channels: int, padding: tuple[int, int], layers: Layers):
         super().__init__()
+        self.name = name
         self.op = layers.conv3x3(channels, channels, stride=2, padding=padding)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, evaluation: Evaluation) -> Tensor:
         return self.op(x)
 
 
@@ -333,11 +310,11 @@ class Upsample(nn.Module):
         self.drop_rows = drop_rows
         self.conv = layers.conv3x3(channels, channels)
 
-    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
-        """x [n, c, h, w] to [n, c, *size]; size is (2h, 2w), one less where the way down rounded up."""
+    def forward(self, x: Tensor, evaluation: Evaluation) -> Tensor:
+        """x [n, c, h, w] to [n, c, *evaluation.size], which is (2h, 2w), one less where the way down rounded up."""
         if self.drop_rows:
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")[:, :, 1:-1])
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+        return self.conv(F.interpolate(x, size=evaluation.size, mode="nearest"))
 
 
 def fourier_filter(x: Tensor, scale: float) -> Tensor:
@@ -358,3 +335,63 @@ def fourier_filter(x: Tensor, scale: float) -> Tensor:
     places = x.float().flatten(2)
     low = places @ waves.T @ waves / (height * width)
     return (places + (scale - 1) * low).view(x.shape).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class FreeU:
+    """What SR600 does to the features that meet on the way up (FreeU, arXiv 2309.11497).
+
+    Args:
+        backbone_gain: of the first half of the channels of what comes from below.
+        skip_gain: of the lowest frequencies of what comes from the side.
+    """
+
+    backbone_gain: float
+    skip_gain: float
+
+    def __call__(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """x and skip [n, c, h, w]."""
+        half = x.shape[1] // 2
+        x = torch.cat([x[:, :half] * self.backbone_gain, x[:, half:]], dim=1)
+        return x, fourier_filter(skip, self.skip_gain)
+
+
+class Block(nn.ModuleList):
+    """A block of the UNet: its parts in turn."""
+
+    def __init__(self, name: BlockName, parts: Iterable[nn.Module]):
+        super().__init__(parts)
+        self.name = name
+
+    def forward(self, x: Tensor, evaluation: Evaluation) -> Tensor:
+        for part in self:
+            x = evaluation.run(part, x)
+        return x
+
+
+class FirstBlock(Block):
+    """The first convolution, and a transformer over the frames."""
+
+    def forward(self, x: Tensor, evaluation: Evaluation) -> Tensor:
+        convolution, transformer = self
+        return evaluation.run(transformer, convolution(x))
+
+
+class OutputBlock(Block):
+    """A block on the way up, which reads what comes from below and the features of its size from the way down.
+
+    Args:
+        free_u: what is done to both before; nothing if None.
+    """
+
+    def __init__(self, name: BlockName, parts: Iterable[nn.Module], free_u: FreeU | None = None):
+        super().__init__(name, parts)
+        self.free_u = free_u
+
+    def join(self, x: Tensor, skips: list[Tensor], hooks: BlockHooks) -> Tensor:
+        """What the block reads: x [(b f), c, h, w] and the last of the skips, which is taken out of them."""
+        skip = skips.pop()
+        skip = per_condition(skip, len(x) // len(skip))
+        if self.free_u is not None:
+            x, skip = self.free_u(x, skip)
+        return torch.cat(hooks.join(self.name, x, skip), dim=1)

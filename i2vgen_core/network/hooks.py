@@ -1,51 +1,95 @@
-"""Where a caller may reach into a network while it runs. ComfyUI's model patches do; the network alone needs none."""
+"""Where a caller may reach into a network while it runs: its attention layers and its blocks.
+
+ComfyUI's model patches and the reuse of deep features do so. The network of the paper needs none of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
-from .attention import Attention, scaled_dot_product_attention
+from .attention import Attention, attend_over_frames, attend_within_frames, scaled_dot_product_attention
 
-if TYPE_CHECKING:
-    from .blocks import MultiHeadAttention
-
-Place = tuple[Literal["input", "middle", "output"], int]
-"""A block of the UNet: on the way down, in the middle or on the way up, and its number there."""
+Over = Literal["places", "context", "frames"]
+"""What an attention layer attends to: the places of a frame, the context, the frames at a place."""
 
 
-class Hooks:
-    """Every method as it is here gives the network of the paper. A subclass overrides what it changes.
+class BlockName(NamedTuple):
+    """A block of the UNet: on the way down, in the middle or on the way up, and its number there."""
+
+    way: Literal["input", "middle", "output"]
+    number: int
+
+
+class LayerName(NamedTuple):
+    """An attention layer: its block, what it attends to, and its name there in the release's state dict."""
+
+    block: BlockName
+    over: Over
+    layer: Literal["attn1", "attn2"]
+
+
+class AttentionHooks:
+    """What the attention layers do. A subclass overrides what it changes.
 
     Args:
         attention: computes every attention.
+
+    Attributes:
+        whole: whether layers within frames are given all frames of all videos at once, as a subclass that compares
+            frames or videos needs it. Without, memory may hold a few frames at a time.
     """
+
+    whole = False
 
     def __init__(self, attention: Attention = scaled_dot_product_attention):
         self.attention = attention
 
-    def join(self, place: Place, x: Tensor, skip: Tensor) -> Tensor:
-        """What a block on the way up reads.
+    def enter(self, block: BlockName, shape: tuple[int, ...]) -> None:
+        """Is told that a block's attention within frames begins, on features of this shape [n, c, h, w]."""
+
+    def tokens(self, name: LayerName, heads: int, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What a layer's queries, keys and values are made of; None for x, context and context.
 
         Args:
-            place: which one.
-            x: what the last block gave, [(b f), c, h, w].
-            skip: what the block of this size on the way down gave.
+            name: of the layer.
+            heads: of the layer.
+            x: tokens [n, t, c]; over frames [b, f, places, c].
+            context: tokens [b, m, d], shared by n / b consecutive sequences, which are all frames of a video; or x.
         """
-        return torch.cat([x, skip], dim=1)
+        return None
 
-    def block(self, place: Place, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Runs one block.
+    def attend(self, name: LayerName, heads: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of a layer's queries, of the shape of x in `tokens`, to its keys and values, of that of context.
 
-        Args:
-            place: which one.
-            run: the block itself.
-            x: what it reads, [(b f), c, h, w].
+        Returns:
+            As the queries.
         """
-        return run(x)
+        attend = attend_over_frames if name.over == "frames" else attend_within_frames
+        return attend(self.attention, q, k, v, heads)
+
+    def output(self, name: LayerName, y: Tensor) -> Tensor:
+        """What a layer gives, from what it made: of the shape of x in `tokens`."""
+        return y
+
+
+class BlockHooks:
+    """What goes into the blocks and comes out of them. A subclass overrides what it changes."""
+
+    def enter(self, block: BlockName, x: Tensor) -> Tensor:
+        """What a block reads, from what it is given, [(b f), c, h, w]; on the way up, after `join`."""
+        return x
+
+    def leave(self, block: BlockName, x: Tensor) -> Tensor:
+        """What a block gives, from what it made, [(b f), c, h, w]; on the way down, what the way up meets again."""
+        return x
+
+    def join(self, block: BlockName, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """What a block on the way up reads beside each other: what the last block gave, and what the block of this size
+        on the way down gave, both [(b f), c, h, w]."""
+        return x, skip
 
     def recall(self) -> Tensor | None:
         """What `keep` was given by an earlier evaluation, [(b f), c, h, w], to be taken in place of running the blocks
@@ -53,13 +97,12 @@ class Hooks:
         return None
 
     def keep(self, features: Tensor) -> None:
-        """Is given what goes into the last blocks on the way up, UNet.OUTER of them, where all blocks run."""
+        """Is given what all blocks but the first and the last have made, where they run."""
 
-    sees_tokens = False
-    """Whether attention within frames has to run on all frames at once, since something else looks at the tokens."""
 
-    def attend(
-        self, layer: MultiHeadAttention, x: Tensor, context: Tensor, keys_values: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """Runs one attention layer; `layer.over` says what it attends over. Arguments as in MultiHeadAttention.forward."""
-        return layer(x, context, self.attention, keys_values)
+@dataclass(frozen=True)
+class Hooks:
+    """What one evaluation of a network does otherwise than in the paper; as it is made here, nothing."""
+
+    attention: AttentionHooks = field(default_factory=AttentionHooks)
+    blocks: BlockHooks = field(default_factory=BlockHooks)

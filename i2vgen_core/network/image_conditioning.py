@@ -6,7 +6,6 @@ learnt global encoder turns the image latent into 64 more, and the detail path p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -115,31 +114,6 @@ class DetailTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [n, frames, width]."""
         return self.layers(x)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What the conditions alone decide: made once a video by UNet.prepare, read at every step.
-
-    Args:
-        context: tokens [b, n, context_dim].
-        keys_values: keys and values of the context in every spatial transformer, beside each other, [b, n, ...].
-        fps: embedding of the frame rate [b, e]; None for a refiner.
-    """
-
-    context: Tensor
-    keys_values: Tensor
-    fps: Tensor | None = None
-
-    @staticmethod
-    def together(parts: Sequence[Prepared]) -> Prepared:
-        """Several conditions as one batch, of like length."""
-        fps = [part.fps for part in parts if part.fps is not None]
-        return Prepared(
-            torch.cat([part.context for part in parts]),
-            torch.cat([part.keys_values for part in parts]),
-            torch.cat(fps) if fps else None,
-        )
 
 
 @dataclass(frozen=True)

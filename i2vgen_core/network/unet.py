@@ -7,32 +7,34 @@ ModelScope, unet_i2v.py and unet_v2v.py).
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from ..config import UNetConfig
+from ..config import Kind, UNetConfig
 from .blocks import (
+    Block,
     Downsample,
+    FirstBlock,
+    FreeU,
     Layers,
+    OutputBlock,
     ResBlock,
     SpatialTransformer,
     TemporalTransformer,
     Upsample,
-    fourier_filter,
     per_condition,
     sinusoidal_embedding,
 )
 from .cpu import cpu_operators
-from .hooks import Hooks
-from .image_conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection, Prepared
+from .evaluation import Evaluation, Prepared
+from .hooks import BlockName, Hooks
+from .image_conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection
 
-_SR600_FILTERS = ((1.1, 0.6), (1.2, 0.4))
-"""SR600, first two blocks on the way up: gain of half the backbone's channels, gain of the skip's low frequencies."""
+_FREE_U: dict[Kind, tuple[FreeU, ...]] = {"sr600": (FreeU(1.1, 0.6), FreeU(1.2, 0.4))}
+"""By release, of the first blocks on the way up (VGen, unet_sr600.py)."""
 
 
 class UNet(nn.Module):
@@ -49,9 +51,6 @@ class UNet(nn.Module):
     """
 
     checkpointing = False
-
-    OUTER = 1
-    """Blocks at either end that run at every evaluation, where a hook recalls what those between them make."""
 
     def __init__(
         self,
@@ -83,44 +82,53 @@ class UNet(nn.Module):
         levels = list(zip(config.channel_mult, config.attention_levels, strict=True))
         padding = (2, 1) if config.is_refiner else (1, 1)
 
-        def block(inputs: int, outputs: int, attention: bool) -> nn.ModuleList:
-            modules: list[nn.Module] = [ResBlock(inputs, outputs, embedding, layers)]
+        def parts(name: BlockName, inputs: int, outputs: int, attention: bool) -> list[nn.Module]:
+            made: list[nn.Module] = [ResBlock(inputs, outputs, embedding, layers)]
             if attention:
                 heads = outputs // config.head_dim
-                modules.append(SpatialTransformer(outputs, heads, config.context_dim, layers))
-                modules.append(TemporalTransformer(outputs, outputs, heads, layers))
-            return nn.ModuleList(modules)
+                made.append(SpatialTransformer(name, outputs, heads, config.context_dim, layers))
+                made.append(TemporalTransformer(name, outputs, outputs, heads, layers))
+            return made
 
-        channels = config.model_channels
-        heads = config.first_temporal_heads
-        first = layers.conv3x3(config.in_channels * (2 if config.reads_details else 1), channels)
-        first_temporal = TemporalTransformer(channels, heads * config.head_dim, heads, layers)
-        self.input_blocks = nn.ModuleList([nn.ModuleList([first, first_temporal])])
+        channels, heads = config.model_channels, config.first_temporal_heads
+        name = BlockName("input", 0)
+        convolution = layers.conv3x3(config.in_channels * (2 if config.reads_details else 1), channels)
+        transformer = TemporalTransformer(name, channels, heads * config.head_dim, heads, layers)
+        self.input_blocks = nn.ModuleList([FirstBlock(name, [convolution, transformer])])
         skips = [channels]
         for level, (multiplier, attention) in enumerate(levels):
             for _ in range(config.num_res_blocks):
                 outputs = config.model_channels * multiplier
-                self.input_blocks.append(block(channels, outputs, attention))
+                name = BlockName("input", len(self.input_blocks))
+                self.input_blocks.append(Block(name, parts(name, channels, outputs, attention)))
                 channels = outputs
                 skips.append(channels)
             if level < len(levels) - 1:
-                self.input_blocks.append(Downsample(channels, padding, layers))
+                name = BlockName("input", len(self.input_blocks))
+                self.input_blocks.append(Downsample(name, channels, padding, layers))
                 skips.append(channels)
 
-        self.middle_block = block(channels, channels, attention=True)
-        self.middle_block.append(ResBlock(channels, channels, embedding, layers))
+        name = BlockName("middle", 0)
+        last = ResBlock(channels, channels, embedding, layers)
+        self.middle_block = Block(name, [*parts(name, channels, channels, attention=True), last])
 
         self.output_blocks = nn.ModuleList()
+        free_u = dict(enumerate(_FREE_U.get(config.kind, ())))
         for level, (multiplier, attention) in reversed(list(enumerate(levels))):
             for number in range(config.num_res_blocks + 1):
                 outputs = config.model_channels * multiplier
-                modules = block(channels + skips.pop(), outputs, attention)
+                name = BlockName("output", len(self.output_blocks))
+                made = parts(name, channels + skips.pop(), outputs, attention)
                 channels = outputs
                 if level > 0 and number == config.num_res_blocks:
-                    modules.append(Upsample(channels, config.is_refiner, layers))
-                self.output_blocks.append(modules)
+                    made.append(Upsample(channels, config.is_refiner, layers))
+                self.output_blocks.append(OutputBlock(name, made, free_u.get(name.number)))
 
         self.out = nn.Sequential(layers.group_norm(channels), nn.SiLU(), layers.conv3x3(channels, config.out_channels))
+        blocks = (*self.input_blocks, self.middle_block, *self.output_blocks)
+        self.spatial_transformers = [
+            part for block in blocks for part in block.children() if isinstance(part, SpatialTransformer)
+        ]
 
     @property
     def detail_encoder(self) -> DetailEncoder:
@@ -128,15 +136,11 @@ class UNet(nn.Module):
         return DetailEncoder(self.local_image_concat, self.local_temporal_encoder, self.config.detail_gain)
 
     def prepare(self, context: Tensor, fps: Tensor | None = None) -> Prepared:
-        """What of an evaluation the conditions alone decide, for forward's `context`; arguments as there."""
+        """What the network makes of the conditions at every step alike, for forward's `context`; arguments as there."""
         with cpu_operators(context):
-            transformers = self._spatial_transformers()
-            keys_values = [each for transformer in transformers for each in transformer.keys_values(context)]
+            keys_values = {each.block: each.keys_values(context) for each in self.spatial_transformers}
             rate = None if fps is None else self.fps_embedding(self._sinusoidal(fps, context.dtype))
-        return Prepared(context, torch.cat(keys_values, dim=-1), rate)
-
-    def _spatial_transformers(self) -> list[SpatialTransformer]:
-        return [module for module in self.modules() if isinstance(module, SpatialTransformer)]
+        return Prepared(context, keys_values, rate)
 
     def forward(
         self,
@@ -167,17 +171,12 @@ class UNet(nn.Module):
         """
         with cpu_operators(x):
             prepared = self.prepare(context, fps) if isinstance(context, Tensor) else context
-            return self._velocity(x, timesteps, prepared, frames, details, hooks or Hooks())
+            embedding = self._embed(timesteps, prepared, x.dtype)
+            return self._velocity(
+                x, details, Evaluation(embedding, frames, prepared, hooks or Hooks(), self.checkpointing)
+            )
 
-    def _velocity(
-        self, x: Tensor, timesteps: Tensor, prepared: Prepared, frames: int, details: Tensor | None, hooks: Hooks
-    ) -> Tensor:
-        embedding = self._embed(timesteps, prepared, x.dtype)
-        transformers = self._spatial_transformers()
-        widths = [each.norm.num_channels for each in transformers for _ in range(2)]
-        parts = prepared.keys_values.split(widths, dim=-1)
-        keys_values = dict(zip(transformers, zip(parts[::2], parts[1::2], strict=True), strict=True))
-
+    def _velocity(self, x: Tensor, details: Tensor | None, evaluation: Evaluation) -> Tensor:
         height, width = x.shape[-2:]
         if details is not None:
             x = torch.cat([x, details], dim=1)
@@ -185,45 +184,33 @@ class UNet(nn.Module):
             x = self._pad_to_fit(x)
         x = x.contiguous(memory_format=torch.channels_last)
 
-        call = partial(checkpoint, use_reentrant=False) if self.checkpointing else nn.Module.__call__
-
-        def run(module: nn.Module, x: Tensor) -> Tensor:
-            match module:
-                case ResBlock():
-                    return call(module, x, embedding[: len(x) // frames], frames)
-                case SpatialTransformer():
-                    return call(module, x, frames, prepared.context, keys_values[module], hooks)
-                case TemporalTransformer():
-                    return call(module, x, frames, hooks)
-                case Upsample():
-                    return module(x, skips[-1].shape[-2:])
-                case nn.ModuleList():
-                    for part in module:
-                        x = run(part, x)
-                    return x
-            return module(x)
-
-        features = hooks.recall()
-        inputs, outputs = list(enumerate(self.input_blocks)), list(enumerate(self.output_blocks))
-        inner = len(outputs) - self.OUTER
-        if features is not None:
-            inputs, outputs = inputs[: self.OUTER], outputs[inner:]
-        skips: list[Tensor] = []
-        for number, module in inputs:
-            x = hooks.block(("input", number), partial(run, module), x)
-            skips.append(x)
-        x = hooks.block(("middle", 0), partial(run, self.middle_block), x) if features is None else features
-        for number, module in outputs:
-            if features is None and number == inner:
-                hooks.keep(x)
-            skip = skips.pop()
-            skip = per_condition(skip, len(x) // len(skip))
-            if self.config.kind == "sr600" and number < len(_SR600_FILTERS):
-                x, skip = _free_u(x, skip, *_SR600_FILTERS[number])
-            x = hooks.join(("output", number), x, skip)
-            del skip  # both are in x now: memory's peak is up here
-            x = hooks.block(("output", number), partial(run, module), x)
+        first, *down = cast("list[Block | Downsample]", list(self.input_blocks))
+        *up, last = cast("list[OutputBlock]", list(self.output_blocks))
+        hooks = evaluation.hooks.blocks
+        skips = [_through(first, x, evaluation)]
+        deep = hooks.recall()
+        if deep is None:
+            deep = self._between(down, up, skips, evaluation)
+            hooks.keep(deep)
+        x = last.join(deep, skips, hooks)
+        del deep  # it is in x now: memory's peak is up here
+        x = _through(last, x, evaluation)
         return self.out(x)[..., :height, :width]
+
+    def _between(
+        self, down: list[Block | Downsample], up: list[OutputBlock], skips: list[Tensor], evaluation: Evaluation
+    ) -> Tensor:
+        """All blocks but the first and the last, on what the first made, the only one of the skips; it is left there."""
+        hooks = evaluation.hooks.blocks
+        x = skips[-1]
+        for block in down:
+            x = _through(block, x, evaluation)
+            skips.append(x)
+        x = _through(self.middle_block, x, evaluation)
+        for block in up:
+            x = block.join(x, skips, hooks)
+            x = _through(block, x, evaluation.towards(skips[-1]))
+        return x
 
     def _embed(self, timesteps: Tensor, prepared: Prepared, dtype: torch.dtype) -> Tensor:
         """The time embedding [b, e], with the frame rate's in the bases."""
@@ -242,7 +229,6 @@ class UNet(nn.Module):
         return F.pad(x, (0, -width % multiple, 0, (2 - height) % multiple), mode="replicate")
 
 
-def _free_u(x: Tensor, skip: Tensor, backbone_gain: float, skip_gain: float) -> tuple[Tensor, Tensor]:
-    half = x.shape[1] // 2
-    x = torch.cat([x[:, :half] * backbone_gain, x[:, half:]], dim=1)
-    return x, fourier_filter(skip, skip_gain)
+def _through(block: Block | Downsample, x: Tensor, evaluation: Evaluation) -> Tensor:
+    hooks = evaluation.hooks.blocks
+    return hooks.leave(block.name, block(hooks.enter(block.name, x), evaluation))

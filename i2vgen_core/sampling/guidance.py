@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..memory import evaluation_bytes
 from ..network.acceleration import EXACT, Acceleration, DeepFeatures, Reuse
-from ..network.image_conditioning import Prepared
+from ..network.evaluation import Prepared
+from ..network.hooks import Hooks
 from ..network.unet import UNet
 from .schedules import Schedule
 from .solvers import Denoise, guide
@@ -42,12 +43,13 @@ def guided(
         dtype: of the network's inputs.
     """
     features = DeepFeatures(acceleration.reuse_interval)
+    predict = Predictor(network, details, features)
 
     def denoise(x: Tensor, t: int) -> Tensor:
         features.step()
         timesteps = torch.tensor([t], device=x.device)
         read = conditions if guidance != 1 and acceleration.guides(t) else conditions[:1]
-        velocities = predict(network, x.to(dtype), timesteps, read, details, features)
+        velocities = predict(x.to(dtype), timesteps, read)
         velocity = velocities[0].float()
         if len(velocities) > 1:
             velocity = guide(velocity, velocities[1].float(), guidance, rescale)
@@ -56,38 +58,39 @@ def guided(
     return denoise
 
 
-def predict(
-    network: UNet,
-    x: Tensor,
-    timesteps: Tensor,
-    conditions: list[Prepared],
-    details: Tensor | None = None,
-    features: DeepFeatures | None = None,
-) -> list[Tensor]:
+class Predictor:
     """The velocities of one video under each of its conditions, in one batch where memory has room, else one by one.
+
+    One is made for a run: where memory has run out with a batch, the rest of the run goes one by one.
 
     Args:
         network: a base or a refiner.
-        x: noisy scaled latent [f, 4, h, w].
-        timesteps: [1].
-        conditions: of one batch row each.
         details: [f, 4, h, w], see UNet.forward.
         features: of the run, where some are used again.
-
-    Returns:
-        As many velocities [f, 4, h, w].
     """
 
-    def run(prepared: Prepared, *numbers: int) -> tuple[Tensor, ...]:
-        hooks = Reuse(features, numbers) if features else None
-        return network(x, timesteps, prepared, len(x), details=details, hooks=hooks).chunk(len(numbers))
+    def __init__(self, network: UNet, details: Tensor | None = None, features: DeepFeatures | None = None):
+        self._network, self._details, self._features = network, details, features
+        self._together = True
 
-    if len(conditions) > 1 and _fit_together(network, x, len(conditions)):
-        try:
-            return list(run(Prepared.together(conditions), *range(len(conditions))))
-        except torch.cuda.OutOfMemoryError:
-            logger.warning("memory ran out with both guided halves at once: they go one after the other")
-    return [run(condition, number)[0] for number, condition in enumerate(conditions)]
+    def __call__(self, x: Tensor, timesteps: Tensor, conditions: list[Prepared]) -> list[Tensor]:
+        """Velocities [f, 4, h, w] of a noisy scaled latent [f, 4, h, w] at timesteps [1], of one for each condition of
+        one batch row."""
+        count = len(conditions)
+        if count > 1 and self._together and _fit_together(self._network, x, count):
+            try:
+                return list(self._run(x, timesteps, Prepared.together(conditions), *range(count)))
+            except torch.cuda.OutOfMemoryError:
+                logger.warning(
+                    "memory ran out with both guided halves at once: from here on they go one after the other"
+                )
+                self._together = False
+        return [self._run(x, timesteps, each, number)[0] for number, each in enumerate(conditions)]
+
+    def _run(self, x: Tensor, timesteps: Tensor, prepared: Prepared, *numbers: int) -> tuple[Tensor, ...]:
+        hooks = Hooks(blocks=Reuse(self._features, numbers)) if self._features is not None else Hooks()
+        velocities = self._network(x, timesteps, prepared, len(x), details=self._details, hooks=hooks)
+        return velocities.chunk(len(numbers))
 
 
 def _fit_together(network: UNet, x: Tensor, conditions: int) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config import RELEASES, TIMESTEPS, UNetConfig
 from ..network.blocks import Layers
-from ..network.hooks import Hooks
+from ..network.hooks import AttentionHooks, Hooks
 from ..network.image_conditioning import GlobalEncoder
 from ..network.unet import UNet
 from ..sampling.schedules import schedule_for
@@ -99,7 +99,7 @@ class Base(nn.Module):
         """
         context = torch.cat([text, self.encoder(latent), self.network.context_embedding(image)], dim=1)
         details = self.network.detail_encoder(latent, frames)
-        return self.network(x, timesteps, context, frames, fps, details, Hooks(attention_for(x.device)))
+        return self.network(x, timesteps, context, frames, fps, details, Hooks(AttentionHooks(attention_for(x.device))))
 
 
 def build_base(config: BaseTraining) -> Base:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import RELEASES, UNetConfig
-from ..network.hooks import Hooks
+from ..network.hooks import AttentionHooks, Hooks
 from ..network.unet import UNet
 from ..sampling.schedules import schedule_for
 from .data import Source, World
@@ -111,7 +111,7 @@ def train_refiner(
         latents, text = (t.repeat_interleave(config.repeats, 0) for t in b)
         timesteps = draw_timesteps(len(latents), config.levels, config.bias, generator)
         noised = add_noise(latents, schedule, timesteps, noise_like(latents, 0.0, generator))
-        hooks = Hooks(attention_for(latents.device))
+        hooks = Hooks(AttentionHooks(attention_for(latents.device)))
         predicted = network(noised.x, timesteps, text, latents.shape[1], hooks=hooks)
         return velocity_loss(predicted, noised, config.levels)
 

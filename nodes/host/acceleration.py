@@ -9,7 +9,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...i2vgen_core.network.acceleration import Acceleration, DeepFeatures, Reuse
-from ...i2vgen_core.network.hooks import Hooks
+from ...i2vgen_core.network.hooks import BlockHooks
 
 _KEY = "i2vgen_xl_acceleration"
 """Of the wrappers, and of a run's features in its `transformer_options`."""
@@ -29,7 +29,7 @@ def accelerate(model: Any, acceleration: Acceleration) -> Any:
     return model
 
 
-def reuse_in(transformer_options: dict[str, Any], x: Tensor) -> Hooks:
+def reuse_in(transformer_options: dict[str, Any], x: Tensor) -> BlockHooks:
     """Whether an evaluation of x [(b f), 4, h, w] uses the features of its run again, or makes them.
 
     A condition, the guided halves apart or together, and a context window have features of their own. What another node
@@ -37,7 +37,7 @@ def reuse_in(transformer_options: dict[str, Any], x: Tensor) -> Hooks:
     """
     run: _Run | None = transformer_options.get(_KEY)
     if run is None or run.patches != _patches(transformer_options):
-        return Hooks()
+        return BlockHooks()
     run.step_at(float(transformer_options["sigmas"][0]))
     window = transformer_options.get("context_window")
     frames = None if window is None else tuple(window.index_list)

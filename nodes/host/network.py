@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any, NamedTuple
 
 import comfy.model_management
 import torch
@@ -12,13 +14,32 @@ from torch import Tensor
 
 from ...i2vgen_core.config import UNetConfig
 from ...i2vgen_core.errors import InputError
-from ...i2vgen_core.network.image_conditioning import Prepared
+from ...i2vgen_core.network.evaluation import Prepared
+from ...i2vgen_core.network.hooks import BlockName
 from ...i2vgen_core.network.unet import UNet
 from . import compat
 from .acceleration import of_half, reuse_in
-from .patches import StockPatches
+from .patches import changes_nothing, stock_patches
 
 logger = logging.getLogger("i2vgen_xl")
+
+
+class _Inputs(NamedTuple):
+    """What the host hands over for one evaluation, of one condition or of more behind each other."""
+
+    x: Tensor
+    timesteps: Tensor
+    context: Tensor
+    details: Tensor | None
+    fps: Tensor | None
+    prepared: Tensor | None
+    fps_embedding: Tensor | None
+
+    def apart(self) -> list[_Inputs]:
+        """Those of each condition."""
+        count = len(self.context)
+        parts = [[None] * count if each is None else each.chunk(count) for each in self]
+        return [_Inputs(*part) for part in zip(*parts, strict=True)]
 
 
 class HostUNet(UNet):
@@ -27,12 +48,44 @@ class HostUNet(UNet):
     def __init__(self, config: UNetConfig, *, model_channels: int, dtype: Any, device: Any, operations: Any):
         super().__init__(config, operations=operations, dtype=dtype, device=device)
         self.dtype = dtype
+        self._parted: Any = None
 
     def forward(  # type: ignore[override]  # the host calls it with arguments of its own
         self,
         x: Tensor,
         timesteps: Tensor,
         context: Tensor,
+        y: Any = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **conditions: Any,
+    ) -> Tensor:
+        """One evaluation. Wrappers are called as the host's own networks call them, with the same positional arguments.
+
+        Args:
+            x: noisy latents [(b f), 4, h, w].
+            timesteps: [(b f)].
+            context: [b, n, d], once a video.
+            y: read by other networks of the host; None.
+            control: of a ControlNet; None.
+            transformer_options: the host's.
+            conditions: `details`, `fps` [b], and `prepared` and `fps_embedding`, what `prepare` made of context and fps,
+                unless weights change during the run.
+
+        Raises:
+            InputError: there is a ControlNet; none was trained for these networks.
+        """
+        options = {} if transformer_options is None else transformer_options
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        run = WrapperExecutor.new_class_executor(self._evaluate, self, wrappers)
+        return run.execute(x, timesteps, context, y, control, options, **conditions)
+
+    def _evaluate(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Any = None,
         control: Any = None,
         transformer_options: dict[str, Any] | None = None,
         details: Tensor | None = None,
@@ -41,74 +94,66 @@ class HostUNet(UNet):
         fps_embedding: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
-        """x [(b f), 4, h, w] and timesteps [(b f)]; context [b, n, d] and fps [b] are there once a video, and so is what
-        `prepare` made of them, unless weights change during the run.
-
-        Raises:
-            InputError: there is a ControlNet; none was trained for these networks.
-        """
-        options = {} if transformer_options is None else transformer_options
-        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
-        run = WrapperExecutor.new_class_executor(self._evaluate, self, wrappers)
-        return run.execute(
-            x,
-            timesteps,
-            context,
-            control,
-            options,
-            details=details,
-            fps=fps,
-            prepared=prepared,
-            fps_embedding=fps_embedding,
-        )
-
-    def _evaluate(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        control: Any,
-        transformer_options: dict[str, Any],
-        details: Tensor | None,
-        fps: Tensor | None,
-        prepared: Tensor | None,
-        fps_embedding: Tensor | None,
-    ) -> Tensor:
         if control is not None:
             remedy = "Take the Apply ControlNet block out of the conditioning."
             raise InputError("conditioning", "no ControlNet, since none was trained for these networks", "one", remedy)
-        inputs = (x, timesteps, context, details, fps, prepared, fps_embedding)
-        frames, hooks = len(x) // len(context), StockPatches(transformer_options, reuse_in(transformer_options, x))
+        inputs = _Inputs(x, timesteps, context, details, fps, prepared, fps_embedding)
+        options = {} if transformer_options is None else transformer_options
+        run, may_part = _run_of(options), len(context) > 1 and changes_nothing(options)
+        if not may_part or run is None or run != self._parted:
+            try:
+                return self._together(inputs, options)
+            except Exception as error:
+                if not may_part or not compat.is_out_of_memory(error):
+                    raise
+            # Out of the handler, whose exception holds what the evaluation had made.
+            logger.warning("memory ran out with both guided halves at once: from here on they go one after the other")
+            comfy.model_management.soft_empty_cache()
+            self._parted = run
+        return torch.cat([self._together(each, of_half(options, i)) for i, each in enumerate(inputs.apart())])
+
+    def _together(self, inputs: _Inputs, options: dict[str, Any]) -> Tensor:
+        x, timesteps, context, details, fps, prepared, fps_embedding = inputs
+        frames, hooks = len(x) // len(context), stock_patches(options, reuse_in(options, x))
         timesteps = timesteps[::frames]
-        known = _unpacked(prepared, context, fps_embedding)
-        if len(context) == 2 and hooks.changes_nothing and _halves_are_alike(x, timesteps, details, fps):
+        known = unpacked(prepared, context, fps_embedding, self.channels)
+        if len(context) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps):
             x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
-        try:
-            return super().forward(x, timesteps, known, frames, fps, details, hooks)
-        except Exception as error:
-            if len(context) == 1 or not hooks.changes_nothing or not compat.is_out_of_memory(error):
-                raise
-        # Out of the handler, whose exception holds what the evaluation had made.
-        logger.warning("memory ran out with both guided halves at once: they go one after the other")
-        comfy.model_management.soft_empty_cache()
-        count, options = len(context), transformer_options
-        halves = zip(*([None] * count if each is None else each.chunk(count) for each in inputs), strict=True)
-        return torch.cat(
-            [self._evaluate(x, t, c, None, of_half(options, i), *rest) for i, (x, t, c, *rest) in enumerate(halves)]
-        )
+        return super().forward(x, timesteps, known, frames, fps, details, hooks)
+
+    @property
+    def channels(self) -> dict[BlockName, int]:
+        """Of the keys and values that each block makes of a context."""
+        return {each.block: each.channels for each in self.spatial_transformers}
 
 
 def packed(prepared: Prepared) -> Tensor:
-    """A context and its keys and values as one condition of the host's."""
-    return torch.cat([prepared.context, prepared.keys_values], dim=-1)
+    """A context and its keys and values beside each other, as one condition of the host's."""
+    return torch.cat([prepared.context, *chain.from_iterable(prepared.keys_values.values())], dim=-1)
 
 
-def _unpacked(condition: Tensor | None, context: Tensor, fps_embedding: Tensor | None) -> Prepared | Tensor:
-    """What was prepared of a context; the context where there is none, or where a node has changed it since."""
+def unpacked(
+    condition: Tensor | None, context: Tensor, fps_embedding: Tensor | None, channels: Mapping[BlockName, int]
+) -> Prepared | Tensor:
+    """What was prepared of a context; the context where there is none, or where a node has changed it since.
+
+    Args:
+        condition: what `packed` made, or None.
+        context, fps_embedding: as they are now.
+        channels: of the keys and values, by block.
+    """
     width = context.shape[-1]
     if condition is None or not torch.equal(condition[..., :width], context):
         return context
-    return Prepared(context, condition[..., width:], fps_embedding)
+    parts = condition[..., width:].split([each for each in channels.values() for _ in range(2)], dim=-1)
+    keys_values = zip(parts[::2], parts[1::2], strict=True)
+    return Prepared(context, dict(zip(channels, keys_values, strict=True)), fps_embedding)
+
+
+def _run_of(options: dict[str, Any]) -> Any:
+    """What tells a sampling run's evaluations of both halves from those of other runs, which have conditions of their
+    own; None where the caller does not say."""
+    return frozenset(options["uuids"]) if "uuids" in options else None
 
 
 def _halves_are_alike(*inputs: Tensor | None) -> bool:

@@ -12,9 +12,9 @@ from diffusers import DPMSolverMultistepScheduler
 from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import InputError
 from i2vgen_core.network.acceleration import EXACT, Acceleration, DeepFeatures, Reuse
-from i2vgen_core.network.hooks import Hooks
-from i2vgen_core.network.image_conditioning import Prepared
-from i2vgen_core.sampling.guidance import guided
+from i2vgen_core.network.evaluation import Prepared
+from i2vgen_core.network.hooks import BlockHooks, Hooks
+from i2vgen_core.sampling.guidance import Predictor, guided
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from i2vgen_core.sampling.schedules import BASE_SOLVERS, base_steps, cosine_zero_snr, ddim_timesteps, scaled_linear
 from i2vgen_core.sampling.stages import BaseStage
@@ -30,26 +30,28 @@ def test_features_of_the_same_latent_give_the_same_velocity(kind):
     arguments |= {name: both[name] for name in ("context", "fps") if name in both}
     whole = network(**arguments)
     features = DeepFeatures(interval=3)
-    assert torch.equal(network(**arguments, hooks=Reuse(features, "key")), whole)
-    assert toy.error(network(**arguments, hooks=Reuse(features, "key")), whole) < 1e-6
+    assert torch.equal(network(**arguments, hooks=Hooks(blocks=Reuse(features, "key"))), whole)
+    assert toy.error(network(**arguments, hooks=Hooks(blocks=Reuse(features, "key"))), whole) < 1e-6
     arguments["x"] = arguments["x"].flip(0)
-    assert toy.error(network(**arguments, hooks=Reuse(features, "key")), network(**arguments)) > 1e-3
-    assert torch.equal(network(**arguments, hooks=Reuse(features, "key")), network(**arguments)), "the third is whole"
+    assert toy.error(network(**arguments, hooks=Hooks(blocks=Reuse(features, "key"))), network(**arguments)) > 1e-3
+    assert torch.equal(network(**arguments, hooks=Hooks(blocks=Reuse(features, "key"))), network(**arguments)), (
+        "the third is whole"
+    )
 
 
 @torch.no_grad()
 def test_only_outer_blocks_run_with_features():
     class Places(Reuse):
-        def block(self, place, run, x):
-            places.append(place)
-            return super().block(place, run, x)
+        def enter(self, block, x):
+            places.append(block)
+            return x
 
     network, arguments, features = toy.network(toy.DEEP), toy.inputs(toy.DEEP), DeepFeatures(interval=2)
     places = []
-    network(**arguments, hooks=Places(features, "key"))
+    network(**arguments, hooks=Hooks(blocks=Places(features, "key")))
     assert len(places) == len(network.input_blocks) + 1 + len(network.output_blocks)
     places = []
-    network(**arguments, hooks=Places(features, "key"))
+    network(**arguments, hooks=Hooks(blocks=Places(features, "key")))
     assert places == [("input", 0), ("output", len(network.output_blocks) - 1)]
 
 
@@ -91,14 +93,14 @@ def _evaluations(acceleration, steps=10, guidance=9.0):
     seen = []
 
     def network(x, timesteps, prepared, frames, details, hooks):
-        features = hooks.recall()
+        features = hooks.blocks.recall()
         if features is None:
-            hooks.keep(x)
+            hooks.blocks.keep(x)
         seen.append((int(timesteps), len(prepared.context), features is not None))
         return torch.zeros(len(prepared.context) * frames, *x.shape[1:])
 
     network.config = toy.CONFIG
-    conditions = [Prepared(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))] * 2
+    conditions = [Prepared(torch.zeros(1, 1, 1), {})] * 2
     schedule = cosine_zero_snr()
     denoise = guided(network, schedule, conditions, guidance, acceleration=acceleration)
     _stage(steps, schedule).sample(denoise, torch.ones(2, 4, 8, 8))
@@ -137,6 +139,26 @@ def test_where_guidance_ends_the_features_of_both_halves_are_let_go(monkeypatch)
     monkeypatch.setattr("i2vgen_core.sampling.guidance.DeepFeatures", Recorded)
     _evaluations(Acceleration(guidance_end=0.5, reuse_interval=2))
     assert kept[0] == {(0, 1)} and kept[-1] == {(0,)}
+
+
+def test_a_run_that_memory_has_parted_stays_parted(caplog):
+    """The next run tries both halves at once again."""
+    lengths = []
+
+    def network(x, timesteps, prepared, frames, details, hooks):
+        lengths.append(len(prepared.context))
+        if len(prepared.context) == 2:
+            raise torch.cuda.OutOfMemoryError("made up for this test")
+        return torch.zeros(frames, *x.shape[1:])
+
+    network.config = toy.CONFIG
+    conditions, x, timesteps = [Prepared(torch.zeros(1, 1, 1), {})] * 2, torch.ones(2, 4, 8, 8), torch.tensor([1])
+    for _ in range(2):
+        predict = Predictor(network)
+        for _ in range(3):
+            assert len(predict(x, timesteps, conditions)) == 2
+    assert lengths == 2 * [2, 1, 1, 1, 1, 1, 1]
+    assert caplog.text.count("one after the other") == 2
 
 
 @pytest.mark.parametrize(
@@ -216,6 +238,6 @@ def test_steps_of_second_order_are_even_and_begin_with_a_signal():
 
 
 def test_hooks_use_nothing_again_by_themselves():
-    hooks = Hooks()
+    hooks = BlockHooks()
     hooks.keep(torch.ones(1))
     assert hooks.recall() is None

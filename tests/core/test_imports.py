@@ -168,10 +168,7 @@ def test_rooms_import_from_the_floors_below():
 
 
 def test_no_file_imports_itself_through_others():
-    circles = {name(file) for file in GRAPH if file in reached(GRAPH, file)}
-    assert circles == {"i2vgen_core/network/blocks.py", "i2vgen_core/network/hooks.py"}, (
-        "hooks are given layers by their type, which is blocks' own, until they get places by name"
-    )
+    assert not {name(file) for file in GRAPH if file in reached(GRAPH, file)}
 
 
 def test_inference_and_the_blocks_import_nothing_of_training():

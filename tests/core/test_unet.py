@@ -20,8 +20,8 @@ from i2vgen_core.errors import InputError
 from i2vgen_core.network import attention as attention_module
 from i2vgen_core.network import blocks as layers
 from i2vgen_core.network.attention import scaled_dot_product_attention
-from i2vgen_core.network.blocks import Layers, SpatialTransformer, TemporalTransformer, fourier_filter
-from i2vgen_core.network.hooks import Hooks
+from i2vgen_core.network.blocks import FreeU, Layers, SpatialTransformer, TemporalTransformer, fourier_filter
+from i2vgen_core.network.hooks import AttentionHooks, BlockHooks, Hooks
 from i2vgen_core.network.image_conditioning import DetailEncoder, GlobalEncoder, position_ramp
 from i2vgen_core.network.unet import UNet
 
@@ -127,7 +127,7 @@ def test_the_two_refiners_differ_by_the_filters_alone(small, monkeypatch):
     made = toy.inputs(small["sr600"].config)
     expected = small["vid2vid_xl"](**made)
     assert toy.error(small["sr600"](**made), expected) > 1e-3
-    monkeypatch.setattr("i2vgen_core.network.unet._free_u", lambda x, skip, *gains: (x, skip))
+    monkeypatch.setattr(FreeU, "__call__", lambda self, x, skip: (x, skip))
     assert torch.equal(small["sr600"](**made), expected)
 
 
@@ -183,7 +183,7 @@ def test_a_replacement_is_used_for_every_attention(small, kind, monkeypatch):
         calls.append((tuple(q.shape[:2]), tuple(k.shape[:2])))
         return explicit_attention(q, k, v, heads)
 
-    assert toy.error(unet(**made, hooks=Hooks(replacement)), expected) <= EXACT
+    assert toy.error(unet(**made, hooks=Hooks(AttentionHooks(replacement))), expected) <= EXACT
 
     kinds = Counter(type(module) for module in unet.modules())
     spatial, temporal = kinds[SpatialTransformer], kinds[TemporalTransformer]
@@ -199,55 +199,136 @@ def test_a_replacement_is_used_for_every_attention(small, kind, monkeypatch):
 
 def test_what_the_attention_returns_is_used(small):
     made = toy.inputs(toy.CONFIG)
-    nothing = small["i2vgen_xl"](**made, hooks=Hooks(lambda q, k, v, heads: torch.zeros_like(q)))
+    nothing = small["i2vgen_xl"](**made, hooks=Hooks(AttentionHooks(lambda q, k, v, heads: torch.zeros_like(q))))
     assert toy.error(nothing, small["i2vgen_xl"](**made)) > 1e-3
 
 
-class Recording(Hooks):
+class RecordedAttention(AttentionHooks):
     """Writes down what is asked of it, and does what the network does."""
 
     def __init__(self):
         super().__init__()
-        self.joins, self.places, self.layers = [], [], []
+        self.asked, self.names, self.entered = [], [], []
 
-    def join(self, place, x, skip):
-        self.joins.append(place)
-        return super().join(place, x, skip)
+    def enter(self, block, shape):
+        self.entered.append((block, shape))
 
-    def block(self, place, run, x):
-        self.places.append(place)
-        return super().block(place, run, x)
+    def tokens(self, name, heads, x, context):
+        self.names.append(name)
+        self.asked.append(("tokens", name))
+        assert (context is x) == (name.over != "context")
+        return super().tokens(name, heads, x, context)
 
-    def attend(self, layer, x, context, keys_values=None):
-        self.layers.append((self.places[-1], layer.over))
-        assert (context is x) == (layer.over != "context")
-        return super().attend(layer, x, context, keys_values)
+    def attend(self, name, heads, q, k, v):
+        self.asked.append(("attend", name))
+        return super().attend(name, heads, q, k, v)
+
+    def output(self, name, y):
+        self.asked.append(("output", name))
+        return super().output(name, y)
+
+
+class RecordedBlocks(BlockHooks):
+    def __init__(self):
+        self.asked = []
+
+    def enter(self, block, x):
+        self.asked.append(("enter", block))
+        return super().enter(block, x)
+
+    def leave(self, block, x):
+        self.asked.append(("leave", block))
+        return super().leave(block, x)
+
+    def join(self, block, x, skip):
+        self.asked.append(("join", block))
+        assert x.shape[2:] == skip.shape[2:]
+        return super().join(block, x, skip)
 
 
 @pytest.mark.parametrize("kind", toy.KINDS)
 def test_hooks_are_asked_for_every_block_and_layer(small, kind):
-    unet, hooks = small[kind], Recording()
+    unet, attention, blocks = small[kind], RecordedAttention(), RecordedBlocks()
     made = toy.inputs(unet.config, frames=2, batch=2)
-    assert torch.equal(unet(**made, hooks=hooks), unet(**made))
-    downs = [("input", number) for number in range(len(unet.input_blocks))]
-    ups = [("output", number) for number in range(len(unet.output_blocks))]
-    assert hooks.places == [*downs, ("middle", 0), *ups]
-    assert hooks.joins == ups
-    assert [over for place, over in hooks.layers if place == ("middle", 0)] == ["places", "context", "frames", "frames"]
-    kinds = Counter(type(module) for module in unet.modules())
-    counted = Counter(over for _, over in hooks.layers)
-    assert counted["places"] == counted["context"] == kinds[SpatialTransformer]
-    assert counted["frames"] == 2 * kinds[TemporalTransformer]
+    assert torch.equal(unet(**made, hooks=Hooks(attention, blocks)), unet(**made))
+
+    down = [("input", number) for number in range(len(unet.input_blocks))]
+    up = [("output", number) for number in range(len(unet.output_blocks))]
+    before = [(kind, block) for block in [*down, ("middle", 0)] for kind in ("enter", "leave")]
+    assert blocks.asked == before + [(kind, block) for block in up for kind in ("join", "enter", "leave")]
+
+    assert attention.asked == [(kind, name) for name in attention.names for kind in ("tokens", "attend", "output")]
+    layers = {name: module for name, module in unet.named_modules() if name.endswith((".attn1", ".attn2"))}
+    assert [_path(name) for name in attention.names] == list(layers)
+    middle = [name.over for name in attention.names if name.block == ("middle", 0)]
+    assert middle == ["places", "context", "frames", "frames"]
+    assert [block for block, _ in attention.entered] == [each.block for each in unet.spatial_transformers]
+    assert attention.entered[0][1] == (2 * 2, 32, *_padded(unet, made["x"]))
+
+
+def _padded(unet, x):
+    return (unet._pad_to_fit(x) if unet.config.is_refiner else x).shape[2:]
+
+
+def _path(name):
+    """The module of a layer's name in the release's state dict: spatial transformers are a block's second part."""
+    way, number = name.block
+    block = "middle_block" if way == "middle" else f"{way}_blocks.{number}"
+    part = 1 if name.over != "frames" or name.block == ("input", 0) else 2
+    return f"{block}.{part}.transformer_blocks.0.{name.layer}"
+
+
+@pytest.mark.parametrize("over, layer", [("places", "attn1"), ("context", "attn2"), ("frames", "attn1")])
+def test_queries_and_keys_of_one_video_serve_another(small, over, layer, monkeypatch):
+    """As editing needs it: at one block, in one batch. What is not reached stays as it was."""
+    monkeypatch.setitem(layers._PART_BYTES, "cpu", 1)  # frames one by one, if they were not asked for whole
+    seen = []
+
+    class Injecting(AttentionHooks):
+        whole = True
+
+        def attend(self, name, heads, q, k, v):
+            if (name.block, name.over, name.layer) == (("output", 2), over, layer):
+                seen.append((q.shape, k.shape))
+                q, k = (torch.cat([each[: len(each) // 2]] * 2) for each in (q, k))
+            return super().attend(name, heads, q, k, v)
+
+    unet, made = small["vid2vid_xl"], toy.inputs(small["vid2vid_xl"].config, frames=3, batch=2)
+    before, after = unet(**made), unet(**made, hooks=Hooks(Injecting()))
+    assert toy.error(after[:3], before[:3]) <= EXACT
+    assert toy.error(after[3:], before[3:]) > 1e-4
+    if over != "frames":
+        assert len(seen) == 1 and seen[0][0][0] == 2 * 3
 
 
 def test_what_a_hook_returns_is_used(small):
-    class Changing(Hooks):
-        def block(self, place, run, x):
-            out = super().block(place, run, x)
-            return out * 2 if place == ("output", 0) else out
+    unet, made = small["i2vgen_xl"], toy.inputs(toy.CONFIG)
+    expected = unet(**made)
 
-    made = toy.inputs(toy.CONFIG)
-    assert toy.error(small["i2vgen_xl"](**made, hooks=Changing()), small["i2vgen_xl"](**made)) > 1e-3
+    class Leaving(BlockHooks):
+        def leave(self, block, x):
+            return x * 2 if block == ("output", 0) else x
+
+    class Entering(BlockHooks):
+        def enter(self, block, x):
+            return x * 2 if block == ("middle", 0) else x
+
+    class Joining(BlockHooks):
+        def join(self, block, x, skip):
+            return x, skip * 2
+
+    class Tokens(AttentionHooks):
+        def tokens(self, name, heads, x, context):
+            return x * 2, context, context
+
+    class Output(AttentionHooks):
+        def output(self, name, y):
+            return y * 2
+
+    hooks = [Hooks(blocks=each()) for each in (Leaving, Entering, Joining)]
+    hooks += [Hooks(attention=each()) for each in (Tokens, Output)]
+    for each in hooks:
+        assert toy.error(unet(**made, hooks=each), expected) > 1e-3
 
 
 # ---------------------------------------------------------------- what is computed once, and in parts

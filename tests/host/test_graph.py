@@ -271,11 +271,15 @@ def test_halves_share_what_comes_before_their_context(host):
 def test_keys_of_another_context_are_not_used(host):
     """A node may change the context on its way to the network."""
     network = host.module("nodes.host.network")
-    prepared = network.Prepared(torch.rand(2, 5, 4), torch.rand(2, 5, 6), None)
+    blocks = {("input", 1): 2, ("output", 0): 3}
+    keys_values = {block: (torch.rand(2, 5, width), torch.rand(2, 5, width)) for block, width in blocks.items()}
+    prepared = network.Prepared(torch.rand(2, 5, 4), keys_values, None)
     packed = network.packed(prepared)
-    found = network._unpacked(packed, prepared.context, None)
-    assert torch.equal(found.keys_values, prepared.keys_values)
+    found = network.unpacked(packed, prepared.context, None, blocks)
+    assert found.keys_values.keys() == blocks.keys()
+    for block, pair in keys_values.items():
+        assert all(map(torch.equal, found.keys_values[block], pair))
     changed = prepared.context + 1
-    assert network._unpacked(packed, changed, None) is changed
-    assert network._unpacked(packed, prepared.context[:, :4], None).shape == (2, 4, 4)
-    assert network._unpacked(None, changed, None) is changed
+    assert network.unpacked(packed, changed, None, blocks) is changed
+    assert network.unpacked(packed, prepared.context[:, :4], None, blocks).shape == (2, 4, 4)
+    assert network.unpacked(None, changed, None, blocks) is changed

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import measure, peer
 from benchmarks.rows import BASE, GIB, LARGE
-from i2vgen_core.network.image_conditioning import Prepared
+from i2vgen_core.network.evaluation import Prepared
 
 from . import graphs
 
