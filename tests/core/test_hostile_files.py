@@ -300,6 +300,7 @@ def tensor_bytes():
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.slow
 def test_a_failed_load_leaves_the_earlier_model_and_no_memory(tmp_path, suffix):
     good, bad = tmp_path / f"good{suffix}", tmp_path / f"bad{suffix}"
     state = dict(hostile.tensors("vid2vid_xl"))

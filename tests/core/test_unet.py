@@ -336,6 +336,7 @@ def test_what_a_hook_returns_is_used(small):
 
 @pytest.mark.parametrize("kind", toy.KINDS)
 @pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.slow
 def test_parts_make_the_whole(small, kind, batch, monkeypatch):
     made = toy.inputs(small[kind].config, frames=5, batch=batch)
     expected = small[kind](**made)
