@@ -64,6 +64,7 @@ def test_the_stages_make_what_generate_makes(bundles, tmp_path, picture):
     assert made.read_bytes() == generated(picture, bundles(), job.seed, "--file-fps", 12)
 
 
+@pytest.mark.slow
 def test_ray_starts_here_and_the_base_alone_runs(bundles, tmp_path, picture):
     rows = [{"image": "a.png", "prompt": "a fox", **SMALL}, {"image": "a.png", **SMALL}]
     code, said, lines = batch(tmp_path / "jobs.jsonl", rows, "--model", bundles(), "--stage", "base")
@@ -77,6 +78,7 @@ def test_ray_starts_here_and_the_base_alone_runs(bundles, tmp_path, picture):
     assert made == generated(picture, bundles(), lines[1]["seed"], "--stage", "base")
 
 
+@pytest.mark.slow
 def test_a_workflow_on_servers_that_fail(tmp_path):
     graph = {"1": {"class_type": "Save", "inputs": {"do": "", "text": "x", "image": "none", "seed": 3}}}
     (tmp_path / "api.json").write_text(json.dumps(graph))
@@ -149,6 +151,7 @@ def test_workers_that_cannot_be(text):
         (("nowhere.csv", "--workflow", "nowhere.json"), "--workflow: expected a graph in the API's form"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_used_is_said(more, message, tmp_path, caplog):
     pytest.importorskip("ray", reason="ray not installed: pip install 'comfyui-i2vgen-xl[batch]'")
     assert main(["batch", *more, "--out", str(tmp_path / "out")]) == 2

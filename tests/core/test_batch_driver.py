@@ -19,6 +19,8 @@ from i2vgen_core.batch.jobs import Job, name_of  # noqa: E402
 from i2vgen_core.batch.outputs import Outputs  # noqa: E402
 from i2vgen_core.errors import InputError  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 QUICK_LOSS = {"_system_config": {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000}}
 HERE = Path(__file__).parent
 QUICK = Policy(attempts=2, backoff=0.05, timeout=20)

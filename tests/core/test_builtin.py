@@ -88,11 +88,13 @@ def test_base_frames_are_the_stored_ones(base_frames):
     assert mean <= 0.5 and most <= 4
 
 
+@pytest.mark.slow
 def test_refined_frames_are_the_stored_ones(cascade, base_frames):
     mean, most = difference(make.refined(cascade, base_frames), "refined")
     assert mean <= 0.5 and most <= 4
 
 
+@pytest.mark.slow
 def test_frames_of_another_seed_are_not_the_stored_ones(cascade):
     options = replace(make.BASE, seed=2)
     latent = cascade.sample_base(cascade.condition(read_image(make.IMAGE), make.PROMPT, options), options)
@@ -107,6 +109,7 @@ def test_frame_0_is_the_given_image(cascade, base_frames):
 
 
 @pytest.mark.parametrize("seed", OBEYED)
+@pytest.mark.slow
 def test_the_shape_moves_as_it_is_told(cascade, seed):
     """Opposite prompts for one picture, each obeyed."""
     case = held_out_case(seed, 128, 64, 16, fps=8)
@@ -115,6 +118,7 @@ def test_the_shape_moves_as_it_is_told(cascade, seed):
     assert other.obeyed(case.tracker(base_video(cascade, other)))
 
 
+@pytest.mark.slow
 def test_the_refiner_brings_back_the_high_band(cascade):
     case = held_out_case(0, 128, 64, 8, fps=8)
     truth = render(case.scene, 288, 144, 8, 8).frames
@@ -127,6 +131,7 @@ def test_the_refiner_brings_back_the_high_band(cascade):
 # ---------------------------------------------------------------- where no model is named
 
 
+@pytest.mark.slow
 def test_generate_uses_it(tmp_path):
     out = tmp_path / "out.mp4"
     arguments = ["generate", "--image", str(make.IMAGE), "--prompt", make.PROMPT, "--out", str(out)]
@@ -140,6 +145,7 @@ def test_a_cascade_is_it():
     assert BaseOptions().width is None
 
 
+@pytest.mark.slow
 def test_its_latents_are_previewed_in_their_colours():
     """By the factors in the VAE's config.json, nearly as well as by the best ones for these pictures, and better than by
     Stable Diffusion's. After new weights: `write_latent_rgb(FOLDER)` of i2vgen_core.training.vae."""

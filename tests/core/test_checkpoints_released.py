@@ -33,12 +33,14 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", range(len(released.ROWS)), ids=lambda n: f"{n} {released.ROWS[n].file}")
+@pytest.mark.slow
 def test_a_released_file_is_known_and_gives_what_the_official_code_gives(results, number):
     row, result = released.ROWS[number], results[number]
     assert (result.kind, result.stored) == (row.kind, row.stored)
     assert result.error <= row.limit
 
 
+@pytest.mark.slow
 def test_the_table_in_the_docs_is_up_to_date(results):
     text = DOCUMENT.read_text(encoding="utf-8")
     written = text.partition(released.BEGIN)[2].partition(released.END)[0]

@@ -273,6 +273,7 @@ convert(Path(sys.argv[1]), Path(sys.argv[2]), progress=progress)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_that_looks_whole(released, out):
     done = subprocess.run([sys.executable, "-c", KILLED, released, out], env=os.environ, check=False)
     assert done.returncode == -signal.SIGKILL

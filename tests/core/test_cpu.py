@@ -55,6 +55,7 @@ print(hashlib.sha256(velocity.numpy().tobytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_every_process_computes_the_same_bytes():
     """However busy the machine is while one of them runs."""
     command = [sys.executable, "-c", _VELOCITY]

@@ -161,6 +161,7 @@ def test_mean_spectrum_is_of_decibels():
 
 
 @pytest.mark.parametrize("seed", range(24))
+@pytest.mark.slow
 def test_the_tracker_finds_the_true_shape(seed):
     each = case(seed)
     truth = measure.path(each.truth.masks[:, 0])
@@ -307,6 +308,7 @@ def perfect():
     return evaluate(Oracle(), SEEDS, refined=2)
 
 
+@pytest.mark.slow
 def test_a_perfect_cascade_reaches_every_aim(perfect):
     judged = {name: figure.verdict for name, figure in perfect.figures.items() if figure.criterion.bar}
     assert judged == dict.fromkeys(judged, "aim") and perfect.missed == []
@@ -328,6 +330,7 @@ def test_a_perfect_cascade_reaches_every_aim(perfect):
         (Noise, 0, {"frame_0", "direction", "opposites", "speed", "kept"}),
     ],
 )
+@pytest.mark.slow
 def test_wrong_cascades_miss_their_bars(kind, refined, missed):
     evaluation = evaluate(kind(), UNPANNED, refined=refined)
     assert missed <= set(evaluation.missed)
@@ -335,6 +338,7 @@ def test_wrong_cascades_miss_their_bars(kind, refined, missed):
         assert missed == set(evaluation.missed)
 
 
+@pytest.mark.slow
 def test_what_is_reported(perfect):
     text = table(perfect.figures)
     assert len(text.splitlines()) == 2 + len(CRITERIA)
@@ -348,6 +352,7 @@ def test_what_is_reported(perfect):
     assert spectra_plot(perfect.spectra).shape[2] == 3
 
 
+@pytest.mark.slow
 def test_the_base_alone():
     evaluation = evaluate(Oracle(), range(2), refined=0)
     assert evaluation.figures["refiner_psnr"].verdict == "not measured" and evaluation.missed == []
@@ -383,6 +388,7 @@ def test_a_base_without_a_global_encoder_has_nothing_to_leave_out():
         ablations(oracle, range(1))
 
 
+@pytest.mark.slow
 def test_a_real_cascade(bundles, tmp_path):
     """With made-up weights: everything runs at the settings that the bundle comes with, and nothing is reached."""
     folder = tmp_path / "bundle"

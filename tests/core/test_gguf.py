@@ -78,6 +78,7 @@ def test_types_that_only_llama_cpp_writes(tmp_path, name):
 
 @pytest.mark.parametrize("layout", [to_official, to_diffusers])
 @pytest.mark.parametrize("name", ["Q8_0", "Q5_0", "Q4_0"])
+@pytest.mark.slow
 def test_a_base_loads_and_runs(tmp_path, name, layout):
     checkpoint = open_base(write(tmp_path / "base.gguf", layout(toy.whole_state(WIDE)), name))
     assert checkpoint.config == WIDE

@@ -27,6 +27,7 @@ from i2vgen_core.errors import CheckpointError, InputError
 # ---------------------------------------------------------------- many damaged files
 
 
+@pytest.mark.slow
 def test_mutated_files(tmp_path):
     results = list(hostile.run(tmp_path, 96, seed=2))
     assert [result for result in results if isinstance(result, str)] == []
@@ -35,6 +36,7 @@ def test_mutated_files(tmp_path):
 
 
 @pytest.mark.parametrize("source", hostile.SOURCES)
+@pytest.mark.slow
 def test_a_whole_file_loads_with_its_own_loader_and_with_no_other(tmp_path, source):
     _, suffix, _, own, kind = hostile.SOURCES[source]
     path = tmp_path / f"model{suffix}"
@@ -91,6 +93,7 @@ def test_the_largest_numbers_are_finite():
 
 
 @pytest.mark.parametrize("source", hostile.SOURCES)
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_refused_by_every_loader(tmp_path, source):
     _, suffix, write, loader, _ = hostile.SOURCES[source]
     state = hostile.layout(source)
@@ -297,6 +300,7 @@ def tensor_bytes():
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.slow
 def test_a_failed_load_leaves_the_earlier_model_and_no_memory(tmp_path, suffix):
     good, bad = tmp_path / f"good{suffix}", tmp_path / f"bad{suffix}"
     state = dict(hostile.tensors("vid2vid_xl"))

@@ -243,7 +243,12 @@ ZIPS = {
 }
 
 
-@pytest.mark.parametrize("what", ZIPS)
+LONG = {"too many steps", "as many calls as steps allow"}
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=pytest.mark.slow) if what in LONG else what for what in ZIPS]
+)
 def test_a_zip_file_with(tmp_path, what):
     data, message = ZIPS[what]
     (tmp_path / "model.pth").write_bytes(data)

@@ -69,6 +69,7 @@ def everything():
     return probe()
 
 
+@pytest.mark.slow
 def test_the_core_imports_no_host(everything):
     assert {"i2vgen_core.network.unet", "i2vgen_core.cascade", "i2vgen_core.__main__"} <= set(everything["names"])
     tops = {name.split(".")[0] for name in everything["asked"]}
@@ -76,6 +77,7 @@ def test_the_core_imports_no_host(everything):
     assert not tops & set(HOST)
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_at_import(everything):
     assert everything["connected"] == []
 

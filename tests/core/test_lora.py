@@ -164,6 +164,7 @@ def gradients(network, lora):
 
 @pytest.mark.parametrize("lora", [False, True], ids=["all", "lora"])
 @pytest.mark.parametrize("kind", ["i2vgen_xl", "sr600"])
+@pytest.mark.slow
 def test_checkpointing_gives_the_same_gradients_from_less(kind, lora):
     plain, checkpointing = toy.network(of_kind(kind)), toy.network(of_kind(kind))
     checkpointing.checkpointing = True

@@ -220,6 +220,7 @@ class TestNoise:
             )
 
 
+@pytest.mark.slow
 class TestLatentSpace:
     def test_normalising_keeps_what_is_decoded(self):
         config = vae.VAETraining(channels=(32, 32, 32, 32))
@@ -335,6 +336,7 @@ def trained(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 class TestStages:
     def test_the_folder_is_one_that_the_cascade_reads(self, trained):
         cascade = Cascade(trained / "model")
@@ -385,6 +387,7 @@ class TestStages:
         assert UNetConfig(**{**SMALL_UNET, "channel_mult": (1, 1)}).detail_gain == "official"
 
 
+@pytest.mark.slow
 class TestOtherData:
     def test_low_rank_matrices_go_into_the_runs_folder(self, trained, tmp_path):
         pytest.importorskip("peft", reason="training low-rank matrices needs peft")
@@ -414,6 +417,7 @@ class TestOtherData:
 
 
 class TestCommands:
+    @pytest.mark.slow
     def test_train_writes_its_part_and_goes_on(self, tmp_path, caplog):
         caplog.set_level("INFO")
         recipe = tmp_path / "recipe.json"
@@ -431,6 +435,7 @@ class TestCommands:
         assert main(command) == 2
         assert "expected a recipe" in caplog.text
 
+    @pytest.mark.slow
     def test_evaluate_exits_with_1_where_a_bar_is_missed(self, trained, tmp_path, capsys):
         folder = tmp_path / "model"
         shutil.copytree(trained / "model", folder)

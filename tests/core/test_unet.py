@@ -336,6 +336,7 @@ def test_what_a_hook_returns_is_used(small):
 
 @pytest.mark.parametrize("kind", toy.KINDS)
 @pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.slow
 def test_parts_make_the_whole(small, kind, batch, monkeypatch):
     made = toy.inputs(small[kind].config, frames=5, batch=batch)
     expected = small[kind](**made)
@@ -378,7 +379,9 @@ def test_prepared_conditions_are_not_computed_again(small, kind):
 
 
 @pytest.mark.parametrize("kind", toy.KINDS)
-@pytest.mark.parametrize("limit", [2**21, 1], ids=["whole", "parts"])
+@pytest.mark.parametrize(
+    "limit", [pytest.param(2**21, id="whole"), pytest.param(1, id="parts", marks=pytest.mark.slow)]
+)
 def test_conditions_of_one_video_share_what_comes_before_their_context(small, kind, limit, monkeypatch):
     monkeypatch.setitem(layers._PART_BYTES, "cpu", limit)
     unet, made = small[kind], toy.inputs(small[kind].config, batch=2)
