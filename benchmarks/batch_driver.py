@@ -21,6 +21,7 @@ import ray
 
 from i2vgen_core.batch.driver import Batch, Plan, Policy
 from i2vgen_core.batch.jobs import Job, name_of
+from i2vgen_core.batch.ledger import Ledger
 from i2vgen_core.batch.outputs import Outputs, publish
 from i2vgen_core.batch.worker import Stage
 
@@ -56,15 +57,16 @@ def main() -> None:
         outputs = Outputs(Path(folder))
         size = int(options.megabytes * 1e6)
         plans = [Plan(Hand, (size,)), Plan(Hand, (size,)), Plan(Hand, (size,)), Plan(Write, (Path(folder),))]
-        batch = Batch(plans, outputs, Policy(), options.jobs)
+        ledger = Ledger([plan.name for plan in plans], outputs, options.jobs)
+        batch = Batch(plans, outputs, Policy(), ledger)
         jobs = (Job(row, name_of({"row": row}, ""), 0, {"row": row}) for row in range(options.jobs))
         used, start = time.process_time(), time.monotonic()
         asyncio.run(batch.run(jobs))
         used, took = time.process_time() - used, time.monotonic() - start
         outputs.close()
     ray.shutdown()
-    sys.stdout.write(f"{batch.done} jobs: {used / batch.done * 1e3:.2f} ms of the driver's CPU a job, ")
-    sys.stdout.write(f"{batch.done / took:.0f} jobs a second with one worker a stage; load {os.getloadavg()[0]:.1f}\n")
+    sys.stdout.write(f"{ledger.done} jobs: {used / ledger.done * 1e3:.2f} ms of the driver's CPU a job, ")
+    sys.stdout.write(f"{ledger.done / took:.0f} jobs a second with one worker a stage; load {os.getloadavg()[0]:.1f}\n")
 
 
 if __name__ == "__main__":

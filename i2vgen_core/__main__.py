@@ -25,7 +25,7 @@ _COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; 2 at an input that cannot be used, with the reason on standard error."""
+    """Runs a command; 2 at an input that cannot be used, with the reason on standard error; 130 if stopped."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(arguments).parse_args(arguments)
@@ -34,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         logger.error("error: %s", error)
         return 2
+    except KeyboardInterrupt:
+        logger.error("stopped")
+        return 130
 
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from ..errors import InputError
 from .jobs import Job
+from .ledger import Ledger
 from .outputs import NoRoom, Outputs
 from .worker import Report, Stage
 
@@ -173,17 +171,11 @@ class Batch:
         plans: the stages, first to last.
         outputs: where the last stage writes.
         policy: what is tried again.
-        rows: how many jobs there are, for the time left.
+        ledger: of the run.
     """
 
-    def __init__(self, plans: list[Plan], outputs: Outputs, policy: Policy, rows: int):
-        self.done = self.failed = self.skipped = 0
-        self._plans, self._outputs, self._policy = plans, outputs, policy
-        quiet = not sys.stderr.isatty()  # a log: a line now and then
-        self._bars = [
-            tqdm(total=rows, desc=plan.name, unit="job", position=index, mininterval=30 if quiet else 0.5)
-            for index, plan in enumerate(plans)
-        ]
+    def __init__(self, plans: list[Plan], outputs: Outputs, policy: Policy, ledger: Ledger):
+        self._plans, self._outputs, self._policy, self._ledger = plans, outputs, policy, ledger
 
     async def run(self, jobs: Iterable[Job | tuple[int, str, InputError]]) -> None:
         """Makes every output that is not there.
@@ -212,10 +204,8 @@ class Batch:
         try:
             for job in jobs:
                 if isinstance(job, tuple):
-                    self._refuse(*job)
-                elif job.name in tasks or self._outputs.find(job.name):
-                    self._skip(job)
-                else:
+                    self._ledger.refuse(*job)
+                elif self._ledger.admit(job):
                     task = asyncio.create_task(self._make(job, pools), name=job.name)
                     tasks[job.name] = task
                     task.add_done_callback(end)
@@ -231,8 +221,6 @@ class Batch:
         finally:
             for task in tasks.values():
                 task.cancel()
-            for bar in self._bars:
-                bar.close()
             with suppress(asyncio.TimeoutError):
                 await asyncio.gather(*(pool.close() for pool in pools))
         if stopped.done():
@@ -250,7 +238,7 @@ class Batch:
                 report = Report(error=str(error), traceback=str(error))
             except Lost as error:  # no fault of the job's: from the first stage again
                 losses += 1
-                logger.warning("row %d: from the first stage again: %s", job.row, _short(error))
+                logger.warning("row %d: from the first stage again: %s", job.row, short(error))
                 if losses < _LOST_LIMIT:
                     stage, value = 0, None
                     continue
@@ -259,62 +247,26 @@ class Batch:
                 seconds[pool.plan.name] = round(report.seconds, 3)
                 stage, value = stage + 1, made
                 if stage > reached:
-                    self._bars[reached].update()
+                    self._ledger.advance(reached)
                     reached = stage
                 continue
             if report.no_room:
                 raise NoRoom(self._outputs.path, report.no_room)
             failures += 1
-            if self._outputs.find(job.name):  # the worker was killed between the last rename and its answer
+            if self._ledger.is_there(job):  # the worker was killed between the last rename and its answer
                 break
             if report.final or failures >= self._policy.attempts:
-                self._give_up(job, report, failures, seconds, reached)
+                self._ledger.give_up(job, report, failures, seconds, reached)
                 return
-            logger.warning("row %d: stage %s, attempt %d: %s", job.row, pool.plan.name, failures, _short(report.error))
+            logger.warning("row %d: stage %s, attempt %d: %s", job.row, pool.plan.name, failures, short(report.error))
             await asyncio.sleep(self._policy.wait(failures))
-        self.done += 1
-        self._outputs.record(self._line(job, "done", seconds, failures + 1))
-
-    def _line(self, job: Job, status: str, seconds: dict[str, float], attempts: int) -> dict[str, Any]:
-        file = self._outputs.find(job.name)
-        return {
-            "name": job.name,
-            "row": job.row,
-            "status": status,
-            "file": file and file.relative_to(self._outputs.path).as_posix(),
-            "seed": job.seed,
-            "attempts": attempts,
-            "seconds": seconds,
-            "error": None,
-            "job": job.content,
-        }
-
-    def _give_up(self, job: Job, report: Report, attempts: int, seconds: dict[str, float], reached: int) -> None:
-        self.failed += 1
-        self._shorten(reached)
-        line = self._line(job, "failed", seconds, attempts) | {"error": report.error}
-        self._outputs.record(line, f"row {job.row}: {job.content}\n\n{report.traceback}")
-
-    def _refuse(self, number: int, name: str, error: InputError) -> None:
-        self.failed += 1
-        self._shorten(0)
-        line = {"name": name, "row": number, "status": "failed", "file": None, "seed": None, "attempts": 0}
-        self._outputs.record(line | {"seconds": {}, "error": str(error), "job": None}, f"row {number}: {error}\n")
-
-    def _skip(self, job: Job) -> None:
-        self.skipped += 1
-        self._shorten(0)
-        if self._outputs.find(job.name) and not self._outputs.is_recorded(job.name):
-            self._outputs.record(self._line(job, "done", {}, 0))  # the batch before was killed before its line
-
-    def _shorten(self, reached: int) -> None:
-        for bar in self._bars[reached:]:
-            bar.total -= 1
+        self._ledger.finish(job, seconds, failures + 1)
 
 
 async def _result(reference: Any) -> Any:
     return await reference
 
 
-def _short(error: object) -> str:
+def short(error: object) -> str:
+    """In one line of a log."""
     return " ".join(str(error).split())[:200]

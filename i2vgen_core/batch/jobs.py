@@ -10,14 +10,16 @@ import posixpath
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ..config import check_settings
-from ..errors import InputError
+from ..errors import InputError, check_range
 from ..media import rows
 from ..media.rows import Row
 
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_TITLE = re.compile(r"[^\s./\\\\:*?\"<>|\x00-\x1f][^/\\\\:*?\"<>|\x00-\x1f]*")
 _SEEDS = 2**32
 
 
@@ -30,12 +32,14 @@ class Job:
         name: of its output, without the ending: 32 hexadecimal digits of the content's and the model's hash.
         seed: the row's, or one out of its content.
         content: what the worker needs, as JSON.
+        title: name of the link to its output; what a person calls it.
     """
 
     row: int
     name: str
     seed: int
     content: dict[str, Any]
+    title: str = ""
 
 
 def read_rows(table: str) -> Iterator[Row | InputError]:
@@ -43,9 +47,15 @@ def read_rows(table: str) -> Iterator[Row | InputError]:
     return rows.read_rows(table, "JOBS")
 
 
-def count_rows(table: str) -> int:
-    """How many rows `read_rows` gives. Errors are the same."""
-    return sum(1 for _ in read_rows(table))
+def count_jobs(table: str) -> int:
+    """How many jobs the rows of `read_rows` ask for, one for each take. Errors are the same."""
+    count = 0
+    for row in read_rows(table):
+        try:
+            count += 1 if isinstance(row, InputError) else takes_of(take_column(row, "takes"))
+        except InputError:  # said when it is its turn
+            count += 1
+    return count
 
 
 def check_header(table: str, known: Collection[str], needed: Collection[str]) -> None:
@@ -138,12 +148,71 @@ def folder_of(table: str) -> str:
     return table.rpartition("/")[0] if "://" in table else os.path.dirname(os.path.abspath(table))
 
 
-def seed_of(content: dict[str, Any]) -> int:
-    """The content's seed; without one, 32 bits of its hash: other rows differ, the same row does not."""
+def seed_of(content: dict[str, Any], take: int = 0) -> int:
+    """The content's seed; without one, 32 bits of its hash: other rows differ, the same row does not. Each further take
+    has the next seed."""
     if content.get("seed") is None:
-        return int(_digest(content)[:16], 16) % _SEEDS
+        return (int(_digest(content)[:16], 16) + take) % _SEEDS
     check_settings({"seed": content["seed"]})
-    return content["seed"]
+    return (content["seed"] + take) % 2**64
+
+
+def fingerprint(path: str) -> str | None:
+    """The hash of a file's bytes. None behind a URL, which is known by its address, and where there is no such file."""
+    try:
+        state = os.stat(path)
+        return _file_digest(path, state.st_mtime_ns, state.st_size)
+    except (OSError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(path: str, changed: int, size: int) -> str:
+    whole = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(2**20):
+            whole.update(data)
+    return whole.hexdigest()
+
+
+def take_column(row: Row, column: str) -> Any:
+    """Removes a column of a row, whatever its capitals, and gives its value; None if there is none."""
+    key = next((name for name in row if name == column), None) or next(
+        (name for name in row if name.lower() == column.lower()), None
+    )
+    return None if key is None else row.pop(key)
+
+
+def title_of(given: Any, picture: str, number: int) -> str:
+    """What a row's output is called.
+
+    Args:
+        given: the cell that names it, or None.
+        picture: path or URL of the row's picture; without a name, its stem and the row's number are taken.
+        number: the row's.
+
+    Raises:
+        InputError: it is no plain file name.
+    """
+    if isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given):
+        given = f"{given:g}"  # a table of numbers
+    title = cast("name", given, str)
+    if title is None:
+        stem = os.path.splitext(re.split(r"[/\\]", picture.partition("?")[0])[-1])[0]
+        plain = re.sub(r"[^\w.-]+", "_", stem)[:80].strip("._")
+        return f"{plain or 'row'}-{number}"
+    title = title.removesuffix(".mp4")
+    if not _TITLE.fullmatch(title) or title.endswith((".", " ")) or len(title.encode()) > 180:
+        remedy = "Use letters, digits, spaces, '-', '_' and '.'."
+        raise InputError("name", "a file's name", repr(title)[:80], remedy)
+    return title
+
+
+def takes_of(given: Any) -> int:
+    """How many seeds a row asks for. Raises InputError outside 1..1000."""
+    takes = cast("takes", given, int)
+    check_range("takes", 1 if takes is None else takes, 1, 1000)
+    return 1 if takes is None else takes
 
 
 def name_of(content: Any, model: str) -> str:

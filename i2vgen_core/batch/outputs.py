@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from ..errors import InputError
 logger = logging.getLogger("i2vgen_xl")
 
 MANIFEST = "manifest.jsonl"
+RESULTS = "results"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -67,7 +69,39 @@ class Outputs:
 
     def is_recorded(self, name: str) -> bool:
         """Whether the manifest says that this output was made."""
-        return _key(name) in self._recorded
+        return key_of(name) in self._recorded
+
+    def link(self, name: str, title: str) -> None:
+        """Makes `results/<title>.<ending>` a link to a job's output, in place of what has that title; a copy where the
+        folder takes no links.
+
+        Raises:
+            NoRoom: the disk is full.
+        """
+        output = self.find(name)
+        if output is None or not title:
+            return
+        results = self.path / RESULTS
+        target = results / (title + output.suffix)
+        part = results / f".{uuid.uuid4().hex}.part"
+        try:
+            results.mkdir(exist_ok=True)
+            if target.is_symlink() and target.resolve() == output.resolve():
+                return
+            try:
+                part.symlink_to(Path("..") / output.relative_to(self.path))
+            except OSError:  # Windows, and some network folders
+                shutil.copyfile(output, part)
+            for other in results.glob(f"{glob.escape(title)}.*"):  # the same title with another ending
+                if other.stem == title and other != target:
+                    other.unlink()
+            os.replace(part, target)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise NoRoom(self.path, error.strerror) from error
+            raise InputError("results", "links that can be made", str(error), "Look at the output folder.") from error
+        finally:
+            part.unlink(missing_ok=True)
 
     def record(self, line: dict[str, Any], traceback: str | None = None) -> None:
         """Adds a line to the manifest; a traceback goes to `failed/<name>.txt`, which is removed without one.
@@ -86,7 +120,7 @@ class Outputs:
             while data:  # a full disk takes a part first, then raises
                 data = data[self._manifest.write(data) :]
             if line["status"] == "done":
-                self._recorded.add(_key(line["name"]))
+                self._recorded.add(key_of(line["name"]))
         except OSError as error:
             raise NoRoom(self.path, error.strerror) from error
 
@@ -129,12 +163,12 @@ def _mend(manifest: Path) -> set[int]:
                 try:
                     line = json.loads(data)
                     if line["status"] == "done":
-                        made.add(_key(line["name"]))
+                        made.add(key_of(line["name"]))
                 except (ValueError, TypeError, KeyError):  # a disk that was full, a machine that lost power
                     logger.warning("%s, line %d is torn and is passed over: %r", manifest, number, data[:60])
     return made
 
 
-def _key(name: str) -> int:
-    """64 bits of a name: a million of them take 70 MB."""
+def key_of(name: str) -> int:
+    """A job's name as a number, 64 bits of a name: a million of them take 70 MB."""
     return int(name[:16], 16)

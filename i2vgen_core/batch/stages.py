@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -19,7 +20,7 @@ from ..media.video import write_video
 from ..memory import DTYPES
 from ..network.acceleration import Acceleration
 from ..sampling.options import BaseOptions, RefineOptions
-from .jobs import Job, Row, cast, name_of, resolve, seed_of
+from .jobs import Job, Row, cast, fingerprint, name_of, resolve, seed_of
 from .outputs import publish
 from .worker import Stage, local_copy
 
@@ -48,7 +49,7 @@ COLUMNS = tuple(_KINDS)
 """What a row may have for the cascade: `generate`'s options by their names."""
 
 
-def cascade_job(number: int, row: Row, folder: str, model: str) -> Job:
+def cascade_job(number: int, row: Row, folder: str, model: str, take: int = 0) -> Job:
     """The job of a row for the cascade.
 
     Args:
@@ -56,6 +57,7 @@ def cascade_job(number: int, row: Row, folder: str, model: str) -> Job:
         row: columns of COLUMNS; None where it says nothing.
         folder: what a relative path of an image starts from.
         model: the model's hash, and whatever else changes the pixels.
+        take: how many seeds after the row's own.
 
     Raises:
         InputError: image or prompt is missing, a column is unknown, or a value cannot be used.
@@ -68,7 +70,7 @@ def cascade_job(number: int, row: Row, folder: str, model: str) -> Job:
             raise InputError(name, "a value in every row", "none", f"Fill the column `{name}`.")
     check_range("file_fps", given.get("file_fps", 8), 0.1, 1000)
     given["image"] = resolve(folder, given["image"])
-    seed = seed_of(given)
+    seed = seed_of(given, take)
     base = {name: given[name] for name in _hints(BaseOptions) if name in given}
     refine = {name: given[key] for name in _hints(RefineOptions) if (key := f"refine_{name}") in given}
     content = {
@@ -81,7 +83,8 @@ def cascade_job(number: int, row: Row, folder: str, model: str) -> Job:
     }
     base_options(content).check()
     refine_options(content).check()
-    return Job(number, name_of(content, model), seed, content)
+    name = name_of(content | {"picture": fingerprint(content["image"])}, model)
+    return Job(number, name, seed, content)
 
 
 def base_options(content: dict[str, Any]) -> BaseOptions:
@@ -117,14 +120,8 @@ class Model:
     dtype: str | None = None
 
     def open(self, device: str) -> Cascade:
-        """The cascade, on a device."""
-        return Cascade(
-            self.folder,
-            dtype=DTYPES.get(self.dtype or ""),
-            device=device,
-            refiner_kind=self.refiner,
-            detail_gain=self.detail_gain,
-        )
+        """The cascade, on a device; one for all stages of a process."""
+        return _open(self, device)
 
     def hash(self, stage: str) -> str:
         """Of every file of the folder and every setting that changes the pixels: the whole folder is read once."""
@@ -137,7 +134,25 @@ class Model:
         return whole.hexdigest()
 
 
-class Encode(Stage):
+@lru_cache(maxsize=1)
+def _open(model: Model, device: str) -> Cascade:
+    return Cascade(
+        model.folder,
+        dtype=DTYPES.get(model.dtype or ""),
+        device=device,
+        refiner_kind=model.refiner,
+        detail_gain=model.detail_gain,
+    )
+
+
+class CascadeStage(Stage):
+    """A stage of the cascade, which shares the networks with the other stages of its process."""
+
+    def close(self) -> None:
+        _open.cache_clear()
+
+
+class Encode(CascadeStage):
     """Image and prompts to what the base reads. Holds CLIP, the VAE, and of the base what encodes the details."""
 
     def __init__(self, model: Model, device: str):
@@ -151,7 +166,7 @@ class Encode(Stage):
         return _moved(conditions, torch.device("cpu"))
 
 
-class Base(Stage):
+class Base(CascadeStage):
     """Conditions to the base's latent."""
 
     def __init__(self, model: Model, device: str):
@@ -163,7 +178,7 @@ class Base(Stage):
         return self._cascade.sample_base(conditions, base_options(job.content)).cpu()
 
 
-class Refine(Stage):
+class Refine(CascadeStage):
     """The base's latent to the refiner's, over the frames between. Holds the VAE and the text encoder too."""
 
     def __init__(self, model: Model, device: str):
@@ -177,7 +192,7 @@ class Refine(Stage):
         return self._cascade.sample_refiner(latent, job.content["refine_prompt"], options).cpu()
 
 
-class Decode(Stage):
+class Decode(CascadeStage):
     """A latent to the video file."""
 
     def __init__(self, model: Model, device: str, folder: Path):

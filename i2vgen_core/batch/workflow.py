@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import InputError
-from .jobs import Job, Row, cast, name_of, resolve, seed_of
+from .jobs import Job, Row, cast, fingerprint, name_of, resolve, seed_of
 from .outputs import publish
 from .worker import Stage, local_copy
 
@@ -107,13 +107,14 @@ class Workflow:
         """Columns that a table must have: all that are named but `seed`, which can be made."""
         return sorted({*self.columns.values()} - {"seed"})
 
-    def job(self, number: int, row: Row, folder: str) -> Job:
+    def job(self, number: int, row: Row, folder: str, take: int = 0) -> Job:
         """The job of a row; columns that no setting names are not looked at.
 
         Args:
             number: the row's.
             row: values by column.
             folder: what a relative path starts from.
+            take: how many seeds after the row's own.
 
         Raises:
             InputError: a value is missing, or not of the kind that the graph has there. A missing `seed` is made.
@@ -126,11 +127,19 @@ class Workflow:
                 raise InputError(column, "a value in every row", "none", f"Fill the column `{column}`.")
             values[f"{node}.inputs.{name}"] = resolve(folder, value) if (node, name) in self.files else value
         given = cast("seed", row.get("seed"), int) if "seed" in self.columns.values() else None
-        seed = seed_of(values | {"seed": given})
+        seed = seed_of(values | {"seed": given}, take)
         for (node, name), column in self.columns.items():
             if column == "seed":
                 values[f"{node}.inputs.{name}"] = seed
-        return Job(number, name_of(values, self.hash), seed, values)
+        pictures = {place: fingerprint(values[place]) for place in self._file_places()}
+        return Job(number, name_of([values, pictures] if pictures else values, self.hash), seed, values)
+
+    def picture(self, job: Job) -> str:
+        """The first file of a job, or nothing."""
+        return next((job.content[place] for place in self._file_places()), "")
+
+    def _file_places(self) -> list[str]:
+        return sorted(f"{node}.inputs.{name}" for node, name in self.files)
 
 
 class Comfy(Stage):

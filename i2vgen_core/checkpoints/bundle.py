@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import UNetConfig
 from ..encoders.config import LATENT_RGB
+from ..errors import InputError
 from .unet_keys import to_diffusers, to_official
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -81,10 +83,27 @@ def write_part(
 ) -> None:
     """Weights and config.json of a part."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {key: value.contiguous() for key, value in state.items()}, folder / name, {"format": "pt", **(metadata or {})}
-    )
+    write_tensors(folder / name, state, {"format": "pt", **(metadata or {})})
     write_json(folder / "config.json", settings)
+
+
+def write_tensors(file: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """A safetensors file, which has its name when it is whole, and the permissions of any new file.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    unfinished = file.with_name(file.name + ".part")
+    try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
+        save_file({key: value.contiguous() for key, value in state.items()}, unfinished, dict(metadata))
+        unfinished.chmod(mode)  # the library's files are their owner's alone
+        unfinished.replace(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(str(file), "room to write", str(error), "Free some, or choose another folder.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def write_index(folder: Path) -> None:

@@ -7,15 +7,31 @@ import asyncio
 import logging
 import os
 import shlex
+import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import assets
 from ..batch.driver import Batch, Plan, Policy
-from ..batch.jobs import Job, Row, check_header, count_rows, folder_of, name_of, read_rows
-from ..batch.outputs import MANIFEST, Outputs
+from ..batch.jobs import (
+    Job,
+    check_header,
+    count_jobs,
+    folder_of,
+    name_of,
+    read_rows,
+    take_column,
+    takes_of,
+    title_of,
+)
+from ..batch.ledger import Ledger
+from ..batch.outputs import MANIFEST, RESULTS, Outputs
+from ..batch.plain import run_plain
 from ..batch.stages import COLUMNS, Base, Decode, Encode, Model, Refine, cascade_job
 from ..batch.worker import Stage
 from ..batch.workflow import Comfy, Workflow
@@ -28,6 +44,7 @@ logger = logging.getLogger("i2vgen_xl")
 
 STAGES = ("encode", "base", "refine", "decode", "comfy")
 _GPU_PART = 0.25
+_SMALL_CORES = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"GPUs of a worker, 0 for the CPU: {per_stage} (where the cluster has GPUs, {_GPU_PART}, with --workflow 1)",
     )
+    add(
+        "--plain",
+        action=argparse.BooleanOptionalAction,
+        help="one job after the other in this process, without Ray (on a machine of up to 4 cores and one GPU)",
+    )
+    add("--names", default="name", metavar="COLUMN", help="of what the outputs are called (%(default)s)")
     add("--attempts", type=int, default=policy.attempts, help="at a job, before it is set aside (%(default)s)")
     add("--backoff", type=float, default=policy.backoff, help="seconds before the second, then doubled (%(default)s)")
     add("--timeout", type=float, default=policy.timeout, help="seconds that a stage of a job may take (%(default)s)")
@@ -76,38 +99,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Makes what is not there yet; 1 if a job failed."""
-    ray = _ray(options.address)
-    policy = Policy(options.attempts, options.backoff, options.timeout)
+    """Makes what is not there yet; 1 if a job failed, 130 if it was stopped."""
     table = options.jobs if "://" in options.jobs else str(Path(options.jobs).resolve())
     workflow = Workflow.read(options.workflow, options.set) if options.workflow else None
+    plain = _is_plain(options)
     if options.set and not workflow:
         raise InputError("--set", "--workflow too", "--set alone", "Name the graph.")
     if workflow:
         check_header(table, (), workflow.needed)
     else:
-        check_header(table, COLUMNS, ("image", "prompt"))
-    rows = count_rows(table)
+        check_header(table, (*COLUMNS, options.names, "takes"), ("image", "prompt"))
+    count = count_jobs(table)
+    ray = None if plain else _ray(options.address)
     outputs = Outputs(options.out.resolve())
+    ledger = None
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        context = ray.init(address=options.address or "local", log_to_driver=False, logging_level=logging.WARNING)
-        gpus = ray.cluster_resources().get("GPU", 0)
+        gpus, dashboard = torch.cuda.device_count(), None
+        if ray:
+            context = ray.init(address=options.address or "local", log_to_driver=False, logging_level=logging.WARNING)
+            gpus, dashboard = ray.cluster_resources().get("GPU", 0), context.dashboard_url
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         if workflow:
             model = workflow.hash
             plans, make = [_comfy(options, workflow, gpus)], partial(workflow.job, folder=folder_of(table))
         else:
             plans, model = _cascade(options, gpus)
             make = partial(cascade_job, folder=folder_of(table), model=model)
-        _say(plans, context.dashboard_url, gpus)
-        batch = Batch(plans, outputs, policy, rows)
-        asyncio.run(batch.run(_jobs(table, make, model)))
+        ledger = Ledger([plan.name for plan in plans], outputs, count)
+        jobs = _jobs(table, make, model, options.names, workflow)
+        policy = Policy(options.attempts, options.backoff, options.timeout)
+        if ray:
+            _say(plans, dashboard, gpus)
+            asyncio.run(Batch(plans, outputs, policy, ledger).run(jobs))
+        else:
+            logger.info("one job after the other, without Ray; --no-plain starts it")
+            run_plain(plans, outputs, policy, ledger, jobs)
+    except KeyboardInterrupt:
+        made = ledger.done if ledger else 0
+        logger.info("stopped, %d made; the same command goes on from there", made)
+        return 130
     finally:
-        ray.shutdown()
+        if ledger:
+            ledger.close()
+        if ray:
+            ray.shutdown()
         outputs.close()
-    logger.info("%d made, %d there before, %d failed", batch.done, batch.skipped, batch.failed)
-    if batch.failed:
-        logger.info("the reasons are in %s and in %s", outputs.path / MANIFEST, outputs.path / "failed")
-    return int(batch.failed > 0)
+        signal.signal(signal.SIGTERM, handler)
+    ledger.say()
+    logger.info("%s: outputs by name; %s: what became of each row", options.out / RESULTS, options.out / MANIFEST)
+    return int(ledger.failed > 0)
+
+
+def _is_plain(options: argparse.Namespace) -> bool:
+    """Whether Ray is left out: where it is asked for, or on a small machine where nothing asks for Ray."""
+    if options.plain and (options.address or options.workers):
+        raise InputError("--plain", "neither --address nor --workers", "one of them", "Leave it out, or --plain.")
+    if options.plain is not None:
+        return options.plain
+    asked = options.address or options.workers or options.gpus
+    return not asked and (os.cpu_count() or 1) <= _SMALL_CORES and torch.cuda.device_count() <= 1
 
 
 def _ray(address: str | None) -> Any:
@@ -118,18 +169,34 @@ def _ray(address: str | None) -> Any:
     try:
         import ray
     except ImportError:
-        remedy = "Install it: pip install 'comfyui-i2vgen-xl[batch]'."
+        remedy = "Install it: pip install 'comfyui-i2vgen-xl[batch]'; or leave it out with --plain."
         raise InputError("batch", "the package ray", "none", remedy) from None
     return ray
 
 
-def _jobs(table: str, make: Callable[[int, Row], Job], model: str) -> Iterator[Job | tuple[int, str, InputError]]:
+def _jobs(
+    table: str, make: Callable[..., Job], model: str, names: str, workflow: Workflow | None
+) -> Iterator[Job | tuple[int, str, InputError]]:
+    """The jobs of every row, one for each take."""
+    titles: dict[str, int] = {}
+    used = set(workflow.columns.values()) if workflow else set()
     for number, row in enumerate(read_rows(table), 1):
         if isinstance(row, InputError):
             yield number, name_of(str(row), model), row
             continue
+        given = dict(row)
         try:
-            yield make(number, row)
+            title = row.get(names) if names in used else take_column(given, names)
+            takes = takes_of(None if "takes" in used else take_column(given, "takes"))
+            for take in range(takes):
+                job = make(number, given, take=take)
+                picture = workflow.picture(job) if workflow else job.content["image"]
+                called = title_of(title, picture, number) + (f"-take{take + 1}" if take else "")
+                if (first := titles.setdefault(called.casefold(), number)) != number:
+                    raise InputError(
+                        names, "another name in every row", f"{called!r} in row {first} too", "Rename one."
+                    )
+                yield replace(job, title=called)
         except InputError as error:
             yield number, name_of(row, model), error
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 import torch
 
 from ..memory import DTYPES
+
+logger = logging.getLogger("i2vgen_xl")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="model folder: what is there is read, or trained further",
+        help="model folder: what is there is read, or trained further; it stays as it is",
     )
     add(
         "--run",
@@ -29,14 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="for checkpoint and log; a stopped run goes on from there",
     )
-    add("--data", type=Path, metavar="DIR", help="captioned videos and images (a synthetic world of moving shapes)")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="model folder that the result goes into; the one of --model to write over it (the run's folder)",
+    )
+    add(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="captioned videos and images, or a list of them (a synthetic world of moving shapes)",
+    )
     add("--until", type=int, metavar="STEP", help="stop there, with a checkpoint (the recipe's last)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     add("--dtype", choices=list(DTYPES), default="fp16", help="of the weights that are written (%(default)s)")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Trains, or trains further."""
+def run(options: argparse.Namespace) -> int:
+    """Trains, or trains further; 130 where a signal stopped it."""
+    from ..training.loop import Stopped
     from ..training.stages import STAGES, Job
 
     job = Job(
@@ -44,8 +59,14 @@ def run(options: argparse.Namespace) -> None:
         options.config,
         options.run,
         options.data,
+        options.out,
         device=options.device,
         dtype=options.dtype,
         until=options.until,
     )
-    STAGES[options.stage](job)
+    try:
+        STAGES[options.stage](job)
+    except Stopped as stopped:
+        logger.info("%s, with a checkpoint; the same command goes on from there", stopped)
+        return 130
+    return 0

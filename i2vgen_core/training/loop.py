@@ -9,12 +9,15 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import pickle
+import signal
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +80,18 @@ class LoopConfig:
         return self.learning_rate * (self.final + (1 - self.final) * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
 
+class Stopped(Exception):
+    """A signal asked for the end of a run: its checkpoint is written, and it goes on from there.
+
+    Args:
+        step: how many are done.
+    """
+
+    def __init__(self, step: int):
+        self.step = step
+        super().__init__(f"stopped at step {step}")
+
+
 class Loop(Generic[Batch]):
     """Trains a module.
 
@@ -115,24 +130,33 @@ class Loop(Generic[Batch]):
             self._resume()
 
     def run(self, until: int | None = None) -> None:
-        """Trains to the last step, or to step `until`, and leaves a checkpoint."""
+        """Trains to the last step, or to step `until`, and leaves a checkpoint.
+
+        Raises:
+            Stopped: SIGINT or SIGTERM came; the step that ran is done, and the checkpoint is written.
+            InputError: the loss is not finite, or the checkpoint cannot be written.
+        """
         config, last = self.config, min(until or self.config.steps, self.config.steps)
         self.folder.mkdir(parents=True, exist_ok=True)
         figures: list[dict[str, float]] = []
         start, first = time.monotonic(), self.step
         self.module.train()
-        while self.step < last:
-            rate = config.rate(self.step)
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate * group["factor"]
-            figures.append(self._step())
-            self.step += 1
-            if self.step % config.log_every == 0 or self.step == last:
-                seconds = (time.monotonic() - start) / (self.step - first)
-                self._log(figures, rate, seconds, (last - self.step) * seconds)
-                figures = []
-            if self.step % config.save_every == 0 or self.step == last:
-                self._save()
+        with _signals() as asked:
+            while self.step < last:
+                rate = config.rate(self.step)
+                for group in self.optimiser.param_groups:
+                    group["lr"] = rate * group["factor"]
+                figures.append(self._step())
+                self.step += 1
+                ends = self.step == last or bool(asked)
+                if self.step % config.log_every == 0 or ends:
+                    seconds = (time.monotonic() - start) / (self.step - first)
+                    self._log(figures, rate, seconds, (last - self.step) * seconds)
+                    figures = []
+                if self.step % config.save_every == 0 or ends:
+                    self._save()
+                if asked and self.step < last:
+                    raise Stopped(self.step)
 
     def averaged(self) -> AbstractContextManager[None]:
         """While it lasts, the module has the averaged weights."""
@@ -195,14 +219,30 @@ class Loop(Generic[Batch]):
             "scaler": self.scaler.state_dict(),
         }
         unfinished = self.folder / (CHECKPOINT + ".part")
-        torch.save(state, unfinished)
-        unfinished.replace(self.folder / CHECKPOINT)
+        try:
+            torch.save(state, unfinished)
+            unfinished.replace(self.folder / CHECKPOINT)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter where the disk is full
+            remedy = "Free some, and start the same command again; the checkpoint before is still there."
+            raise InputError(str(self.folder / CHECKPOINT), "room to write", _first_line(error), remedy) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def _resume(self) -> None:
-        state = torch.load(self.folder / CHECKPOINT, map_location=self.device, weights_only=True)
-        if set(state["module"]) != set(self.parameters):
+        file = self.folder / CHECKPOINT
+        try:
+            state = torch.load(file, map_location=self.device, weights_only=True)
+            tensors = {name: value.shape for name, value in state["module"].items()}
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
+            found = f"one that cannot be read ({_first_line(error)})"
+            raise InputError(str(file), "a checkpoint of a run", found, "Remove it, or use another folder.") from error
+        if differ := [name for name, p in self.parameters.items() if tensors.get(name) != p.shape] or [
+            name for name in tensors if name not in self.parameters
+        ]:
+            there, here = tensors.get(differ[0]), self.parameters.get(differ[0])
+            found = f"other tensors ({differ[0]} is {_size(there)} there, {_size(here)} here)"
             remedy = "Use the same configuration, or another folder."
-            raise InputError(str(self.folder), "a checkpoint of this network", "other tensors", remedy)
+            raise InputError(str(self.folder), "a checkpoint of this network", found, remedy)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state["module"][name])
@@ -210,7 +250,62 @@ class Loop(Generic[Batch]):
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        self._cut_log()
         logger.info("resumed at step %d", self.step)
+        now = asdict(self.config)
+        changed = [
+            f"{name} was {was}, is {now[name]}" for name, was in state["config"].items() if now.get(name, was) != was
+        ]
+        if changed:
+            logger.warning("the checkpoint in %s had other settings: %s", self.folder, "; ".join(changed))
+
+    def _cut_log(self) -> None:
+        """Drops what was logged after the checkpoint, by a run that was killed: it will be logged again."""
+        file = self.folder / LOG
+        if not file.is_file():
+            return
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.reader(stream))
+        kept = [row for row in rows if len(row) == 3 and (not row[0].isdecimal() or int(row[0]) <= self.step)]
+        if len(kept) < len(rows):
+            unfinished = file.with_suffix(".part")
+            with unfinished.open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerows(kept)
+            unfinished.replace(file)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM as they come, in place of what they do; the second one does that."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # signals come there alone
+        yield seen
+        return
+
+    def note(number: int, _: object) -> None:
+        seen.append(number)
+        restore()
+        logger.info("stopping after this step, with a checkpoint; once more ends it at once")
+
+    def restore() -> None:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        restore()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _size(tensor: Any) -> str:
+    if tensor is None:
+        return "missing"
+    return "x".join(map(str, getattr(tensor, "shape", tensor))) or "one number"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..checkpoints.bundle import write_tensors
 from ..checkpoints.check import check_tensors
 from ..checkpoints.read import read_state_dict
 from ..errors import CheckpointError, InputError, check_range
@@ -73,14 +73,12 @@ def save_lora(network: UNet, path: Path) -> None:
     """Writes lora_state as a safetensors file, with the network's `kind`, `rank` and `alpha` as metadata.
 
     Raises:
-        InputError: the network has no LoRA.
+        InputError: the network has no LoRA, or the file cannot be written.
     """
     state = lora_state(network)
     layer = next(iter(_adapted(network).values()))
     metadata = {"kind": network.config.kind, "rank": layer.r[_ADAPTER], "alpha": layer.lora_alpha[_ADAPTER]}
-    unfinished = path.with_name(path.name + ".part")
-    save_file(state, unfinished, {key: str(value) for key, value in metadata.items()})
-    unfinished.replace(path)
+    write_tensors(path, state, {key: str(value) for key, value in metadata.items()})
 
 
 def merge_lora(network: UNet, path: Path, strength: float = 1.0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from .vae import VAETraining, build_vae, fit_latent_rgb, normalise_latents, trai
 logger = logging.getLogger("i2vgen_xl")
 
 LORA = "lora.safetensors"
+_RESULT = "result.txt"
 _PROMPTS = 256  # that the text's tokens are standardised over
 
 
@@ -39,10 +41,11 @@ class Job:
     """What a stage is run on.
 
     Args:
-        model: the model folder. Its encoders are read, and what is trained goes into it: vae/, text_encoder/ and
-            image_encoder/, unet/ or refiner/. A VAE, base or refiner that is there is trained further.
+        model: the model folder. Its encoders are read; a VAE, base or refiner that is there is trained further.
         recipe: a JSON file, or the name of one in training/recipes.
         run: folder for the checkpoint and the log; a run that was stopped goes on from there.
+        out: where what is trained goes, as vae/, text_encoder/ and image_encoder/, unet/ or refiner/, or a LoRA file;
+            the run's folder if None. A model that is there is written only where `model` and `out` both name it.
         data: a folder of captioned videos and images; the synthetic world if None.
         device: where to train.
         dtype: type of the weights that are written.
@@ -53,9 +56,40 @@ class Job:
     recipe: str
     run: Path
     data: Path | None = None
+    out: Path | None = None
     device: str = "cpu"
     dtype: str = "fp16"
     until: int | None = None
+
+    @property
+    def result(self) -> Path:
+        """The folder that what is trained goes into."""
+        return self.run if self.out is None else self.out
+
+    def check(self, *parts: str) -> None:
+        """Asks, before anything is loaded, whether the run's and the result's folders can be written.
+
+        Args:
+            parts: that the stage writes into the result's folder.
+
+        Raises:
+            InputError: one cannot be written, or holds a part that this run has not made.
+        """
+        for folder in (self.run, self.result):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                found = f"'{folder}' ({error.strerror})"
+                raise InputError("train", "a folder that can be written", found, "Choose another.") from error
+        mark, result = self.run / _RESULT, self.result.resolve()
+        mine = result in (self.run.resolve(), self.model.resolve())
+        mine = mine or (mark.is_file() and mark.read_text(encoding="utf-8") == str(result))
+        if there := [part for part in parts if (self.result / part).exists() and not mine]:
+            remedy = "Choose another folder, or name it as --model too, to train it further and write over it."
+            raise InputError("--out", f"a folder without {there[0]}", f"one in '{self.result}'", remedy)
+        mark.write_text(str(result), encoding="utf-8")
 
     def source(self, world: Source, seed: int) -> Source:
         """The clips."""
@@ -65,6 +99,7 @@ class Job:
 def run_vae(job: Job) -> None:
     """Trains the VAE, and normalises its latent space at the end where its encoder was trained."""
     config = read_recipe(VAETraining, job.recipe)
+    job.check("vae")
     vae, earlier = build_vae(config), None
     if (job.model / "vae").is_dir():
         from ..checkpoints.encoders import load_vae
@@ -79,7 +114,7 @@ def run_vae(job: Job) -> None:
         if not config.freeze_encoder:
             normalise_latents(vae, unseen, earlier)
         rgb = fit_latent_rgb(vae, unseen)
-        write_vae(job.model / "vae", vae, stored(vae.state_dict(), DTYPES[job.dtype]), rgb)
+        write_vae(job.result / "vae", vae, stored(vae.state_dict(), DTYPES[job.dtype]), rgb)
 
     _finish(loop, job, write)
 
@@ -87,6 +122,7 @@ def run_vae(job: Job) -> None:
 def run_clip(job: Job) -> None:
     """Trains both of CLIP's towers, from new weights."""
     config = read_recipe(CLIPTraining, job.recipe)
+    job.check("text_encoder", "image_encoder")
     model, source = build_clip(config), job.source(config.data, config.loop.seed)
     loop = train_clip(model, source, job.run, config, job.device)
 
@@ -94,7 +130,7 @@ def run_clip(job: Job) -> None:
         prompts = [source.clip(i, 64, 64, 1, 1).prompt for i in range(_PROMPTS)]
         standardise_tokens(model.text, prompts, config.token_scale)
         for name, tower in (("text_encoder", model.text), ("image_encoder", model.vision)):
-            write_tower(job.model / name, tower, stored(tower.state_dict(), DTYPES[job.dtype]))
+            write_tower(job.result / name, tower, stored(tower.state_dict(), DTYPES[job.dtype]))
 
     _finish(loop, job, write)
 
@@ -102,6 +138,7 @@ def run_clip(job: Job) -> None:
 def run_base(job: Job) -> None:
     """Trains the base network with its global encoder."""
     config = read_recipe(BaseTraining, job.recipe)
+    job.check(LORA if config.lora_rank else "unet")
     folder, release = job.model / "unet", {}
     if not folder.is_dir():
         base = build_base(config)
@@ -124,7 +161,7 @@ def run_base(job: Job) -> None:
             return write_lora(job, base.network)
         state = {**base.network.state_dict()}
         state |= {GLOBAL_ENCODER + key: value for key, value in base.encoder.state_dict().items()}
-        return write_unet(folder, base.network.config, stored(state, DTYPES[job.dtype]), release)
+        return write_unet(job.result / "unet", base.network.config, stored(state, DTYPES[job.dtype]), release)
 
     _finish(loop, job, write)
 
@@ -132,6 +169,7 @@ def run_base(job: Job) -> None:
 def run_refiner(job: Job) -> None:
     """Trains the refinement network."""
     config = read_recipe(RefinerTraining, job.recipe)
+    job.check(LORA if config.lora_rank else "refiner")
     folder, release = job.model / "refiner", {}
     if not folder.is_dir():
         network = build_refiner(config)
@@ -147,14 +185,16 @@ def run_refiner(job: Job) -> None:
     def write() -> None:
         if config.lora_rank:
             return write_lora(job, network)
-        return write_unet(folder, network.config, stored(network.state_dict(), DTYPES[job.dtype]), release)
+        return write_unet(
+            job.result / "refiner", network.config, stored(network.state_dict(), DTYPES[job.dtype]), release
+        )
 
     _finish(loop, job, write)
 
 
 def write_lora(job: Job, network: UNet) -> None:
-    """Writes the low-rank matrices into the run's folder; the model's folder stays as it is."""
-    save_lora(network, job.run / LORA)
+    """Writes the low-rank matrices into the result's folder."""
+    save_lora(network, job.result / LORA)
 
 
 STAGES: dict[str, Callable[[Job], None]] = {"vae": run_vae, "clip": run_clip, "base": run_base, "refiner": run_refiner}
@@ -165,9 +205,9 @@ def _finish(loop: Loop[Any], job: Job, write: Callable[[], None]) -> None:
     loop.module.eval()
     with loop.averaged():
         write()
-    if not (job.model / "model_index.json").exists():
-        write_index(job.model)
-    logger.info("wrote the averaged weights of step %d", loop.step)
+    if job.out is not None and not (job.out / "model_index.json").exists():
+        write_index(job.out)
+    logger.info("wrote the averaged weights of step %d into %s", loop.step, job.result)
 
 
 def _trainable(module: nn.Module) -> Any:

@@ -55,7 +55,8 @@ def write_jobs(folder: Path, count: int) -> Path:
 
 def start(table: Path, out: Path, log: Path, *more: str) -> subprocess.Popen:
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "i2vgen_core", "batch", str(table), "--out", str(out), "--backoff", "0.2", *more]
+    command = [sys.executable, "-m", "i2vgen_core", "batch", str(table), "--out", str(out), "--backoff", "0.2"]
+    command += ["--no-plain", *more]
     with log.open("ab") as file:
         return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=file, stderr=file)
 

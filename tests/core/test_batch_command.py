@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -67,9 +68,9 @@ def test_the_stages_make_what_generate_makes(bundles, tmp_path, picture):
 @pytest.mark.slow
 def test_ray_starts_here_and_the_base_alone_runs(bundles, tmp_path, picture):
     rows = [{"image": "a.png", "prompt": "a fox", **SMALL}, {"image": "a.png", **SMALL}]
-    code, said, lines = batch(tmp_path / "jobs.jsonl", rows, "--model", bundles(), "--stage", "base")
+    code, said, lines = batch(tmp_path / "jobs.jsonl", rows, "--model", bundles(), "--stage", "base", "--no-plain")
     assert code == 1, said
-    assert "1 made, 0 there before, 1 failed" in said
+    assert "1 made, 0 there before, 1 failed" in said and "failed: row 2: prompt: expected a value" in said
     assert "dashboard: http://127.0.0.1:" in said
     assert lines[2]["error"] == "prompt: expected a value in every row, found none. Fill the column `prompt`."
     assert list(lines[1]["seconds"]) == ["encode", "base", "decode"]
@@ -105,6 +106,131 @@ def test_a_workflow_on_servers_that_fail(tmp_path):
     for server in {int(server) for server, _ in ran}:
         with pytest.raises(ProcessLookupError):
             os.kill(server, 0)
+
+
+# ---------------------------------------------------------------- without Ray, and what a person sees
+
+
+@pytest.fixture
+def plain(bundles, tmp_path, monkeypatch, caplog):
+    """plain(rows, ...): runs a table in this process; exit code, the manifest's lines, and the links by name."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    caplog.set_level("INFO")
+
+    def run(rows, *more):
+        table, out = tmp_path / "jobs.jsonl", tmp_path / "out"
+        table.write_text("".join(json.dumps({**SMALL, **row}) + "\n" for row in rows))
+        caplog.clear()
+        command = [
+            "batch",
+            table,
+            "--out",
+            out,
+            "--model",
+            bundles(),
+            "--stage",
+            "base",
+            "--plain",
+            "--backoff",
+            0,
+            *more,
+        ]
+        code = main([str(each) for each in command])
+        lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+        links = {path.name: path.resolve().name for path in (out / "results").glob("*")}
+        return code, lines, links
+
+    return run
+
+
+def test_without_ray_the_outputs_are_the_same(plain, bundles, tmp_path, picture, caplog):
+    code, lines, links = plain([{"image": "a.png", "prompt": "a fox"}])
+    assert code == 0 and "1 made, 0 there before, 0 failed" in caplog.text
+    assert list(lines[0]["seconds"]) == ["encode", "base", "decode"] and lines[0]["attempts"] == 1
+    made = (tmp_path / "out" / lines[0]["file"]).read_bytes()
+    assert made == generated(picture, bundles(), lines[0]["seed"], "--stage", "base")
+    assert links == {"a-1.mp4": f"{lines[0]['name']}.mp4"}
+    assert plain([{"image": "a.png", "prompt": "a fox"}])[0] == 0
+    assert "0 made, 1 there before, 0 failed" in caplog.text
+
+
+def test_names_takes_and_equal_rows(plain, picture, caplog):
+    fox = {"image": "a.png", "prompt": "a fox", "seed": 5}
+    rows = [fox | {"name": "fox", "takes": 2}, fox | {"seed": 6, "name": "again"}, fox, {"image": "a.png"}]
+    rows += [fox | {"prompt": "a cat", "name": "FOX"}, fox | {"name": "a/b"}]
+    code, lines, links = plain(rows)
+    assert code == 1 and "2 made, 0 there before, 3 failed, 2 the same as another row" in caplog.text
+    assert [line["seed"] for line in lines if line["status"] == "done"] == [5, 6]
+    first, second = (f"{line['name']}.mp4" for line in lines if line["status"] == "done")
+    assert links == {"fox.mp4": first, "fox-take2.mp4": second, "again.mp4": second, "a-3.mp4": first}
+    assert "row 2 says the same as row 1: one output for both" in caplog.text
+    assert "failed: row 4: prompt: expected a value in every row" in caplog.text
+    assert "failed: row 5: name: expected another name in every row, found 'FOX' in row 1 too" in caplog.text
+    assert "failed: row 6: name: expected a file's name, found 'a/b'" in caplog.text
+
+
+def test_another_column_may_name_the_outputs(plain, picture):
+    assert set(plain([{"image": "a.png", "prompt": "a", "Shot": 12}], "--names", "shot")[2]) == {"12.mp4"}
+
+
+def test_one_link_is_the_current_result_of_a_row(plain, picture):
+    row = {"image": "a.png", "prompt": "a fox", "name": "fox"}
+    _, lines, links = plain([row])
+    assert links == {"fox.mp4": f"{lines[0]['name']}.mp4"}
+    _, lines, links = plain([row | {"guidance": 2}])
+    assert links == {"fox.mp4": f"{lines[1]['name']}.mp4"} and lines[0]["name"] != lines[1]["name"]
+    _, lines, links = plain([row])
+    assert links == {"fox.mp4": f"{lines[0]['name']}.mp4"} and len(lines) == 2, "made before: linked again"
+    write_image(picture, torch.zeros(70, 90, 3))
+    _, lines, links = plain([row])
+    assert links == {"fox.mp4": f"{lines[2]['name']}.mp4"} and len(lines) == 3, "another picture"
+    assert lines[0]["seed"] == lines[2]["seed"]
+
+
+def test_a_stage_that_fails_is_tried_again_without_ray(plain, picture, monkeypatch, caplog):
+    from i2vgen_core.batch import stages
+
+    tries, whole = [], stages.Base.work
+
+    def work(self, job, value):
+        tries.append(job.row)
+        if job.row == 1 or len(tries) < 3:
+            raise RuntimeError("CUDA error")
+        return whole(self, job, value)
+
+    monkeypatch.setattr(stages.Base, "work", work)
+    code, lines, _ = plain([{"image": "a.png", "prompt": p} for p in "ab"], "--attempts", 2)
+    assert code == 1 and tries == [1, 1, 2]
+    assert [(line["status"], line["attempts"]) for line in lines] == [("failed", 2), ("done", 1)]
+    assert "failed: row 1: RuntimeError: CUDA error" in caplog.text
+
+
+def test_a_wrong_header_is_refused_before_anything_starts(tmp_path, caplog):
+    (tmp_path / "jobs.csv").write_text("image;promt\na.png;a fox\n")
+    assert main(["batch", str(tmp_path / "jobs.csv"), "--out", str(tmp_path / "out"), "--no-plain"]) == 2
+    assert "error: JOBS: expected a column prompt, found 'image', 'promt'" in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_says_so_and_goes_on(plain, picture, monkeypatch, caplog, how):
+    from i2vgen_core.batch import stages
+
+    whole = stages.Base.work
+
+    def work(self, job, value):
+        if job.row == 2:
+            signal.raise_signal(how)
+        return whole(self, job, value)
+
+    rows = [{"image": "a.png", "prompt": p} for p in "ab"]
+    before = signal.getsignal(how)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.Base, "work", work)
+        code, lines, _ = plain(rows)
+    assert code == 130 and "stopped, 1 made; the same command goes on from there" in caplog.text
+    assert len(lines) == 1 and signal.getsignal(how) == before
+    assert plain(rows)[0] == 0 and "1 made, 1 there before, 0 failed" in caplog.text
 
 
 # ---------------------------------------------------------------- options
@@ -147,6 +273,7 @@ def test_workers_that_cannot_be(text):
     [
         (("jobs.xlsx",), "JOBS: expected a table (.csv, .tsv, .txt, .jsonl, .ndjson, .parquet)"),
         (("nowhere.csv",), "JOBS: expected a table that can be read"),
+        (("nowhere.csv", "--plain", "--workers", "2"), "--plain: expected neither"),
         (("nowhere.csv", "--set", "1.inputs.a=b"), "--set: expected --workflow too"),
         (("nowhere.csv", "--workflow", "nowhere.json"), "--workflow: expected a graph in the API's form"),
     ],
@@ -161,5 +288,7 @@ def test_what_cannot_be_used_is_said(more, message, tmp_path, caplog):
 
 def test_without_ray_the_remedy_is_said(monkeypatch, tmp_path, caplog):
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert main(["batch", "jobs.csv", "--out", str(tmp_path / "out")]) == 2
+    (tmp_path / "jobs.csv").write_text("image,prompt\n")
+    command = ["batch", str(tmp_path / "jobs.csv"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--no-plain"]) == 2
     assert "pip install 'comfyui-i2vgen-xl[batch]'" in caplog.text

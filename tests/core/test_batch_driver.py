@@ -16,6 +16,7 @@ import batch_stubs  # noqa: E402  beside this file; conftest.py has put the fold
 
 from i2vgen_core.batch.driver import Batch, Plan, Policy  # noqa: E402
 from i2vgen_core.batch.jobs import Job, name_of  # noqa: E402
+from i2vgen_core.batch.ledger import Ledger  # noqa: E402
 from i2vgen_core.batch.outputs import Outputs  # noqa: E402
 from i2vgen_core.errors import InputError  # noqa: E402
 
@@ -51,17 +52,23 @@ def batch(cluster, tmp_path):
         jobs = [Job(row, name_of(content, ""), 0, content) for row, content in enumerate(contents, 1)]
         outputs = Outputs(out)
         plans = [Plan(kind, (notes, out), workers) for kind in (first, batch_stubs.Last)]
-        made = Batch(plans, outputs, policy, len(jobs))
+        ledger = Ledger([plan.name for plan in plans], outputs, len(jobs))
+        made = Batch(plans, outputs, policy, ledger)
         try:
             asyncio.run(made.run(jobs))
         finally:
             outputs.close()
+            ledger.close()
         lines = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
         for job in jobs:
             if file := outputs.find(job.name):
                 assert file.read_text() == str((contents.index(job.content) + 1) * 2**20)
         assert not list(out.glob("*/.*"))
-        return (made.done, made.skipped, made.failed), lines, Counter((notes / "ran").read_text().splitlines())
+        return (
+            (ledger.done, ledger.skipped, ledger.same, ledger.failed),
+            lines,
+            Counter((notes / "ran").read_text().splitlines()),
+        )
 
     run.out = out
     return run
@@ -79,7 +86,7 @@ def test_what_fails_is_tried_again_and_set_aside_and_the_rest_is_made_once(batch
         {"n": 0},
     ]
     counts, lines, ran = batch(contents)
-    assert counts == (11, 1, 3)
+    assert counts == (11, 0, 1, 3)
     assert len(lines) == 14
     by_row = {line["row"]: line for line in lines}
     assert {row: line["attempts"] for row, line in by_row.items() if line["attempts"] != 1} == dict.fromkeys(
@@ -96,14 +103,14 @@ def test_what_fails_is_tried_again_and_set_aside_and_the_rest_is_made_once(batch
     assert all(ran[f"Last {row}"] == 1 for row in range(1, 9))
 
     again, more, ran = batch(contents)
-    assert again == (0, 12, 3) and len(more) == 17
+    assert again == (0, 11, 1, 3) and len(more) == 17
     assert ran["First 13"] == 2 and all(ran[f"First {row}"] == 1 for row in range(1, 9))
 
 
 def test_a_worker_that_hangs_or_may_be_broken_is_replaced(batch):
     contents = [{"First": "once hang"}, {"First": "once break"}, {"First": "once fail"}]
     counts, lines, _ = batch(contents, Policy(2, 0.05, timeout=3), workers=1)
-    assert counts == (3, 0, 0)
+    assert counts == (3, 0, 0, 0)
     assert [line["attempts"] for line in lines] == [2, 2, 2]
     pids = {line for line in (batch.out.parent / "notes" / "pids").read_text().splitlines() if line.startswith("First")}
     assert len(pids) == 3
@@ -123,7 +130,7 @@ def test_a_node_that_is_lost_costs_its_work_alone(batch, caplog):
     counts, lines, ran = batch(
         [{"n": n, "First": "kill the node", "Last": "wait for that"} for n in range(12)], workers=3
     )
-    assert counts == (12, 0, 0)
+    assert counts == (12, 0, 0, 0)
     assert len(lines) == 12
     assert sum(ran[f"First {row}"] for row in range(1, 13)) > 12
     assert "from the first stage again" in caplog.text

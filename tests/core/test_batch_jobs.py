@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from i2vgen_core.batch.jobs import cast, check_header, count_rows, folder_of, read_rows, resolve
+from i2vgen_core.batch.jobs import cast, check_header, count_jobs, folder_of, read_rows, resolve, takes_of, title_of
 from i2vgen_core.batch.stages import COLUMNS, Model, base_options, cascade_job, refine_options
 from i2vgen_core.errors import InputError
 from i2vgen_core.network.acceleration import Acceleration
@@ -42,7 +42,7 @@ def job(row, model="m", folder="/jobs"):
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_every_form_gives_the_same_jobs(tmp_path, kind):
     table = write(tmp_path, kind)
-    assert count_rows(table) == 2
+    assert count_jobs(table) == 2
     found = [job(row) for row in read_rows(table)]
     assert found == [job(row) for row in ROWS]
     assert found[0].content["base"] == {"steps": 7, "guidance": 2.5, "seed": found[0].seed}
@@ -66,7 +66,7 @@ def test_rows_are_read_a_few_at_a_time(tmp_path, kind):
             lines.writelines(line.format(n) for n in range(many))
     next(read_rows(str(file)))  # imports
     tracemalloc.start()
-    assert count_rows(str(file)) == many
+    assert count_jobs(str(file)) == many
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_000_000 < many * 100
@@ -101,7 +101,7 @@ def test_a_table_that_cannot_be_read(tmp_path, name, content):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(InputError, match="JOBS: expected a"):
-        count_rows(str(file))
+        count_jobs(str(file))
 
 
 # ---------------------------------------------------------------- as spreadsheets write them
@@ -141,7 +141,7 @@ TABLES = {
 def test_a_table_as_a_spreadsheet_saves_it(tmp_path, name, encoding):
     file = tmp_path / name
     file.write_bytes(TABLES[name].encode(encoding))
-    assert count_rows(str(file)) == 1
+    assert count_jobs(str(file)) == 1
     check_header(str(file), COLUMNS, ("image", "prompt"))
     (row,) = read_rows(str(file))
     made = job(row)
@@ -162,7 +162,7 @@ def test_the_index_of_a_data_frame_is_no_column(tmp_path, caplog):
     assert list(read_rows(str(file))) == ROWS
     file = tmp_path / "jobs.csv"
     file.write_text(TABLES["pandas.csv"])
-    assert count_rows(str(file)) == count_rows(str(file)) == 1
+    assert count_jobs(str(file)) == count_jobs(str(file)) == 1
     assert caplog.text.count("a column without a name in the first row is passed over") == 1
 
 
@@ -191,7 +191,7 @@ def test_quotes_that_do_not_close_are_said_with_their_line(tmp_path):
     file = tmp_path / "jobs.csv"
     file.write_text('image,prompt\na.png,b\nb.png,"a "fox" runs"\n')
     with pytest.raises(InputError, match=r"JOBS: expected cells, .*jobs\.csv', line 3"):
-        count_rows(str(file))
+        count_jobs(str(file))
 
 
 @pytest.mark.parametrize(
@@ -308,3 +308,48 @@ def test_words_for_true_and_false():
     assert [cast("x", value, bool) for value in ("true", "0", False)] == [True, False, False]
     with pytest.raises(InputError):
         cast("x", "perhaps", bool)
+
+
+@pytest.mark.parametrize(
+    "given, picture, title",
+    [
+        (None, "/pictures/A fox (2).png", "A_fox_2-3"),
+        (None, "https://a.b/fox.jpg?size=2", "fox-3"),
+        (None, "C:\\pictures\\füchse.png", "füchse-3"),
+        (None, "...", "row-3"),
+        ("shot 1.mp4", "a.png", "shot 1"),
+        (7.0, "a.png", "7"),
+        ("狐狸", "a.png", "狐狸"),
+    ],
+)
+def test_what_an_output_is_called(given, picture, title):
+    assert title_of(given, picture, 3) == title
+
+
+@pytest.mark.parametrize("given", ["a/b", "..", ".hidden", "a\\b", "C:a", "a\nb", "what?", "x" * 200, "end.", True])
+def test_what_an_output_cannot_be_called(given):
+    with pytest.raises(InputError, match=r"^name: expected"):
+        title_of(given, "a.png", 3)
+
+
+def test_a_picture_is_known_by_its_bytes(tmp_path):
+    picture = tmp_path / "a.png"
+    row = {"image": "a.png", "prompt": "p"}
+    names = {job(row, folder=str(tmp_path)).name}
+    for data in (b"one", b"two"):
+        picture.write_bytes(data)
+        names.add(job(row, folder=str(tmp_path)).name)
+    assert len(names) == 3
+    picture.write_bytes(b"one")
+    assert job(row, folder=str(tmp_path)).name in names
+
+
+def test_takes_are_the_seeds_that_follow():
+    row = {"image": "a.png", "prompt": "p"}
+    seeds = [cascade_job(1, row | {"seed": 7}, "/jobs", "m", take).seed for take in range(3)]
+    assert seeds == [7, 8, 9]
+    assert cascade_job(1, row, "/jobs", "m", 1).seed == job(row).seed + 1
+    assert [takes_of(given) for given in (None, "3", 2.0)] == [1, 3, 2]
+    for given in (0, "many", 1001):
+        with pytest.raises(InputError, match="takes"):
+            takes_of(given)

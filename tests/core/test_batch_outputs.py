@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +111,29 @@ def test_a_torn_line_among_others_is_passed_over(tmp_path, caplog, torn):
     assert again.is_recorded(NAME) and again.is_recorded(other)
     assert "manifest.jsonl, line 2 is torn and is passed over" in caplog.text
     again.close()
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_title_is_a_link_to_what_is_current(tmp_path, file, monkeypatch, linked):
+    outputs = Outputs(tmp_path / "out")
+    if not linked:
+
+        def refuse(*_, **__):
+            raise OSError(errno.EPERM, "no links here")
+
+        monkeypatch.setattr(Path, "symlink_to", refuse)
+    outputs.link(NAME, "a fox")  # there is none yet
+    publish(file, outputs.path, NAME)
+    outputs.link(NAME, "a fox")
+    link = outputs.path / "results" / "a fox.mp4"
+    assert link.read_bytes() == b"whole" and link.is_symlink() == linked
+    other = tmp_path / "picture.png"
+    other.write_bytes(b"another")
+    publish(other, outputs.path, "f" * 32)
+    outputs.link("f" * 32, "a fox")
+    assert [path.name for path in link.parent.iterdir()] == ["a fox.png"]
+    assert (link.parent / "a fox.png").read_bytes() == b"another"
+    outputs.close()
 
 
 def test_a_traceback_is_set_aside_until_the_job_is_made(tmp_path):

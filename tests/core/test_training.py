@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from i2vgen_core.sampling.schedules import cosine_zero_snr
 from i2vgen_core.training import base, clip, diffusion, refiner, vae
 from i2vgen_core.training.data import World
-from i2vgen_core.training.loop import CHECKPOINT, LOG, Loop, LoopConfig
+from i2vgen_core.training.loop import CHECKPOINT, LOG, Loop, LoopConfig, Stopped
 from i2vgen_core.training.lora import merge_lora
 from i2vgen_core.training.recipe import BUILT_IN, parse_recipe, read_recipe
 from i2vgen_core.training.stages import LORA, STAGES, Job
@@ -97,6 +99,91 @@ class TestLoop:
         regression(tmp_path, self.CONFIG).run(until=1)
         with pytest.raises(InputError, match="a checkpoint of this network"):
             Loop(nn.Linear(4, 1, bias=False), lambda *_: None, lambda _: None, tmp_path, self.CONFIG)
+
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_saves_after_the_step_and_the_run_goes_on(self, tmp_path, caplog, how):
+        caplog.set_level("INFO")
+        whole = regression(tmp_path / "whole", self.CONFIG)
+        whole.run()
+        loop, before = regression(tmp_path / "parts", self.CONFIG), signal.getsignal(how)
+        draw = loop.batch
+
+        def batch(number):
+            if number == 33:
+                signal.raise_signal(how)
+                assert signal.getsignal(how) is before, "the second one is as without us"
+            return draw(number)
+
+        loop.batch = batch
+        with pytest.raises(Stopped, match="stopped at step 34"):
+            loop.run()
+        assert signal.getsignal(how) is before and "stopping after this step" in caplog.text
+        rest = regression(tmp_path / "parts", self.CONFIG)
+        assert rest.step == 34
+        rest.run()
+        assert torch.equal(weights(rest), weights(whole))
+        steps = [row["step"] for row in csv.DictReader((tmp_path / "parts" / LOG).open()) if row["figure"] == "loss"]
+        assert steps == ["10", "20", "30", "34", "40", "50", "60"]
+
+    def test_a_signal_at_the_last_step_changes_nothing(self, tmp_path):
+        loop = regression(tmp_path, LoopConfig(steps=1))
+        draw = loop.batch
+        loop.batch = lambda number: (signal.raise_signal(signal.SIGTERM), draw(number))[1]
+        loop.run()
+        assert loop.step == 1
+
+    def test_the_log_repeats_nothing_after_a_kill(self, tmp_path):
+        loop, draws = regression(tmp_path, self.CONFIG), []
+        draw = loop.batch
+
+        def batch(number):
+            draws.append(number)
+            if number == 37:
+                raise MemoryError
+            return draw(number)
+
+        loop.batch = batch
+        with pytest.raises(MemoryError):
+            loop.run()
+        with (tmp_path / LOG).open("a") as file:
+            file.write("38,lo")
+        assert (tmp_path / LOG).read_text().count("30,loss") == 1
+        rest = regression(tmp_path, self.CONFIG)
+        assert rest.step == 20
+        rest.run()
+        steps = [row["step"] for row in csv.DictReader((tmp_path / LOG).open()) if row["figure"] == "loss"]
+        assert steps == ["10", "20", "30", "40", "50", "60"]
+
+    @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+    def test_a_checkpoint_that_is_torn_is_said(self, tmp_path, content):
+        regression(tmp_path, self.CONFIG).run(until=1)
+        file = tmp_path / CHECKPOINT
+        file.write_bytes(file.read_bytes()[:-200] if content is None else content)
+        with pytest.raises(InputError, match="expected a checkpoint of a run, found one that cannot be read"):
+            regression(tmp_path, self.CONFIG)
+
+    def test_a_checkpoint_of_other_shapes_or_settings(self, tmp_path, caplog):
+        regression(tmp_path, self.CONFIG).run(until=1)
+        with pytest.raises(InputError, match=r"other tensors \(weight is 1x4 there, 2x4 here\)"):
+            Loop(nn.Linear(4, 2), lambda *_: None, lambda _: None, tmp_path, self.CONFIG)
+        assert regression(tmp_path, replace(self.CONFIG, learning_rate=0.1)).step == 1
+        assert "had other settings: learning_rate was 0.2, is 0.1" in caplog.text
+
+    def test_a_full_disk_leaves_the_checkpoint_before(self, tmp_path, monkeypatch):
+        regression(tmp_path, self.CONFIG).run(until=1)
+
+        def full(state, file):
+            Path(file).write_bytes(b"a part")
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0\nmore")
+
+        whole = (tmp_path / CHECKPOINT).read_bytes()
+        loop = regression(tmp_path, self.CONFIG)
+        monkeypatch.setattr(torch, "save", full)
+        with pytest.raises(
+            InputError, match=r"checkpoint\.pt: expected room to write, found PytorchStreamWriter .*/0\."
+        ):
+            loop.run(until=2)
+        assert (tmp_path / CHECKPOINT).read_bytes() == whole and not list(tmp_path.glob("*.part"))
 
     def test_the_log_has_every_figure(self, tmp_path):
         regression(tmp_path, self.CONFIG).run()
@@ -332,7 +419,7 @@ def trained(tmp_path_factory):
     for stage in ("vae", "clip", "base", "refiner"):
         recipe = root / f"{stage}.json"
         recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 2, "log_every": 1}}))
-        STAGES[stage](Job(root / "model", str(recipe), root / stage, dtype="fp32"))
+        STAGES[stage](Job(root / "model", str(recipe), root / stage, out=root / "model", dtype="fp32"))
     return root
 
 
@@ -355,7 +442,7 @@ class TestStages:
         before = {key: value.clone() for key, value in load_file(file).items()}  # it is mapped, and written over
         recipe = tmp_path / "recipe.json"
         recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 1, "learning_rate": 1e-6, "warmup": 1}}))
-        STAGES[stage](Job(trained / "model", str(recipe), tmp_path / "run", dtype="fp32"))
+        STAGES[stage](Job(trained / "model", str(recipe), tmp_path / "run", out=trained / "model", dtype="fp32"))
         after = load_file(file)
         assert before.keys() == after.keys()
         differences = [(after[key] - before[key]).abs().max().item() for key in before]
@@ -412,7 +499,7 @@ class TestOtherData:
         for stage, more in (("vae", {}), ("clip", {"seconds": 0, "batch": 3, "size": [64, 64]})):
             recipe = tmp_path / "recipe.json"
             recipe.write_text(json.dumps(SMALL[stage] | more | {"loop": loop}))
-            STAGES[stage](Job(tmp_path / "model", str(recipe), tmp_path / stage, data=tmp_path))
+            STAGES[stage](Job(tmp_path / "model", str(recipe), tmp_path / stage, tmp_path, tmp_path / "model"))
         assert {part.name for part in (tmp_path / "model").iterdir()} >= {"vae", "text_encoder", "image_encoder"}
 
 
@@ -423,12 +510,82 @@ class TestCommands:
         recipe = tmp_path / "recipe.json"
         recipe.write_text(json.dumps(SMALL["vae"] | {"loop": {"steps": 3, "log_every": 1}}))
         command = ["train", "vae", "--config", str(recipe), "--model", str(tmp_path / "model")]
-        command += ["--run", str(tmp_path / "run"), "--device", "cpu"]
+        command += ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "model"), "--device", "cpu"]
         assert main([*command, "--until", "1"]) == 0
         assert main(command) == 0
         text = caplog.text
         assert "step 1 of 3" in text and "resumed at step 1" in text and "step 3 of 3" in text
         assert (tmp_path / "model" / "vae" / "config.json").is_file()
+
+    @pytest.fixture
+    def vae_command(self, trained, tmp_path):
+        """Trains the VAE of a model further by a step; its files, and a function that runs it with more options."""
+        shutil.copytree(trained / "model" / "vae", tmp_path / "model" / "vae")
+        recipe = tmp_path / "recipe.json"
+        recipe.write_text(json.dumps(SMALL["vae"] | {"loop": {"steps": 1, "warmup": 1}}))
+
+        def run(*more):
+            command = ["train", "vae", "--config", recipe, "--model", tmp_path / "model", "--device", "cpu"]
+            return main([str(each) for each in [*command, *more]])
+
+        return run
+
+    def test_a_model_is_written_only_where_it_is_named_twice(self, vae_command, tmp_path, caplog):
+        weights = tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors"
+        before = weights.read_bytes()
+        assert vae_command("--run", tmp_path / "run") == 0
+        made = tmp_path / "run" / "vae" / "diffusion_pytorch_model.safetensors"
+        assert made.is_file() and weights.read_bytes() == before
+        assert vae_command("--run", tmp_path / "run") == 0, "what the same run made is made anew"
+        shutil.copytree(tmp_path / "model", tmp_path / "other")
+        assert vae_command("--run", tmp_path / "run-2", "--out", tmp_path / "other") == 2
+        assert "--out: expected a folder without vae" in caplog.text and not (tmp_path / "run-2" / CHECKPOINT).exists()
+        for _ in range(2):
+            assert vae_command("--run", tmp_path / "run-3", "--out", tmp_path / "new") == 0
+        assert (tmp_path / "new" / "vae" / "config.json").is_file() and weights.read_bytes() == before
+        assert vae_command("--run", tmp_path / "run-4", "--out", tmp_path / "model") == 0
+        assert weights.read_bytes() != before
+
+    def test_folders_that_cannot_be_written_are_said_before_the_training(
+        self, vae_command, tmp_path, caplog, monkeypatch
+    ):
+        monkeypatch.setattr("i2vgen_core.training.stages.train_vae", None)
+        (tmp_path / "file").touch()
+        assert vae_command("--run", tmp_path / "file") == 2
+        assert vae_command("--run", tmp_path / "run", "--out", tmp_path / "file" / "out") == 2
+        assert caplog.text.count("error: train: expected a folder that can be written") == 2
+
+    def test_files_have_the_permissions_of_any_other(self, vae_command, tmp_path):
+        before = os.umask(0o027)
+        try:
+            assert vae_command("--run", tmp_path / "run") == 0
+        finally:
+            os.umask(before)
+        modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "run").rglob("*") if file.is_file()}
+        assert len(modes) >= 4 and set(modes.values()) == {0o640}, modes
+
+    def test_stopped_it_exits_with_130_and_writes_no_model(self, vae_command, tmp_path, caplog, monkeypatch):
+        caplog.set_level("INFO")
+        from i2vgen_core.training import stages
+
+        class Source(World):
+            def picture(self, *arguments):
+                signal.raise_signal(signal.SIGTERM)
+                return super().picture(*arguments)
+
+        recipe = tmp_path / "recipe.json"
+        recipe.write_text(json.dumps(SMALL["vae"] | {"loop": {"steps": 3}}))
+        with monkeypatch.context() as patch:
+            patch.setattr(stages.Job, "source", lambda *_: Source())
+            handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what the others of the batch ask for
+            try:
+                assert vae_command("--run", tmp_path / "run") == 130
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+        assert "stopped at step 1, with a checkpoint; the same command goes on from there" in caplog.text
+        assert not (tmp_path / "run" / "vae").exists()
+        assert vae_command("--run", tmp_path / "run") == 0
+        assert "resumed at step 1" in caplog.text and (tmp_path / "run" / "vae").is_dir()
 
     def test_mistakes_exit_with_2(self, tmp_path, caplog):
         command = ["train", "vae", "--config", "none", "--model", str(tmp_path), "--run", str(tmp_path)]

@@ -28,8 +28,7 @@ def worker(tmp_path: Path, bundles: Path) -> Iterator[tuple[Comfy, Outputs]]:
     arguments = ["--base-directory", str(base), "--disable-api-nodes"]
     made = Comfy(workflow, HOST, arguments, "cpu", outputs.path)
     yield made, outputs
-    made._server.kill()
-    made._server.wait()
+    made.close()
     outputs.close()
 
 
