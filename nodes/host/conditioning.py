@@ -7,12 +7,12 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ...i2vgen_core.config import VAE_SCALE
+from ...i2vgen_core.config import TEXT_TOKENS, VAE_SCALE
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.media.inspection import Parts, split_context
 from ...i2vgen_core.network.image_conditioning import position_ramp
 from .inputs import check_conditioning
-from .models import CONDITION, TEXT_TOKENS, VideoCondition, image_embedding, network_of
+from .models import CONDITION, VideoCondition, image_embedding, network_of
 
 _PLACES = 8, 8  # height and width of a latent where the conditioning says none
 
