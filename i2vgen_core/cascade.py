@@ -20,7 +20,7 @@ from .encoders.clip import ImageEncoder, TextEncoder
 from .encoders.vae import VAE
 from .errors import InputError
 from .media.images import check_images, check_size, clip_pixels, resize_video, video_frame
-from .memory import check_fits, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes
+from .memory import check_fits, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes, usable_device
 from .network.image_conditioning import GlobalEncoder
 from .network.unet import UNet
 from .sampling.guidance import guided
@@ -96,7 +96,7 @@ class Cascade:
         if not os.path.isdir(self.folder / "unet"):  # False for names that cannot be, too
             remedy = "Give a model folder in diffusers' layout, or make one with `scaffold`."
             raise InputError("model folder", "one with unet/ in it", str(self.folder)[:200], remedy)
-        self.device = _there(device)
+        self.device = usable_device(device)
         self.dtype = dtype or (torch.float32 if self.device.type == "cpu" else torch.float16)
         self._refiner_kind: Kind | None = refiner_kind
         self._detail_gain: DetailGain = detail_gain
@@ -295,13 +295,3 @@ class Cascade:
 
     def _refine_stage(self, options: RefineOptions) -> RefineStage:
         return RefineStage(options, self.refiner.release, schedule_for(self.refiner.unet.config.kind))
-
-
-def _there(device: torch.device | str) -> torch.device:
-    """Raises InputError unless torch can work on the device."""
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch that is built without it
-        found = f"{str(device)[:80]!r} ({str(error).splitlines()[0][:100]})"
-        raise InputError("device", "one that torch can work on here", found, "Use cpu, or cuda with a GPU.") from error
-    return torch.device(device)

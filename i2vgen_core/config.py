@@ -24,6 +24,12 @@ FAST_STEPS = 20
 """Steps of a base with a solver of second order, where none are given (docs/acceleration.md has the curve)."""
 VAE_CHANNELS = 4
 """Channels of the latents."""
+VAE_STEP = 8
+"""Pixels of a frame's side to one place of its latent."""
+
+TEXT_TOKENS, GLOBAL_TOKENS, IMAGE_TOKENS = 77, 64, 4
+"""Context tokens of the prompt (CLIP's length; the official code cuts a longer one), of the global encoder (8x8 places), and
+of the CLIP image embedding."""
 
 TEXT_TOKENS = 77
 """Text tokens that a network reads."""
@@ -64,7 +70,7 @@ class UNetConfig:
     first_temporal_heads: int = 8
     context_dim: int = 1024
     image_dim: int = 1024
-    image_tokens: int = 4
+    image_tokens: int = IMAGE_TOKENS
     detail_gain: DetailGain = "official"
 
     @property

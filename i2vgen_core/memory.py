@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 
 import psutil
@@ -55,6 +56,44 @@ def machine_bytes(device: torch.device | str) -> int:
     """All the memory that a device has, in use or not: a GPU's own, else the machine's."""
     device = torch.device(device)
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the machine or of a device has run out, as Python, torch, safetensors and the system tell it."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = str(error).lower()
+    said = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(each in words for each in said)
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """A device that torch can work on here.
+
+    Raises:
+        InputError: one that it cannot, with the names of those that are there.
+    """
+    try:
+        torch.zeros(1, device=device).item()
+        return torch.device(device)
+    except (
+        Exception
+    ) as error:  # RuntimeError, AssertionError, ImportError and others, by the device and torch's version
+        if is_out_of_memory(error):
+            raise
+        here = _devices()
+        remedy = "Choose one of them." if len(here) > 1 else "Choose cpu, or install a torch for your graphics card."
+        raise InputError("device", " or ".join(here), repr(str(device))[:80], remedy) from error
+
+
+def _devices() -> list[str]:
+    """Names of the devices that this torch finds on this machine."""
+    found = ["cpu"]
+    for kind, backend in {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.backends.mps}.items():
+        if backend.is_available():
+            count = backend.device_count() if hasattr(backend, "device_count") else 1
+            found += [kind] if count == 1 else [f"{kind}:{number}" for number in range(count)]
+    return found
 
 
 def check_fits(frames: int, height: int, width: int, needed: int, there: int) -> None:

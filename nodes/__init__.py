@@ -8,6 +8,7 @@ from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
 from .compare_videos import CompareVideos
 from .global_encode import GlobalEncode
+from .host import detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
 from .refine_sample import RefineSampler
@@ -36,5 +37,9 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class I2VGenXLExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        detection.install()
+        lora.install()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
+from ..memory import is_out_of_memory
 
 Module = TypeVar("Module")
 
@@ -58,12 +60,27 @@ def is_finite(value: Tensor) -> bool:
     return all(math.isfinite(bound.item()) for bound in value.aminmax())
 
 
+def check_memory(path: Path, error: Exception) -> None:
+    """Raises InputError, with the real cause, where a file could not be read for lack of memory."""
+    if is_out_of_memory(error):
+        size = f"{path.stat().st_size / 1e9:.1f} GB of {named(path.name)}"
+        remedy = "The file is not at fault: close other programs, or use a smaller one, in fp16 or fp8."
+        raise InputError(
+            "memory", f"room for the {size}", f"none ({named(str(error)) or 'out of memory'})", remedy
+        ) from error
+
+
 def of_sizes(what: str, build: Callable[[], Module]) -> Module:
-    """What `build` makes on meta, of sizes read from a file. Raises CheckpointError if such sizes cannot be."""
+    """What `build` makes on meta, of sizes read from a file.
+
+    Raises:
+        CheckpointError: such sizes cannot be, as torch, transformers and diffusers say by ValueError, RuntimeError and
+            ArithmeticError. Any other error is a fault of the code, not of the file.
+    """
     try:
         with torch.device("meta"):
             return build()
-    except Exception as error:  # torch's, and what transformers and diffusers have of their own
+    except (ValueError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(what, "sizes that fit together", named(str(error)), _REMEDY) from error
 
 

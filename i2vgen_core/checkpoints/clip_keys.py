@@ -14,8 +14,15 @@ from torch import Tensor, atleast_1d, cat
 
 from ..errors import CheckpointError
 from .check import named
+from .prefixes import network_tensors
 
-PREFIXES = ("module.", "cond_stage_model.model.")
+TEXT_SIGNS = (
+    "text_model.embeddings.token_embedding.weight",  # transformers
+    "embeddings.token_embedding.weight",  # CLIPTextModel's own names from transformers 5 on
+    "token_embedding.weight",  # open_clip
+)
+VISION_SIGNS = ("vision_model.embeddings.patch_embedding.weight", "visual.conv1.weight")
+"""Names that each tower has in either layout, see network_tensors."""
 
 # What open_clip and transformers save beside the two towers, and nothing here reads.
 _UNUSED = ("logit_scale", "logit_bias", "attn_mask", "text_projection", "text_projection.weight")
@@ -31,15 +38,6 @@ _BLOCK = {
 }
 _MOST_BLOCKS = 64
 _VISION_PROJECTION = "visual.proj"  # stored transposed: x @ proj, not a linear layer's weight
-
-
-def unprefixed(state_dict: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """The tensors under whichever prefixes occur, without them; all tensors if none occurs."""
-    tensors = dict(state_dict)
-    for prefix in prefixes:
-        if any(key.startswith(prefix) for key in tensors):
-            tensors = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-    return tensors
 
 
 def count(keys: Mapping[str, Tensor], pattern: str) -> int:
@@ -61,8 +59,8 @@ def text_tower(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: there is no CLIP text tower in either layout.
     """
-    tensors = unprefixed(state_dict, PREFIXES)
-    if "embeddings.token_embedding.weight" in tensors:  # CLIPTextModel's own names from transformers 5 on
+    tensors = network_tensors(state_dict, TEXT_SIGNS, "CLIP text encoder")
+    if "embeddings.token_embedding.weight" in tensors:
         tensors = {f"text_model.{key}": value for key, value in tensors.items()}
     return _tower("CLIP text encoder", tensors, _TEXT_ONLY, _VISION_ONLY)
 
@@ -73,7 +71,8 @@ def vision_tower(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: there is no CLIP vision tower in either layout.
     """
-    return _tower("CLIP vision encoder", unprefixed(state_dict, PREFIXES), _VISION_ONLY, _TEXT_ONLY)
+    what = "CLIP vision encoder"
+    return _tower(what, network_tensors(state_dict, VISION_SIGNS, what), _VISION_ONLY, _TEXT_ONLY)
 
 
 def is_open_clip(tower: Mapping[str, Tensor]) -> bool:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ..config import REFINERS, Kind
 from ..errors import CheckpointError, InputError
+from .detect import UNSAID
 from .parts import PartName, find_part, part_tensors, settings_of, signs_of
 from .read import PICKLE_SUFFIXES, SAFE_SUFFIXES, read_state_dict
+from .scaled import is_scaled
 from .unet_keys import StateDict
 from .write import DTYPE_NAMES, Entry, SafetensorsWriter
 
@@ -38,7 +40,7 @@ def convert(
 ) -> None:
     """Writes one network of a file or folder, with metadata, under the names that parts.Part says.
 
-    A file that cannot be mapped (of before torch 1.6, or GGUF) is read whole; of any other, 256 MiB and one tensor are
+    A file that cannot be mapped (of before torch 1.6, GGUF, or with scaled weights) is read whole; of any other, 256 MiB and one tensor are
     in memory at a time.
 
     Args:
@@ -58,9 +60,9 @@ def convert(
     part = part or _only_part(source, state)
     found = find_part(state, settings, part, kind)
     if found.metadata["kind"] in REFINERS and not kind and "kind" not in settings:
-        logger.info("%s does not say which refiner it is: stored as %s", source.name, found.metadata["kind"])
+        logger.warning("%s: %s", source.name, UNSAID)
     layout = _layout(found.tensors, dtype)
-    portions = _portions(layout, found.tensors, _PORTION if _is_mapped(source) else None)
+    portions = _portions(layout, found.tensors, _PORTION if _is_mapped(source) and not is_scaled(state) else None)
     metadata = {"format": "pt", **found.metadata, **_origin(source)}
     del state
     with SafetensorsWriter(target, layout, metadata) as writer:

@@ -21,6 +21,16 @@ _DERIVED = {
 }
 """Parts of names that only one of them has (VEnhancer and STAR, video_to_video/modules/unet_v2v.py)."""
 
+_STEMS = re.compile(r"(depth|motion|sketch|single_sketch|masked|canny|histogram|local_image)_embedding\.")
+"""Of the pictures that compositional networks are guided by (VGen, unet_tf2tv.py and unet_videolcm.py)."""
+
+UNSAID = (
+    "MS-Vid2Vid-XL, SR600 and the text-to-video networks of VGen and ModelScope have the same tensors, so that shapes cannot "
+    "tell which one it is, and the file does not say: vid2vid_xl is assumed. For SR600, say so with the loader's variant, "
+    "--refiner, or `kind` in the metadata or config.json; a text-to-video network gives no good video here"
+)
+"""What is to be said wherever a second stage's kind was assumed."""
+
 
 def unet_config(
     state: StateDict,
@@ -40,7 +50,6 @@ def unet_config(
     Raises:
         CheckpointError: another model, or not the kind that the caller asks for.
     """
-    _refuse_derived(state)
     missing = [key for key in _NEEDED if key not in state]
     if missing:
         found = f"no {missing[0]} among {len(state)} tensors ({', '.join(map(named, list(state)[:3]))}, ...)"
@@ -49,6 +58,8 @@ def unet_config(
 
     has_image = "context_embedding.0.weight" in state
     has_details = "local_image_concat.0.weight" in state
+    if not has_details:
+        _refuse_conditions_beside_the_noise(state)
     found_kind: Kind = "i2vgen_xl" if has_details else "image2video" if has_image else "vid2vid_xl"
     if kind not in (None, found_kind) and not (kind in REFINERS and found_kind in REFINERS):
         remedy = "Bases go into the base loader, refiners into the refiner loader."
@@ -85,14 +96,35 @@ def unet_config(
     return config
 
 
-def _refuse_derived(state: StateDict) -> None:
-    """Raises CheckpointError, with its name, for a network that was derived from MS-Vid2Vid-XL and needs its ControlNet."""
+def refuse_derived(state: StateDict) -> None:
+    """Raises CheckpointError, with its name, for a network that was derived from MS-Vid2Vid-XL and needs its ControlNet.
+
+    Args:
+        state: all tensors of a file, by any names.
+    """
     if not any(key.endswith(_HINT) for key in state):
         return
     own = (name for name, parts in _DERIVED.items() if any(part in key for key in state for part in parts))
     found = f"a {next(own, 'Vid2Vid-XL')} ControlNet checkpoint"
     remedy = "Its guide video is not built in here: use MS-Vid2Vid-XL or SR600."
     raise CheckpointError("the model file", "a network of the I2VGen-XL family", found, remedy)
+
+
+def _refuse_conditions_beside_the_noise(state: StateDict) -> None:
+    """Raises CheckpointError, with its name, for a network whose first convolution reads more than the latent."""
+    channels, latent = _size(state, "input_blocks.0.0.weight", 1), _size(state, "out.2.weight", 0)
+    if channels == latent:
+        return
+    name = f"a network of {channels} input channels"
+    if any(_STEMS.match(key) for key in state):
+        name = "a compositional network (TF-T2V's or VideoLCM's composer)"
+    elif any(key.startswith("pre_image_condition.") for key in state):
+        name = "TF-T2V's text-to-video network"
+    elif channels == 3 * latent:
+        name = "VideoLCM's text-to-video network"
+    found = f"{name}, {channels} channels: {latent} of the noise and {channels - latent} of conditions"
+    remedy = "It is not built in here: use I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600."
+    raise CheckpointError("the model file", f"a network of {latent} latent channels", found, remedy)
 
 
 def split_global_encoder(state: StateDict) -> tuple[StateDict, StateDict]:

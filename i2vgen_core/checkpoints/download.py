@@ -7,12 +7,12 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
 from ..errors import InputError
 from .model_folders import model_paths
@@ -21,7 +21,7 @@ logger = logging.getLogger("i2vgen_xl")
 
 
 @dataclass(frozen=True)
-class Release:
+class ReleasedFile:
     """One released file.
 
     Args:
@@ -58,8 +58,8 @@ _I2VGEN_XL = "ali-vilab/i2vgen-xl"
 _RESEARCH = "tagged MIT; VGen, whose weights these are, says research and non-commercial use only"
 _NO_DERIVATIVES = "CC-BY-NC-ND-4.0: no commercial use, and nothing derived may be passed on"
 
-RELEASES = {
-    "i2vgen_xl": Release(
+FILES = {
+    "i2vgen_xl": ReleasedFile(
         title="I2VGen-XL, the base",
         repository=_I2VGEN_XL,
         file="unet/diffusion_pytorch_model.fp16.safetensors",
@@ -69,7 +69,7 @@ RELEASES = {
         licence=_RESEARCH,
         sha256="6ef043141380ab4f",
     ),
-    "text": Release(
+    "text": ReleasedFile(
         title="OpenCLIP ViT-H/14, text",
         repository=_I2VGEN_XL,
         file="text_encoder/model.fp16.safetensors",
@@ -78,7 +78,7 @@ RELEASES = {
         gigabytes=0.71,
         licence="MIT",
     ),
-    "vision": Release(
+    "vision": ReleasedFile(
         title="OpenCLIP ViT-H/14, vision",
         repository=_I2VGEN_XL,
         file="image_encoder/model.fp16.safetensors",
@@ -87,7 +87,7 @@ RELEASES = {
         gigabytes=1.26,
         licence="MIT",
     ),
-    "vae": Release(
+    "vae": ReleasedFile(
         title="Stable Diffusion 2.1's VAE",
         repository=_I2VGEN_XL,
         file="vae/diffusion_pytorch_model.safetensors",
@@ -97,7 +97,7 @@ RELEASES = {
         licence="CreativeML Open RAIL++-M",
         sha256="2aa1f43011b553a4",
     ),
-    "vid2vid_xl": Release(
+    "vid2vid_xl": ReleasedFile(
         title="MS-Vid2Vid-XL, the refiner",
         repository="ali-vilab/MS-Vid2Vid-XL",
         file="non_ema_0035000.pth",
@@ -108,7 +108,7 @@ RELEASES = {
         size=5_645_549_113,
         sha256="d146dd22a8158896",
     ),
-    "image2video": Release(
+    "image2video": ReleasedFile(
         title="MS-Image2Video, another base",
         repository="ali-vilab/MS-Image2Video",
         file="base_03_alldata_fps_v_80g_0789000.pth",
@@ -117,7 +117,7 @@ RELEASES = {
         gigabytes=5.68,
         licence=_NO_DERIVATIVES,
     ),
-    "sr600": Release(
+    "sr600": ReleasedFile(
         title="VGen's SR600, another refiner",
         repository="",
         file="sr_step_110000_ema.pth",
@@ -134,14 +134,14 @@ SETS = {"cascade": ("i2vgen_xl", "text", "vision", "vae", "vid2vid_xl")}
 _READ = 2**20
 
 
-def download(release: Release, models: Path, endpoint: str | None = None) -> Path:
-    """Fetches one file, unless it is in one of the folders already.
+def download(file: ReleasedFile, models: Path, endpoint: str | None = None) -> Path:
+    """Fetches one file through huggingface_hub, unless it is in one of the folders already.
 
-    What was fetched of it before is not fetched again. Size and sha256 are compared with what is known of the release
-    and with what the server says, and only then does the file get its name.
+    The library goes on after a break of the connection. Size and sha256 are compared with what is known of the release and
+    with what the server says, and only then does the file get its name.
 
     Args:
-        release: which.
+        file: which.
         models: ComfyUI's models folder.
         endpoint: of the Hub; huggingface_hub's own setting, HF_ENDPOINT, if None.
 
@@ -151,87 +151,80 @@ def download(release: Release, models: Path, endpoint: str | None = None) -> Pat
     Raises:
         InputError: no network, another file than the released one, no room, or a file that is not on the Hub.
     """
-    folders = model_paths(models, release.folder)
-    there = next((folder / release.name for folder in folders if (folder / release.name).is_file()), None)
+    folders = model_paths(models, file.folder)
+    there = next((folder / file.name for folder in folders if (folder / file.name).is_file()), None)
     if there is not None:
         logger.info("%s is there already", there)
         return there
-    target = folders[0] / release.name
-    if release.elsewhere:
-        raise _failure(release, target, "a file on the Hugging Face Hub", "one that is elsewhere")
-    url = hf_hub_url(release.repository, release.file, endpoint=endpoint or constants.ENDPOINT)
-    etag, size = _asked(release, target, url)
+    target = folders[0] / file.name
+    if file.elsewhere:
+        raise _failure(file, target, "a file on the Hugging Face Hub", "one that is elsewhere")
+    etag, size = _asked(file, target, hf_hub_url(file.repository, file.file, endpoint=endpoint or constants.ENDPOINT))
     target.parent.mkdir(parents=True, exist_ok=True)
     _check_room(target.parent, size)
-    part = target.with_name(f"{target.name}.{hashlib.sha256(etag.encode()).hexdigest()[:8]}.part")
-    _fetch(release, target, part, url, size)
-    _check_content(release, target, part, etag)
-    os.replace(part, target)
-    logger.info("%s: %s", target, "sha256 is right" if release.sha256 or _is_sha256(etag) else "no sha256 is known")
+    with _work_folder(target) as folder:
+        fetched = _fetched(file, target, folder, endpoint, size)
+        _check_content(file, target, fetched, etag)
+        os.replace(fetched, target)
+    logger.info("%s: %s", target, "sha256 is right" if file.sha256 or _is_sha256(etag) else "no sha256 is known")
     return target
 
 
 def listing(name: str, models: Path | None) -> str:
     """What a file is, its size, licence and page, and where it goes, in three lines."""
-    release = RELEASES[name]
-    folder = str(model_paths(models, release.folder)[0]) if models else f"models/{release.folder}"
+    file = FILES[name]
+    folder = str(model_paths(models, file.folder)[0]) if models else f"models/{file.folder}"
     return (
-        f"{name:12} {release.gigabytes:5.2f} GB  {release.title}\n"
-        f"  from {release.page}, {release.file}\n"
-        f"  to {folder}/{release.name}\n"
-        f"  licence: {release.licence}"
+        f"{name:12} {file.gigabytes:5.2f} GB  {file.title}\n"
+        f"  from {file.page}, {file.file}\n"
+        f"  to {folder}/{file.name}\n"
+        f"  licence: {file.licence}"
     )
 
 
-def _asked(release: Release, target: Path, url: str) -> tuple[str, int | None]:
+def _asked(file: ReleasedFile, target: Path, url: str) -> tuple[str, int | None]:
     """The server's word on etag and size. Raises InputError if they are not the release's."""
     try:
         found = get_hf_file_metadata(url, token=False)
     except Exception as error:  # of requests, httpx or the library's own, which differs by its version
-        raise _failure(release, target, "an answer from the Hub", _short(error)) from error
+        raise _failure(file, target, "an answer from the Hub", _short(error)) from error
     etag = found.etag or ""
-    if release.size and found.size and release.size != found.size:
-        raise _failure(release, target, f"{release.size} bytes, as released", f"{found.size} bytes")
-    if _is_sha256(etag) and not etag.startswith(release.sha256):
-        raise _failure(release, target, f"sha256 {release.sha256}..., as released", f"{etag[:16]}...")
-    return etag, release.size or found.size
+    if file.size and found.size and file.size != found.size:
+        raise _failure(file, target, f"{file.size} bytes, as released", f"{found.size} bytes")
+    if _is_sha256(etag) and not etag.startswith(file.sha256):
+        raise _failure(file, target, f"sha256 {file.sha256}..., as released", f"{etag[:16]}...")
+    return etag, file.size or found.size
 
 
-def _fetch(release: Release, target: Path, part: Path, url: str, size: int | None) -> None:
-    part.touch()
-    with part.open("r+b") as file:
-        start = file.seek(0, os.SEEK_END)
-        if size is not None and start > size:
-            start = file.truncate(0)
-            file.seek(0)
-        if start:
-            logger.info("%s: going on after %.2f GB", release.name, start / 1e9)
-        headers = build_hf_headers(token=False)
-        whole = False
-        while not whole:
-            try:
-                http_get(
-                    url, file, resume_size=start, headers=headers, expected_size=size, displayed_filename=release.name
-                )
-                whole = True
-            except Exception as error:  # as above
-                before, start = start, file.seek(0, os.SEEK_END)
-                if start > before:  # the library goes on after a break by itself, but for a connection cut, before 1.0
-                    continue
-                expected = f"all of it ({size} bytes)" if size else "all of it"
-                raise _failure(release, target, expected, _short(error), "Run the command again to go on.") from error
+@contextmanager
+def _work_folder(target: Path) -> Iterator[Path]:
+    """Where the library puts a file and its notes, beside the file's place. It stays only where the library has left a part
+    that it can go on from."""
+    folder = target.with_name(f".{target.name}.download")
+    try:
+        yield folder
+    finally:
+        if target.exists() or not any(folder.rglob("*.incomplete")):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_content(release: Release, target: Path, part: Path, etag: str) -> None:
-    """Raises InputError, and removes what was fetched, unless it is the released file."""
+def _fetched(file: ReleasedFile, target: Path, folder: Path, endpoint: str | None, size: int | None) -> Path:
+    try:
+        return Path(hf_hub_download(file.repository, file.file, local_dir=folder, token=False, endpoint=endpoint))
+    except Exception as error:  # of requests, httpx or the library's own, which differs by its version
+        expected = f"all of it ({size} bytes)" if size else "all of it"
+        raise _failure(file, target, expected, _short(error), "Run the command again.") from error
+
+
+def _check_content(file: ReleasedFile, target: Path, fetched: Path, etag: str) -> None:
+    """Raises InputError unless it is the released file."""
     found = hashlib.sha256()
-    with part.open("rb") as file:
-        while block := file.read(_READ):
+    with fetched.open("rb") as opened:
+        while block := opened.read(_READ):
             found.update(block)
-    expected = etag if _is_sha256(etag) else release.sha256
+    expected = etag if _is_sha256(etag) else file.sha256
     if not found.hexdigest().startswith(expected):
-        part.unlink()
-        raise _failure(release, target, f"sha256 {expected[:16]}...", f"another file, {found.hexdigest()[:16]}...")
+        raise _failure(file, target, f"sha256 {expected[:16]}...", f"another file, {found.hexdigest()[:16]}...")
 
 
 def _check_room(folder: Path, size: int | None) -> None:
@@ -241,9 +234,9 @@ def _check_room(folder: Path, size: int | None) -> None:
         raise InputError(str(folder), f"{size / 1e9:.2f} GB free", f"{free / 1e9:.2f} GB", remedy)
 
 
-def _failure(release: Release, target: Path, expected: str, found: str, first: str = "") -> InputError:
-    by_hand = f"By hand: download {release.file} from {release.page}, and save it as {target}."
-    return InputError(release.name, expected, found, f"{first} {by_hand}".strip())
+def _failure(file: ReleasedFile, target: Path, expected: str, found: str, first: str = "") -> InputError:
+    by_hand = f"By hand: download {file.file} from {file.page}, and save it as {target}."
+    return InputError(file.name, expected, found, f"{first} {by_hand}".strip())
 
 
 def _is_sha256(etag: str) -> bool:

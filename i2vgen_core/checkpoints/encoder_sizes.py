@@ -51,7 +51,7 @@ def text_config(
         head_dim=_head_dim(what, width, head_dim or settings.get("text_head_dim"), settings, TEXT_HEAD_DIM),
         mlp_width=_shape(what, weights, f"{stem}encoder.layers.0.mlp.fc1.weight", 2)[0],
         skip_last=skip_last,
-        activation=settings.get("hidden_act", TextConfig.activation),
+        activation=_text(what, settings, "hidden_act", TextConfig.activation),
         norm_eps=_epsilon(what, settings, TextConfig.norm_eps),
     )
 
@@ -87,7 +87,7 @@ def vision_config(
         head_dim=_head_dim(what, width, head_dim or settings.get("vision_head_dim"), settings, VISION_HEAD_DIM),
         mlp_width=_shape(what, weights, f"{stem}encoder.layers.0.mlp.fc1.weight", 2)[0],
         projection=_shape(what, weights, "visual_projection.weight", 2)[0],
-        activation=settings.get("hidden_act", VisionConfig.activation),
+        activation=_text(what, settings, "hidden_act", VisionConfig.activation),
         norm_eps=_epsilon(what, settings, VisionConfig.norm_eps),
     )
 
@@ -155,6 +155,13 @@ def _whole(what: str, settings: Settings, name: str, default: int) -> int:
     if not value.isdecimal() or len(value) > 5:
         raise CheckpointError(what, f"a whole number for {name}", repr(value)[:60], CORRECT)
     return int(value)
+
+
+def _text(what: str, settings: Settings, name: str, default: str) -> str:
+    value = settings.get(name, default)
+    if not isinstance(value, str):
+        raise CheckpointError(what, f"text for {name}", repr(value)[:60], CORRECT)
+    return value
 
 
 def _epsilon(what: str, settings: Settings, default: float) -> float:

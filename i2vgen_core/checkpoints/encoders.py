@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..encoders.clip import ImageEncoder, TextEncoder, text_model, vision_model
-from ..encoders.config import Settings
+from ..encoders.config import CORRECT, Settings
 from ..encoders.tokenizer import VOCABULARY_SIZE, Tokenizer
 from ..encoders.vae import VAE, vae_model
 from ..errors import CheckpointError
@@ -51,6 +51,7 @@ def load_text_encoder(
     if config.vocabulary < VOCABULARY_SIZE:
         remedy = "Choose a CLIP text encoder."
         raise CheckpointError(what, f"{VOCABULARY_SIZE} token embeddings", f"{config.vocabulary}", remedy)
+    _check_activation(what, config.activation)
     model = of_sizes(what, lambda: text_model(config))
     inner = getattr(model, "text_model", model)  # transformers before 5 wraps it
     named = nn.ModuleDict({"text_model": inner})
@@ -83,6 +84,7 @@ def load_image_encoder(
     state_dict, settings = _open(source, settings)
     tower = clip_keys.vision_tower(state_dict)
     config = vision_config(tower, settings, head_dim=head_dim)
+    _check_activation(what, config.activation)
     model = of_sizes(what, lambda: vision_model(config))
     expected = model.state_dict()
     expected = clip_keys.vision_to_open_clip(expected) if clip_keys.is_open_clip(tower) else expected
@@ -115,6 +117,13 @@ def load_vae(
     check_tensors(tensors, vae_keys.vae_to_ldm(expected) if vae_keys.is_ldm(tensors) else expected, "VAE")
     _assign(model, vae_keys.vae_to_diffusers(tensors), dtype, device)
     return VAE(config, model)
+
+
+def _check_activation(what: str, name: str) -> None:
+    from transformers.activations import ACT2FN
+
+    if name not in ACT2FN:
+        raise CheckpointError(what, "one of transformers' names for hidden_act", repr(name)[:60], CORRECT)
 
 
 def _open(source: Source, settings: Settings | None) -> tuple[Mapping[str, Tensor], Settings]:

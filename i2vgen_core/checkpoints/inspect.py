@@ -11,6 +11,7 @@ import torch
 
 from ..config import REFINERS
 from ..errors import InputError
+from .detect import UNSAID
 from .gguf import GGUF_SUFFIX, read_gguf_header
 from .parts import PartName, Settings, find_part, settings_of, signs_of
 from .read import read_state_dict
@@ -56,7 +57,7 @@ class Inspection:
     metadata: Mapping[str, str]
 
 
-def inspect(path: Path) -> Inspection:
+def inspect_file(path: Path) -> Inspection:
     """What a file or folder of weights is.
 
     Args:
@@ -94,6 +95,6 @@ def _finding(state: StateDict, settings: Settings, name: PartName) -> Finding:
         return Finding(name, False, "", str(error), 0, "")
     sure = f"all of its {len(part.tensors)} tensors have the right names and shapes"
     if part.metadata["kind"] in REFINERS and "kind" not in settings:
-        sure += ", which both refiners have; which of them it is, the file does not say"
+        sure += f". {UNSAID}"
     parameters = sum(tensor.numel() for tensor in part.tensors.values())
     return Finding(name, True, part.title, sure, parameters, part.loader)

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..config import DetailGain, Kind, Release, UNetConfig, release_of
+from ..config import RELEASES, DetailGain, Kind, Release, UNetConfig, release_of
 from ..errors import CheckpointError
 from ..network.blocks import Layers
 from ..network.image_conditioning import GlobalEncoder
 from ..network.unet import UNet
 from .check import check_tensors, named, of_sizes
-from .detect import split_global_encoder, unet_config
+from .detect import UNSAID, refuse_derived, split_global_encoder, unet_config
+from .prefixes import network_tensors
 from .read import read_config, read_state_dict
-from .unet_keys import StateDict, from_diffusers, from_official, is_diffusers_layout
+from .unet_keys import SIGNS, StateDict, from_diffusers, from_official, is_diffusers_layout
 
-_PREFIXES = ("model.diffusion_model.", "module.", "ema.")
-_MOST_PREFIXES = 4
+logger = logging.getLogger("i2vgen_xl")
+
 _MOST_TENSORS = 10_000
+_NO_GLOBAL_ENCODER = (
+    "six tensors local_image_embedding.* beside the network's",
+    "none (ComfyUI's ModelSave wrote the network alone before version 0.2.0)",
+    "Save the model again: the encoder goes along now. Or open the file with ComfyUI's Load Diffusion Model block, and wire "
+    "the global_encoder of the I2VGen-XL Base Loader, with the base that it was made from, into Global Encode.",
+)
+"""Expected, found, and what to do, of a base that was saved without."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class UNetCheckpoint:
     Args:
         config: read from the shapes.
         network: tensors of `UNet(config)`, all of them.
-        global_encoder: tensors of `GlobalEncoder`, all of them; empty where the kind has none.
+        global_encoder: tensors of `GlobalEncoder`, all of them; empty where the kind has none, or it was not asked for.
         release: the settings it is to be run with.
     """
 
@@ -42,6 +51,13 @@ class UNetCheckpoint:
     network: StateDict
     global_encoder: StateDict
     release: Release
+
+    def metadata(self) -> dict[str, str]:
+        """What names and shapes do not say of it, as parse_unet reads it from a file's metadata."""
+        usual = asdict(RELEASES[self.config.kind])
+        own = {name: value for name, value in asdict(self.release).items() if value != usual[name]}
+        said = {"kind": self.config.kind, "head_dim": str(self.config.head_dim)}
+        return said | ({"release": json.dumps(own)} if own else {})
 
     def build_network(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> UNet:
         """The network with these weights, in evaluation mode. Those of convolutions lie channels_last, as activations do:
@@ -70,7 +86,10 @@ def open_unet(path: Path, *, kind: Kind | None = None, detail_gain: DetailGain =
     """
     state, metadata = read_state_dict(path)
     settings: Mapping[str, Any] = metadata if path.is_file() else read_config(path) | metadata
-    return parse_unet(state, settings, kind=kind, detail_gain=detail_gain)
+    checkpoint = parse_unet(state, settings, kind=kind, detail_gain=detail_gain)
+    if checkpoint.config.is_refiner and not kind and not settings.get("kind"):
+        logger.warning("%s: %s", named(path.name), UNSAID)
+    return checkpoint
 
 
 def open_base(path: Path, detail_gain: DetailGain = "official") -> UNetCheckpoint:
@@ -97,6 +116,7 @@ def parse_unet(
     *,
     kind: Kind | None = None,
     detail_gain: DetailGain = "official",
+    alone: bool = False,
 ) -> UNetCheckpoint:
     """A network from tensors in any layout.
 
@@ -105,6 +125,7 @@ def parse_unet(
         settings: config.json or metadata: `attention_head_dim` or `head_dim`, `kind`, and `release` are read from it.
             `release` holds settings of config.Release that are the network's own; in metadata, as JSON.
         kind, detail_gain: see open_unet.
+        alone: whether a base may come without its global encoder, which is empty then.
     """
     settings = settings or {}
     state = in_our_layout(state)
@@ -114,10 +135,12 @@ def parse_unet(
     network, encoder = split_global_encoder(state)
     what = f"the {config.kind} network"
     check_tensors(network, of_sizes(what, lambda: UNet(config, device="meta")).state_dict(), what)
-    if config.reads_details:
+    if config.reads_details and (encoder or not alone):
+        if not encoder:
+            raise CheckpointError("the global encoder", *_NO_GLOBAL_ENCODER)
         meta_encoder = of_sizes("the global encoder", lambda: _meta_global_encoder(config))
         check_tensors(encoder, meta_encoder.state_dict(), "the global encoder")
-    elif encoder:
+    elif encoder:  # of a kind that has none
         remedy = "Use the released file."
         raise CheckpointError(what, "no global encoder", named(next(iter(encoder))), remedy)
     return UNetCheckpoint(config, network, encoder, release_of(config.kind, _own_release(settings)))
@@ -126,7 +149,8 @@ def parse_unet(
 def in_our_layout(state: StateDict) -> StateDict:
     """A UNet's tensors of any layout under our names, prefixes removed; nothing is checked but that they are not too
     many to be one. Raises CheckpointError."""
-    state = strip_prefixes(state, _PREFIXES)
+    refuse_derived(state)
+    state = network_tensors(state, SIGNS, "the model file")
     if len(state) > _MOST_TENSORS:
         remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600 checkpoint."
         raise CheckpointError("the model file", f"at most {_MOST_TENSORS} tensors", f"{len(state)}", remedy)
@@ -150,17 +174,6 @@ def _own_release(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         return value
     remedy = "Correct the model's config.json or metadata."
     raise CheckpointError("release", "an object of settings by name", repr(value)[:60], remedy)
-
-
-def strip_prefixes(state: StateDict, prefixes: tuple[str, ...]) -> StateDict:
-    """Removes the prefixes that names begin with, up to four of them nested. A prefix of only some keeps those and
-    drops the rest: a full checkpoint holds the network beside other models, or beside its moving average."""
-    for _ in range(_MOST_PREFIXES):
-        found = next((prefix for prefix in prefixes if any(key.startswith(prefix) for key in state)), None)
-        if found is None:
-            break
-        state = {key[len(found) :]: value for key, value in state.items() if key.startswith(found)}
-    return state
 
 
 def _assign(

@@ -12,6 +12,7 @@ import torch
 
 from ..config import RELEASES, Kind
 from ..encoders.config import TextConfig, VisionConfig
+from . import clip_keys, unet_keys, vae_keys
 from .clip_keys import text_to_transformers, text_tower, vision_to_transformers, vision_tower
 from .encoder_sizes import text_config, vae_config, vision_config
 from .load import in_our_layout, parse_unet
@@ -23,12 +24,11 @@ PartName = Literal["unet", "vae", "text", "vision"]
 Settings = Mapping[str, Any]
 
 _SIGNS: dict[PartName, tuple[str, ...]] = {
-    "unet": ("input_blocks.0.1.proj_in.weight", "transformer_in.proj_in.weight"),
-    "vae": ("decoder.conv_in.weight",),
-    "text": ("token_embedding.weight",),
-    "vision": ("visual.conv1.weight", "patch_embedding.weight"),
+    "unet": unet_keys.SIGNS,
+    "vae": vae_keys.SIGNS,
+    "text": clip_keys.TEXT_SIGNS,
+    "vision": clip_keys.VISION_SIGNS,
 }
-"""Ends of names that each network has in every layout."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,11 @@ def _unet_tensors(state: StateDict) -> StateDict:
 def _unet(state: StateDict, settings: Settings, kind: Kind | None) -> Part:
     checkpoint = parse_unet(state, settings, kind=kind)
     config, release = checkpoint.config, RELEASES[checkpoint.config.kind]
-    own = {name: value for name, value in asdict(checkpoint.release).items() if value != getattr(release, name)}
-    metadata = {"kind": config.kind, "head_dim": str(config.head_dim), "config": json.dumps(asdict(config))}
     return Part(
         title=f"{release.title} ({config.kind})" + (" with its global encoder" if checkpoint.global_encoder else ""),
         loader=f"I2VGen-XL {'Refiner' if config.is_refiner else 'Base'} Loader, from models/diffusion_models",
         tensors=_unet_tensors(state),
-        metadata=metadata | ({"release": json.dumps(own)} if own else {}),
+        metadata={"config": json.dumps(asdict(config)), **checkpoint.metadata()},
     )
 
 

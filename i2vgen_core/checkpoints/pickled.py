@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .check import named
+from .check import check_memory, named
 
-_MOST_PICKLE = 2**23
+_MOST_LEGACY_HEAD = 2**23
 _MOST_DIRECTORY = 2**22
 _MOST_OPERATIONS = 300_000
 """A training of this family has 1500 tensors, their moving average and three of the optimizer each: 240,000."""
@@ -143,6 +143,7 @@ def _load(path: Path) -> Any:
         with _stand_ins(names):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # whatever a damaged or hostile file makes torch, zipfile or pickletools raise
+        check_memory(path, error)
         message = str(error).strip()
         raise _refusal(path, message.splitlines()[0] if message else type(error).__name__) from error
 
@@ -176,7 +177,7 @@ def _check(path: Path) -> tuple[bool, set[str]]:
             return True, _check_pickle(_zipped_pickle(file))
         if start != _LEGACY_START:
             raise ValueError("neither a zip file nor torch's older form")
-        head = io.BytesIO(start + file.read(_MOST_PICKLE))
+        head = io.BytesIO(start + file.read(_MOST_LEGACY_HEAD))
     if tarfile.is_tarfile(path):  # torch would write what is in it into a temporary folder
         raise ValueError("a tar file")
     return False, set().union(*(_check_pickle(head) for _ in range(_LEGACY_PICKLES)))
@@ -200,8 +201,6 @@ def _zipped_pickle(file: BinaryIO) -> BinaryIO:
         pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
         if [entry.filename.partition("/")[2] for entry in pickles] != ["data.pkl"]:
             raise ValueError(f"{len(pickles)} pickles, not data.pkl alone")
-        if pickles[0].file_size > _MOST_PICKLE:
-            raise ValueError(f"a pickle of {pickles[0].file_size} bytes")
         return io.BytesIO(archive.read(pickles[0]))
 
 

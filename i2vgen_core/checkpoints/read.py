@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .check import named
+from .check import check_memory, named
 from .gguf import GGUF_SUFFIX, read_gguf
 from .pickled import read_pickled
 
@@ -23,6 +25,9 @@ SAFE_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model", "open_clip_model", "open_clip_pytorch_model")
 _VARIANTS = ("", ".fp16")
+SETTINGS = "i2vgen_xl_settings"
+"""End of the name of a tensor that holds metadata."""
+_MOST_SETTINGS = 2**16
 _MOST_JSON = 2**22
 _MOST_HEADER = 2**22
 """Bytes. A released network's header has 200,000; the format allows 100 MB, which take seconds and gigabytes."""
@@ -40,8 +45,47 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: no such file, not a file of tensors, or one that only unpickling freely could read.
     """
-    if os.path.isdir(path):
-        return _read_folder(path)
+    tensors, metadata = _read_folder(path) if os.path.isdir(path) else _read_file(path)
+    return tensors, metadata | take_settings(tensors, path.name)
+
+
+def settings_tensor(settings: Mapping[str, str]) -> Tensor:
+    """Metadata as a tensor of JSON's bytes, under SETTINGS, for a writer that takes tensors alone."""
+    return torch.tensor(list(json.dumps(dict(settings)).encode()), dtype=torch.uint8)
+
+
+def take_settings(tensors: dict[str, Tensor], name: str) -> dict[str, str]:
+    """Takes settings_tensor's tensor out of a file's tensors, whatever its prefix.
+
+    Args:
+        tensors: changed in place.
+        name: of the file, for people.
+
+    Returns:
+        What it says; nothing where there is none.
+
+    Raises:
+        CheckpointError: it is no object of text.
+    """
+    said: dict[str, str] = {}
+    for key in [key for key in tensors if key == SETTINGS or key.endswith(f".{SETTINGS}")]:
+        stored = tensors.pop(key)
+        try:
+            if stored.dtype != torch.uint8 or stored.numel() > _MOST_SETTINGS:
+                raise ValueError(f"{stored.dtype} {list(stored.shape)}")
+            content = json.loads(bytes(stored.flatten().tolist()))
+            if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+                raise ValueError("no object of text")
+        except (ValueError, RecursionError) as error:
+            expected = f"settings as JSON in {SETTINGS}"
+            raise CheckpointError(
+                f"file {named(name)}", expected, named(str(error)), "Save the model again."
+            ) from error
+        said |= content
+    return said
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not os.path.isfile(path):  # False, not an error, for a name that cannot be one
         remedy = "Check the model folder and name."
         raise CheckpointError(f"file {named(path.name)}", "an existing file", "none there", remedy)
@@ -83,6 +127,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safetensors.safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:  # the library's own errors, and torch's of a type or shape that it does not have
+        check_memory(path, error)
         remedy = "Download the file again: it is cut short or not a safetensors file."
         raise CheckpointError(f"file {named(path.name)}", "a safetensors file", named(str(error)), remedy) from error
 

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ..config import VAE_SCALE, Kind, UNetConfig
+from ..config import TEXT_TOKENS, VAE_SCALE, Kind, UNetConfig
 from ..encoders.tokenizer import VOCABULARY, VOCABULARY_SIZE
 from ..errors import InputError
 from ..network.blocks import Layers
@@ -177,4 +177,4 @@ def _write_tokenizer(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(VOCABULARY / name, folder / name)
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer", "model_max_length": TEXT_TOKENS})

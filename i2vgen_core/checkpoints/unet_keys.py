@@ -20,6 +20,9 @@ StateDict = dict[str, Tensor]
 GLOBAL_ENCODER = "local_image_embedding."
 """Prefix of the global encoder's tensors, which live beside the network and not in it."""
 
+SIGNS = ("input_blocks.0.1.proj_in.weight", "transformer_in.proj_in.weight")
+"""Names that a network has in the official layout and in diffusers', see network_tensors."""
+
 _MOST_BLOCKS = 64
 
 _TIME_CONV = re.compile(r".*\.temopral_conv\.conv\d\.[23]\.weight\Z")
@@ -29,7 +32,8 @@ _TEMPORAL_PROJ = re.compile(
 
 
 def from_official(state: StateDict) -> StateDict:
-    """Official shapes to ours: drops the last axis of what is a convolution there and less here."""
+    """Official shapes to ours: drops the last axis of what is a convolution there and less here. What ComfyUI has saved of
+    our network has our shapes already."""
     return {key: _squeeze_last(key, value) if _is_squeezed(key) else value for key, value in state.items()}
 
 
@@ -44,6 +48,8 @@ def _is_squeezed(key: str) -> bool:
 
 def _squeeze_last(key: str, value: Tensor) -> Tensor:
     expected = 5 if _TIME_CONV.match(key) else 3
+    if value.ndim == expected - 1:
+        return value
     if value.ndim != expected or value.shape[-1] != 1:
         shape = f"{expected} axes, the last of size 1"
         raise CheckpointError(
@@ -74,6 +80,24 @@ def to_diffusers(state: StateDict) -> StateDict:
         names.rename(key, to_ours=False): value[..., None] if _TIME_CONV.match(key) else value
         for key, value in _split_qkv(state).items()
     }
+
+
+def diffusers_layers(keys: Iterable[str]) -> dict[str, tuple[str, int | None]]:
+    """The layers of one of our networks by diffusers' names, as its weights' names have them without `.weight`.
+
+    Args:
+        keys: our names of its tensors.
+
+    Returns:
+        Our key of each one's weight, and which third of the weight's rows it is where diffusers has three layers; else None.
+    """
+    names = _Names.of_ours(keys)
+    layers: dict[str, tuple[str, int | None]] = {}
+    for key in (key for key in keys if key.endswith(".weight")):
+        parts = dict(zip(_Q_K_V, range(3), strict=True)) if key == _QKV else {key: None}
+        for part, third in parts.items():
+            layers[names.rename(part, to_ours=False).removesuffix(".weight")] = (key, third)
+    return layers
 
 
 _QKV = "local_temporal_encoder.layers.0.0.fn.to_qkv.weight"
@@ -168,10 +192,11 @@ class _Names:
         return names
 
     @classmethod
-    def of_ours(cls, state: StateDict) -> _Names:
-        downs = sorted(int(m[1]) for key in state if (m := re.match(r"input_blocks\.(\d+)\.op\.weight", key)))
+    def of_ours(cls, keys: Iterable[str]) -> _Names:
+        keys = list(keys)
+        downs = sorted(int(m[1]) for key in keys if (m := re.match(r"input_blocks\.(\d+)\.op\.weight", key)))
         if not downs:
-            found = ", ".join(list(state)[:3])
+            found = ", ".join(keys[:3])
             raise CheckpointError("state dict", "input_blocks.*.op.weight", found, "Use a network of this project.")
         return cls(len(downs) + 1, downs[0] - 1)
 

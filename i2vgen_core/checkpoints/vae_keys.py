@@ -8,9 +8,11 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .check import named
-from .clip_keys import count, unprefixed
+from .clip_keys import count
+from .prefixes import network_tensors
 
-PREFIXES = ("module.", "first_stage_model.")
+SIGNS = ("decoder.conv_in.weight",)
+"""Names that it has in either layout, see network_tensors."""
 
 _TRAINING = ("loss.", "model_ema.")  # what the original VAE checkpoints keep of their training
 _SDXL = "conditioner.embedders."  # only its checkpoints have text encoders of this name beside their VAE
@@ -29,7 +31,7 @@ def vae_tensors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if any(key.startswith(_SDXL) for key in state_dict):
         remedy = "Choose the VAE of Stable Diffusion 2.1."
         raise CheckpointError("VAE", "one of Stable Diffusion 1 or 2", "a checkpoint of SDXL", remedy)
-    tensors = unprefixed(state_dict, PREFIXES)
+    tensors = network_tensors(state_dict, SIGNS, "VAE")
     if not any(key.startswith(("encoder.down", "decoder.up")) for key in tensors):
         raise CheckpointError(
             "VAE",

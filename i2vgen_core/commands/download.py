@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..checkpoints.download import RELEASES, SETS, download, listing
+from ..checkpoints.download import FILES, SETS, download, listing
 from ..checkpoints.model_folders import default_models
 from ..errors import InputError
 
-_NAMES = [*SETS, *RELEASES]
+_NAMES = [*SETS, *FILES]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +26,11 @@ def run(options: argparse.Namespace) -> None:
         if name not in _NAMES:
             raise InputError("WHAT", f"some of {', '.join(_NAMES)}", name, "Choose from these.")
     if not options.what:
-        sys.stdout.write("\n".join(listing(name, options.to) for name in RELEASES) + "\n")
+        sys.stdout.write("\n".join(listing(name, options.to) for name in FILES) + "\n")
         return
     models = options.to or default_models()
     chosen = dict.fromkeys(file for name in options.what for file in SETS.get(name, (name,)))
     sys.stdout.write("\n".join(listing(name, models) for name in chosen) + "\n")
     sys.stdout.flush()
     for name in chosen:
-        download(RELEASES[name], models)
+        download(FILES[name], models)

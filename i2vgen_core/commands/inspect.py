@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..checkpoints.inspect import Inspection, inspect
+from ..checkpoints.inspect import Inspection, inspect_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Says what it is; 1 if it holds no whole network that this project uses."""
-    found = inspect(options.file)
+    found = inspect_file(options.file)
     sys.stdout.write("\n".join([f"file: {options.file.name}, {_size(options.file)}", *_lines(found)]) + "\n")
     return int(not any(finding.whole for finding in found.findings))
 

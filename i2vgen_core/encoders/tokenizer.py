@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from ..config import TEXT_TOKENS
 from ..errors import CheckpointError
 
 VOCABULARY = Path(__file__).parents[1] / "assets" / "tokenizer"
@@ -33,7 +34,7 @@ class Tokenizer:
         CheckpointError: the folder holds another vocabulary.
     """
 
-    def __init__(self, folder: Path | None = None, length: int = 77):
+    def __init__(self, folder: Path | None = None, length: int = TEXT_TOKENS):
         self.length = length
         folder = folder if folder is not None and folder.is_dir() else VOCABULARY
         what, expected = f"tokenizer folder {folder.name}", f"CLIP's {VOCABULARY_SIZE} tokens"

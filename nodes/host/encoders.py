@@ -25,6 +25,7 @@ from ...i2vgen_core.checkpoints import clip_keys, vae_keys
 from ...i2vgen_core.checkpoints.check import check_tensors
 from ...i2vgen_core.checkpoints.encoder_sizes import text_config, vae_config, vision_config
 from ...i2vgen_core.checkpoints.read import read_config, read_state_dict
+from ...i2vgen_core.config import VAE_CHANNELS, VAE_STEP
 from ...i2vgen_core.encoders.config import TextConfig
 from ...i2vgen_core.encoders.tokenizer import END, PAD, START, VOCABULARY, Tokenizer, repaired
 from ...i2vgen_core.errors import CheckpointError
@@ -32,7 +33,7 @@ from . import compat
 
 _TEXT, _VISION, _VAE = "CLIP text encoder", "CLIP vision encoder", "VAE"
 _CLIP_NAME = "h"  # what the host's LoRA and embedding loaders call OpenCLIP ViT-H
-_NORM_EPS, _NORM_GROUPS, _DOWNSCALE = 1e-5, 32, 8  # fixed in the host
+_NORM_EPS, _NORM_GROUPS = 1e-5, 32  # fixed in the host
 
 
 def load_clip(bundle: Path, *, disable_dynamic: bool = False) -> comfy.sd.CLIP:
@@ -118,7 +119,7 @@ class ScaledVAE(comfy.sd.VAE):
     """A VAE whose config.json states its scale, and with it that it is not SDXL's."""
 
 
-def load_vae(bundle: Path) -> comfy.sd.VAE:
+def load_native_vae(bundle: Path) -> comfy.sd.VAE:
     """A VAE from `vae/`: latents unscaled [N, 4, H/8, W/8], the posterior's mode, of images [N, H, W, 3] in 0..1.
 
     Raises:
@@ -129,15 +130,15 @@ def load_vae(bundle: Path) -> comfy.sd.VAE:
     config = vae_config(state, settings)
     remedy = "Use the VAE of Stable Diffusion 2.1 (or 1.5)."
     width = config.channels[0]
-    if config.scale_factor != _DOWNSCALE or any(channels % width for channels in config.channels):
+    if config.scale_factor != VAE_STEP or any(channels % width for channels in config.channels):
         expected = "4 levels, each a multiple of the first one's channels"
         raise CheckpointError(_VAE, expected, f"channels {', '.join(map(str, config.channels))}", remedy)
     _check_host_can(_VAE, "norm_num_groups", [_NORM_GROUPS], config.norm_groups)
     parameters = {
-        "embed_dim": 4,
+        "embed_dim": VAE_CHANNELS,
         "ddconfig": {
             "double_z": True,
-            "z_channels": 4,
+            "z_channels": VAE_CHANNELS,
             "resolution": 256,
             "in_channels": 3,
             "out_ch": 3,
@@ -225,7 +226,7 @@ def _clip_patcher(bundle: Path, disable_dynamic: bool = False) -> Any:
 
 
 def _vae_patcher(bundle: Path, disable_dynamic: bool = False) -> Any:
-    return load_vae(bundle).patcher
+    return load_native_vae(bundle).patcher
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

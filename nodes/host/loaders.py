@@ -31,7 +31,7 @@ def load_bundle(name: str, weight_dtype: str) -> tuple[Any, GlobalEncoderSocket,
         partial(GlobalEncoderSocket, checkpoint),
         partial(encoders.load_clip, folder),
         partial(encoders.load_clip_vision, folder),
-        partial(encoders.load_vae, folder),
+        partial(encoders.load_native_vae, folder),
     ):
         throw_exception_if_processing_interrupted()
         parts.append(load())

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
-from ...i2vgen_core.checkpoints.read import read_config
-from ...i2vgen_core.config import TEXT_TOKENS, DetailGain, Kind, Release, UNetConfig
+from ...i2vgen_core.checkpoints.read import SETTINGS, read_config, settings_tensor
+from ...i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER
+from ...i2vgen_core.config import TEXT_TOKENS, DetailGain, Kind, UNetConfig
 from ...i2vgen_core.encoders.config import latent_rgb
 from ...i2vgen_core.errors import InputError, check_choice, check_finite
 from ...i2vgen_core.network.blocks import Layers
@@ -92,7 +93,7 @@ class _Details(comfy.conds.CONDNoiseShape):
 class VideoModel(comfy.model_base.BaseModel):
     """A network of the cascade with its schedule and settings, and how a conditioning becomes its inputs."""
 
-    def __init__(self, model_config: _ModelConfig, device: Any = None):
+    def __init__(self, model_config: ModelConfig, device: Any = None):
         self.network, self.release = model_config.network, model_config.release
         self.schedule = schedule_for(self.network.kind)
         unet = partial(HostUNet, self.network)
@@ -186,7 +187,7 @@ class VideoModel(comfy.model_base.BaseModel):
         return text[:, :TEXT_TOKENS]  # as the official code cuts a longer prompt; the host goes on in chunks of 77
 
 
-class _ModelConfig(comfy.supported_models_base.BASE):
+class ModelConfig(comfy.supported_models_base.BASE):
     unet_extra_config: ClassVar[dict[str, Any]] = {}
     latent_format = VideoLatent
     # The host's estimate is 0.02 MiB times this for each place of a frame, where attention is fused and types are 16 bit.
@@ -195,14 +196,23 @@ class _ModelConfig(comfy.supported_models_base.BASE):
     # block's features are 0.03 more. tests/host/test_memory.py counts anew.
     memory_usage_factor = 0.36
 
-    def __init__(self, network: UNetConfig, release: Release, rgb: list[list[float]] | None):
+    def __init__(self, checkpoint: UNetCheckpoint, rgb: list[list[float]] | None = None):
+        network = checkpoint.config
         super().__init__({"model_channels": network.model_channels})
-        self.network, self.release, self.latent_format = network, release, VideoLatent(rgb)
+        self.network, self.release, self.latent_format = network, checkpoint.release, VideoLatent(rgb)
+        self.global_encoder, self.metadata = checkpoint.global_encoder, checkpoint.metadata()
         if network.kind == "i2vgen_xl":  # what ModelSamplingDiscrete makes a schedule of; the default is image2video's
             self.sampling_settings = {"beta_schedule": "cosine", "zsnr": True}
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> VideoModel:
         return VideoModel(self, device)
+
+    def process_unet_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What ModelSave and CheckpointSave write: the network in our shapes, since the host makes a patched weight only as
+        it writes it; and beside it the global encoder, and what shapes do not say."""
+        beside = {GLOBAL_ENCODER + key: value for key, value in self.global_encoder.items()}
+        beside[SETTINGS] = settings_tensor(self.metadata)
+        return super().process_unet_state_dict_for_saving(dict(state_dict) | beside)
 
 
 def load_model(
@@ -224,7 +234,7 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
     """
     check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
     rgb = latent_rgb(read_config(path.parent / "vae")) if path.is_dir() else None  # of the bundle's own VAE
-    state, config = dict(checkpoint.network), _ModelConfig(checkpoint.config, checkpoint.release, rgb)
+    state, config = dict(checkpoint.network), ModelConfig(checkpoint, rgb)
     management = comfy.model_management
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
     dtype = WEIGHT_DTYPES[weight_dtype] or management.unet_dtype(

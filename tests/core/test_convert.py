@@ -126,7 +126,7 @@ def test_which_refiner_is_as_said(tmp_path, out, kind, caplog):
     caplog.set_level("INFO", logger="i2vgen_xl")
     assert main(["convert", str(source), str(out), *(["--refiner", "sr600"] if kind == "sr600" else [])]) == 0
     assert open_unet(out).config.kind == metadata_of(out)["kind"] == kind
-    assert ("does not say which refiner" in caplog.text) == (kind == "vid2vid_xl")
+    assert ("shapes cannot tell which one it is" in caplog.text) == (kind == "vid2vid_xl")
     again = out.with_name("again.safetensors")
     convert(out, again)
     assert metadata_of(again)["kind"] == kind, "what the file says is kept"

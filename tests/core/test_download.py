@@ -10,18 +10,17 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
 from i2vgen_core.__main__ import main
-from i2vgen_core.checkpoints.download import RELEASES, SETS, download, listing
+from i2vgen_core.checkpoints.download import FILES, SETS, download, listing
 from i2vgen_core.checkpoints.model_folders import default_models, model_paths
 from i2vgen_core.errors import InputError
 
 CONTENT = bytes(range(256)) * 800
 SHA = hashlib.sha256(CONTENT).hexdigest()
-TOY = replace(RELEASES["vae"], sha256=SHA[:16], size=len(CONTENT))
+TOY = replace(FILES["vae"], sha256=SHA[:16], size=len(CONTENT))
 FOLDERS = {"diffusion_models", "text_encoders", "clip_vision", "vae"}
 
 
@@ -118,10 +117,10 @@ def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def refusal(hub, models, release=TOY):
+def refusal(hub, models, file=TOY):
     with pytest.raises(InputError) as caught:
-        download(release, models, hub.address)
-    assert not (models / release.folder / release.name).exists()
+        download(file, models, hub.address)
+    assert not (models / file.folder / file.name).exists()
     return str(caught.value)
 
 
@@ -153,16 +152,14 @@ def test_a_break_is_gone_on_from_within_one_run(hub, models, fault):
 
 
 @pytest.mark.parametrize("fault", ["stall", "cut"])
-def test_a_broken_run_is_gone_on_from_by_the_next(hub, models, fault):
+def test_a_broken_run_leaves_no_file_and_the_next_is_whole(hub, models, fault):
     hub.faults = [(fault, 100_000)] + [(fault, 0)] * 19
     message = refusal(hub, models)
     assert f"{TOY.name}: expected all of it ({len(CONTENT)} bytes)" in message
-    assert "Run the command again to go on." in message
-    (part,) = (models / "vae").iterdir()
-    assert part.name.endswith(".part") and part.read_bytes() == CONTENT[:100_000]
+    assert "Run the command again." in message
+    assert not (models / "vae" / TOY.name).exists()
     hub.faults, hub.requests = [], []
     assert download(TOY, models, hub.address).read_bytes() == CONTENT
-    assert hub.gets() == ["bytes=100000-"]
     assert files(models) == [f"vae/{TOY.name}"]
 
 
@@ -173,16 +170,7 @@ def test_a_part_of_another_version_is_not_gone_on_from(hub, models):
     hub.content, hub.faults, hub.requests = CONTENT[::-1], [], []
     hub.etag = hashlib.sha256(hub.content).hexdigest()
     assert download(free, models, hub.address).read_bytes() == hub.content
-    assert hub.gets() == [""]
-
-
-def test_a_part_that_is_longer_than_the_file_is_begun_anew(hub, models):
-    hub.faults = [("cut", 100_000)] + [("cut", 0)] * 19
-    refusal(hub, models)
-    (part,) = (models / "vae").iterdir()
-    part.write_bytes(bytes(len(CONTENT) + 1))
-    hub.faults = []
-    assert download(TOY, models, hub.address).read_bytes() == CONTENT
+    assert hub.gets() == [""] and files(models) == [f"vae/{TOY.name}"]
 
 
 def test_the_command_lists_names_sizes_and_licences_first_and_reads_hf_endpoint(hub, models):
@@ -254,12 +242,12 @@ def test_without_a_network_the_error_names_file_folder_and_page(hub, models):
 def test_offline_the_command_ends_with_2(monkeypatch, models, caplog):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert main(["download", "vae", "--to", str(models)]) == 2
-    check_names(caplog.text, models, RELEASES["vae"])
+    check_names(caplog.text, models, FILES["vae"])
 
 
 def test_a_file_that_is_not_on_the_hub_says_where_it_is(hub, models):
-    message = refusal(hub, models, RELEASES["sr600"])
-    check_names(message, models, RELEASES["sr600"])
+    message = refusal(hub, models, FILES["sr600"])
+    check_names(message, models, FILES["sr600"])
     assert hub.requests == []
 
 
@@ -291,7 +279,7 @@ def test_without_a_name_it_lists_and_fetches_nothing(capsys, monkeypatch):
     monkeypatch.setattr("i2vgen_core.commands.download.download", lambda *_: pytest.fail("fetched"))
     assert main(["download"]) == 0
     text = capsys.readouterr().out
-    for name, release in RELEASES.items():
+    for name, release in FILES.items():
         for word in (name, release.file, release.folder, release.name, release.licence, release.page):
             assert word in text
     assert "CC-BY-NC-ND" in text and "research" in text
@@ -301,21 +289,16 @@ def test_a_set_is_all_of_its_files_once(models, monkeypatch, capsys):
     fetched = []
     monkeypatch.setattr("i2vgen_core.commands.download.download", lambda release, to: fetched.append((release, to)))
     assert main(["download", "vae", "cascade", "vae", "--to", str(models)]) == 0
-    assert {release.name for release, _ in fetched} == {RELEASES[name].name for name in SETS["cascade"]}
+    assert {release.name for release, _ in fetched} == {FILES[name].name for name in SETS["cascade"]}
     assert len(fetched) == len(SETS["cascade"]) and {to for _, to in fetched} == {models}
 
 
 def test_every_file_has_a_folder_of_comfyui_and_a_name_of_its_own():
-    assert {release.folder for release in RELEASES.values()} == FOLDERS
-    assert len({(release.folder, release.name) for release in RELEASES.values()}) == len(RELEASES)
-    for release in RELEASES.values():
+    assert {release.folder for release in FILES.values()} == FOLDERS
+    assert len({(release.folder, release.name) for release in FILES.values()}) == len(FILES)
+    for release in FILES.values():
         assert bool(release.repository) != bool(release.elsewhere)
         assert Path(release.name).name == release.name
-
-
-def test_http_get_is_there():
-    """It is the one function of huggingface_hub that goes on with a file, and not among its exported names."""
-    assert callable(huggingface_hub.file_download.http_get)
 
 
 # ---------------------------------------------------------------- ComfyUI's folders

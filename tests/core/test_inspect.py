@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from i2vgen_core.__main__ import main
 from i2vgen_core.checkpoints.clip_keys import text_to_open_clip, vision_to_open_clip
-from i2vgen_core.checkpoints.inspect import inspect
+from i2vgen_core.checkpoints.inspect import inspect_file
 from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official
 from i2vgen_core.checkpoints.vae_keys import vae_to_ldm
 
@@ -54,7 +54,8 @@ def test_every_network_is_told_with_its_loader(tmp_path, said, kind, suffix):
     assert f"loader: {LOADER[kind]}, from models/diffusion_models" in text
     assert f"all of its {len(state)} tensors have the right names and shapes" in text
     unsure = kind in ("vid2vid_xl", "sr600") and suffix == ".pth"
-    assert ("which of them it is, the file does not say" in text) == unsure
+    assert ("shapes cannot tell which one it is" in text) == unsure
+    assert ("text-to-video networks of VGen and ModelScope" in text) == unsure and ("--refiner" in text) == unsure
     assert ("with its global encoder" in text) == (kind == "i2vgen_xl")
     parameters = sum(value.numel() for value in state.values())
     assert f"parameters: {parameters / 1e6:,.1f} million" in text
@@ -66,7 +67,7 @@ def test_types_are_shares_of_the_numbers(tmp_path):
     state = {key: value.contiguous() for key, value in to_diffusers(toy.whole_state(WIDE)).items()}
     mixed = {key: value.half() if value.ndim > 1 else value for key, value in state.items()}
     save_file(mixed, tmp_path / "mixed.safetensors")
-    found = inspect(tmp_path / "mixed.safetensors")
+    found = inspect_file(tmp_path / "mixed.safetensors")
     assert [finding.part for finding in found.findings] == ["unet"] and found.findings[0].whole
     for name, dtype in (("F16", torch.float16), ("F32", torch.float32)):
         assert found.types[name] == sum(value.numel() for value in mixed.values() if value.dtype == dtype)

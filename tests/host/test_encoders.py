@@ -118,7 +118,7 @@ def test_image_embedding(host, encoders, bundle):
 
 
 def test_vae(host, encoders, bundle):
-    vae, theirs = encoders.load_vae(bundle), core.load_vae(bundle / "vae")
+    vae, theirs = encoders.load_native_vae(bundle), core.load_vae(bundle / "vae")
     images = torch.rand(2, 32, 48, 3, generator=torch.Generator().manual_seed(0))
     latent = host.nodes["VAEEncode"]().encode(vae, images)[0]["samples"]
     assert latent.shape == (2, 4, 4, 6)
@@ -166,7 +166,7 @@ def test_vision_in_shards(host, encoders, tmp_path):
 def test_vae_of_other_sizes(encoders, tmp_path, channels, blocks):
     """Without a block in the encoder's levels there is one in the decoder's."""
     _vae_folder(tmp_path, channels, layers_per_block=blocks)
-    vae, theirs = encoders.load_vae(tmp_path), core.load_vae(tmp_path / "vae")
+    vae, theirs = encoders.load_native_vae(tmp_path), core.load_vae(tmp_path / "vae")
     images = torch.rand(1, 32, 48, 3)
     latent = vae.encode(images)
     assert _error(latent, theirs.encode(images)) < 1e-4
@@ -241,7 +241,7 @@ def test_memory_is_the_hosts(host, encoders, bundle):
     import comfy.model_management as management
 
     management.unload_all_models()
-    clip, vision, vae = encoders.load_clip(bundle), encoders.load_clip_vision(bundle), encoders.load_vae(bundle)
+    clip, vision, vae = encoders.load_clip(bundle), encoders.load_clip_vision(bundle), encoders.load_native_vae(bundle)
     _prompt(host, clip, "a fox")
     vision.encode_image(_image(56))
     vae.encode(torch.rand(1, 64, 64, 3))
@@ -249,7 +249,7 @@ def test_memory_is_the_hosts(host, encoders, bundle):
     assert {id(each.patcher.model) for each in (clip, vision, vae)} <= loaded
 
 
-@pytest.mark.parametrize("name", ["load_clip", "load_vae"])
+@pytest.mark.parametrize("name", ["load_clip", "load_native_vae"])
 def test_the_host_can_load_it_again(encoders, bundle, name):
     """For another device, or when weights are not to be streamed."""
     patcher = getattr(encoders, name)(bundle).patcher
@@ -265,7 +265,7 @@ def test_the_host_can_load_it_again(encoders, bundle, name):
 PARTS = {
     "load_clip": ("text_encoder", "text_model.encoder.layers.1.mlp.fc1.weight"),
     "load_clip_vision": ("image_encoder", "vision_model.post_layernorm.bias"),
-    "load_vae": ("vae", "decoder.mid_block.attentions.0.to_q.bias"),
+    "load_native_vae": ("vae", "decoder.mid_block.attentions.0.to_q.bias"),
 }
 FAULTS: dict[str, Callable[[dict[str, Tensor], str], dict[str, Tensor]]] = {
     "missing": lambda state, key: {name: tensor for name, tensor in state.items() if name != key},
@@ -305,7 +305,7 @@ def test_settings_that_the_host_has_not(encoders, errors, tmp_path):
 )
 def test_another_vae(encoders, errors, tmp_path, channels, settings, message):
     with pytest.raises(errors.CheckpointError, match=message):
-        encoders.load_vae(_vae_folder(tmp_path, channels, **settings))
+        encoders.load_native_vae(_vae_folder(tmp_path, channels, **settings))
 
 
 # ---- whose VAE encoded an image
@@ -356,5 +356,5 @@ def test_vae_family_unknown(encoders, family):
 @pytest.mark.parametrize("seed", range(4))
 def test_vae_family_of_made_up_weights(encoders, tmp_path, seed):
     torch.manual_seed(seed)
-    vae = encoders.load_vae(_vae_folder(tmp_path, (32, 32, 64, 64)))
+    vae = encoders.load_native_vae(_vae_folder(tmp_path, (32, 32, 64, 64)))
     assert encoders.vae_family(vae.encode(_photo()), _photo()) is None

@@ -130,7 +130,7 @@ def test_while_it_encodes(host, monkeypatch, encoder):
 def test_while_it_loads(host, monkeypatch, part):
     """The part that is being read is read to its end; the next one is not begun."""
     encoders = host.module("nodes.host.encoders")
-    after = Interrupter(monkeypatch, encoders, "load_vae", 0)
+    after = Interrupter(monkeypatch, encoders, "load_native_vae", 0)
     interrupter = Interrupter(monkeypatch, encoders, part, 1)
     result = host.run(_graph(), {"output": ("base", 0)})
     assert result.interrupted and result.error_node == "loader"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from i2vgen_core import assets
-from i2vgen_core.checkpoints.download import RELEASES as FILES
+from i2vgen_core.checkpoints.download import FILES
 from i2vgen_core.config import RELEASES
 from i2vgen_core.media.world import caption, sample_scene, short_prompt
 
