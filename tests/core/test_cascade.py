@@ -13,7 +13,7 @@ from i2vgen_core.cascade import Cascade
 from i2vgen_core.config import RELEASES, VAE_SCALE, release_of
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import video_frame
-from i2vgen_core.sampling.noise import initial_noise
+from i2vgen_core.sampling.noise import derived_seed, initial_noise
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 
 BASE = BaseOptions(width=72, height=64, frames=2, steps=2)
@@ -224,7 +224,7 @@ def test_an_option_of_the_refiner_reaches(cascade, encoded, refined, option, val
 def test_noise_given_to_the_refiner_is_the_noise_used(cascade, encoded):
     options = replace(REFINE, eta=0.0)
     seeded = cascade.sample_refiner(encoded, PROMPT, options)
-    noise = initial_noise(tuple(encoded.shape), 0)
+    noise = initial_noise(tuple(encoded.shape), derived_seed(0, "refiner noise"))
     assert torch.equal(cascade.sample_refiner(encoded, PROMPT, replace(options, seed=9), noise=noise), seeded)
     assert toy.error(cascade.sample_refiner(encoded, PROMPT, options, noise=1 - noise), seeded) > DIFFERENT
 
@@ -299,16 +299,16 @@ def test_none_is_the_releases_own_in_the_base(cascade_of, image, kind):
 def test_none_is_the_releases_own_in_the_refiner(cascade_of, kind, solver, own):
     cascade = cascade_of(refiner=kind)
     latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    inverted = [31] * 31 * (own.entry == "inversion")
+    inverted = 31 if own.entry == "inversion" else 0
 
     def steps_of(options):
         options = replace(options, solver=solver)
         return first_steps(
-            lambda callback: cascade.sample_refiner(latent, PROMPT, options, callback=callback), len(inverted) + 3
+            lambda callback: cascade.sample_refiner(latent, PROMPT, options, callback=callback), inverted + 3
         )
 
     unsaid = steps_of(RefineOptions())
-    assert [steps for steps, *_ in unsaid] == inverted + [own.steps] * 3
+    assert [steps for steps, *_ in unsaid] == [inverted + own.steps] * (inverted + 3)
     said = replace(own, negative=RELEASES[kind].negative_prompt)
     assert same_steps(unsaid, steps_of(said))
     if not inverted:  # which takes a while; guidance comes after it in the same way
@@ -387,12 +387,12 @@ def test_image2video_reads_neither_text_nor_image_latent(bundles, image, tmp_pat
 
 def test_sr600_is_what_the_folder_says_or_the_caller(bundles, cascade_of, encoded):
     said = cascade_of(refiner="sr600")
-    assert said.refiner.config.kind == "sr600"
+    assert said.refiner.unet.config.kind == "sr600"
     refined = said.sample_refiner(encoded, PROMPT, REFINE)
     assert torch.isfinite(refined).all()
 
     other = Cascade(bundles(refiner="sr600"), refiner_kind="vid2vid_xl")
-    assert other.refiner.config.kind == "vid2vid_xl"
+    assert other.refiner.unet.config.kind == "vid2vid_xl"
     assert toy.error(other.sample_refiner(encoded, PROMPT, REFINE), refined) > DIFFERENT
 
 
@@ -472,15 +472,15 @@ def test_guided_halves_go_one_after_the_other_where_memory_runs_out(
     network = cascade.base.unet
     velocity, rows = network._velocity, []
 
-    def out_of_memory_for_two(x, timesteps, prepared, *args):
-        rows.append(len(prepared.context))
-        if len(prepared.context) > 1:
+    def out_of_memory_for_two(x, details, evaluation):
+        rows.append(len(evaluation.prepared.context))
+        if rows[-1] > 1:
             raise torch.cuda.OutOfMemoryError("made up")
-        return velocity(x, timesteps, prepared, *args)
+        return velocity(x, details, evaluation)
 
     monkeypatch.setattr(network, "_velocity", out_of_memory_for_two)
     assert toy.error(cascade.sample_base(conditions, BASE), base_latent) < 1e-5
-    assert rows == [2, 1, 1] * BASE.steps
+    assert rows == [2] + [1, 1] * BASE.steps, "the batch is not tried again"
     assert "one after the other" in caplog.text
 
 
