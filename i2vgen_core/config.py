@@ -31,9 +31,6 @@ TEXT_TOKENS, GLOBAL_TOKENS, IMAGE_TOKENS = 77, 64, 4
 """Context tokens of the prompt (CLIP's length; the official code cuts a longer one), of the global encoder (8x8 places), and
 of the CLIP image embedding."""
 
-TEXT_TOKENS = 77
-"""Text tokens that a network reads."""
-
 TIMESTEPS = 1000
 """Noise levels of every release's training schedule."""
 

@@ -15,10 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import UNetConfig
+from ..config import GLOBAL_TOKENS, UNetConfig
 from ..errors import InputError
 
-_GLOBAL_TOKENS = 64
 _WIDTH, _LETTER, _SMALL = 1024, 40, 30  # of the picture and its letters, in pixels
 _MARGIN, _HEADING = 24, 58
 _GREY, _FAR, _NEAR = (120, 120, 120), (213, 94, 0), (235, 235, 235)  # far and near: of the cosine similarity 0 and 1
@@ -61,7 +60,7 @@ def split_context(context: Tensor, details: Tensor | None, network: UNetConfig) 
         return Parts(text=context)
     if not network.reads_details:
         return Parts(image=context)
-    sizes = [len(context) - network.image_tokens - _GLOBAL_TOKENS, _GLOBAL_TOKENS, network.image_tokens]
+    sizes = [len(context) - network.image_tokens - GLOBAL_TOKENS, GLOBAL_TOKENS, network.image_tokens]
     text, global_tokens, image = context.split(sizes)
     return Parts(text, global_tokens, image, details)
 

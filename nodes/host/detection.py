@@ -30,6 +30,9 @@ class DetectedConfig(comfy.supported_models_base.BASE):
         """Whether the names are our networks'; the host asks each configuration that it knows."""
         return any(key.endswith(SIGNS[0]) for key in state_dict or ())
 
+    def clip_target(self, state_dict: dict[str, Tensor] | None = None) -> None:
+        """No CLIP comes out of Load Checkpoint: of what size a checkpoint's text encoder is, the host does not ask."""
+
     def get_model(self, state_dict: dict[str, Tensor], prefix: str = "", device: Any = None) -> VideoModel:
         """Reads what the network is from its tensors, which the host puts in next.
 

@@ -9,7 +9,7 @@ import node_helpers
 import torch
 from torch import Tensor
 
-from ...i2vgen_core.config import UNetConfig
+from ...i2vgen_core.config import VAE_STEP, UNetConfig
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.media.images import check_images, video_frame
 from ...i2vgen_core.memory import check_fits, encoding_bytes, latent_bytes
@@ -18,8 +18,6 @@ from .encoders import ScaledVAE, vae_family
 from .inputs import check_there
 from .models import CONDITION, GlobalEncoderSocket, VideoCondition
 from .notes import image_notes, write_notes
-
-_DOWNSCALE = 8
 
 
 def condition_on_image(
@@ -55,7 +53,7 @@ def condition_on_image(
     check_there("vae", vae, "Load VAE")
     check_images(image)
     write_notes(image_notes(image, width, height))
-    shape = (frames, global_encoder.config.in_channels, height // _DOWNSCALE, width // _DOWNSCALE)
+    shape = (frames, global_encoder.config.in_channels, height // VAE_STEP, width // VAE_STEP)
     _check_fits(vae, frames, height, width)
     condition = VideoCondition(frames, fps)
     if global_encoder.reads_image:
@@ -82,7 +80,7 @@ def _encode(vae: Any, image: torch.Tensor, width: int, height: int, network: UNe
     """The posterior's mode, unscaled [1, 4, height / 8, width / 8]."""
     frame = video_frame(image, width, height)
     latent = vae.encode(frame)
-    expected = (1, network.in_channels, height // _DOWNSCALE, width // _DOWNSCALE)
+    expected = (1, network.in_channels, height // VAE_STEP, width // VAE_STEP)
     remedy = "Use the VAE of Stable Diffusion 2.1 (or 1.5)."
     if tuple(latent.shape) != expected:
         raise InputError("VAE", f"latents {list(expected)}", f"{list(latent.shape)}", remedy)
