@@ -15,7 +15,7 @@ from torch import Tensor
 from . import assets
 from .checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
 from .checkpoints.load import open_base, open_refiner
-from .config import VAE_SCALE, DetailGain, Kind, Release
+from .config import VAE_SCALE, VAE_STEP, DetailGain, Kind, Release
 from .encoders.clip import ImageEncoder, TextEncoder
 from .encoders.vae import VAE
 from .errors import InputError
@@ -168,7 +168,7 @@ class Cascade:
     def _check_video(self, network: UNet, frames: int, width: int, height: int) -> None:
         """Raises InputError if the machine has not the memory for a video's sampling, or for its frames."""
         self.check_frame(width, height)
-        needed = evaluation_bytes(network.config, frames, height // 8, width // 8, self.dtype.itemsize)
+        needed = evaluation_bytes(network.config, frames, height // VAE_STEP, width // VAE_STEP, self.dtype.itemsize)
         check_fits(frames, height, width, needed, machine_bytes(self.device))
         check_fits(frames, height, width, frame_bytes(frames, height, width), machine_bytes("cpu"))
 
@@ -194,7 +194,7 @@ class Cascade:
         embedding = self.image_encoder.encode(pixels).to(self.dtype)[:, None]
         seen, unseen = base.context_embedding(embedding), base.context_embedding(torch.zeros_like(embedding))
         fps = torch.tensor([float(settings.fps)], device=self.device)
-        shape = (frames, base.config.in_channels, height // 8, width // 8)
+        shape = (frames, base.config.in_channels, height // VAE_STEP, width // VAE_STEP)
         if encoder is None:
             return BaseConditions(seen, unseen, fps, None, shape)
 

@@ -76,9 +76,8 @@ def usable_device(device: torch.device | str) -> torch.device:
     try:
         torch.zeros(1, device=device).item()
         return torch.device(device)
-    except (
-        Exception
-    ) as error:  # RuntimeError, AssertionError, ImportError and others, by the device and torch's version
+    # RuntimeError, AssertionError, ImportError and others, by the device and torch's version
+    except Exception as error:
         if is_out_of_memory(error):
             raise
         here = _devices()

@@ -19,6 +19,7 @@ def cpu_operators(x: Tensor) -> AbstractContextManager[Any]:
       speed on AMD's processors, and the same on Intel's. In 16 bit torch takes oneDNN where the processor has the means.
     - 3x3 convolutions with more kernels than places, as products with the kernel as it lies in memory (channels_last):
       oneDNN's convolution brings the kernel into an order of its own first, which takes longer than to convolve with it.
+      In bf16 that was so on AMD's processors; on one of Intel's the products took a third longer.
 
     Only the CPU has these, and gradients need torch's own.
     """

@@ -37,7 +37,7 @@ def guided(
         network: a base or a refiner.
         schedule: its own.
         conditions: of one batch row each, the positive first; the negative is not read with a guidance scale of 1.
-        guidance, rescale: see sampling.guide.
+        guidance, rescale: see solvers.guide.
         details: [f, 4, h, w], see UNet.forward.
         acceleration: what is left out.
         dtype: of the network's inputs.

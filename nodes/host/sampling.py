@@ -13,7 +13,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...i2vgen_core.config import UNetConfig
+from ...i2vgen_core.config import VAE_STEP, UNetConfig
 from ...i2vgen_core.errors import InputError, check_finite
 from ...i2vgen_core.memory import check_fits, evaluation_bytes
 from ...i2vgen_core.sampling.options import BaseOptions, RefineOptions
@@ -27,7 +27,6 @@ from .preview import prepare_callback
 
 logger = logging.getLogger("i2vgen_xl")
 
-_SCALE = 8  # pixels of a latent's place
 _NOT_FINITE = "Use a lower guidance scale, or weight_dtype fp32 or bf16 where it is fp16."
 
 
@@ -197,7 +196,7 @@ def _checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Te
         dtype = network.manual_cast_dtype or network.get_dtype()
         needed = evaluation_bytes(network.network, at_once, height, width, dtype.itemsize)
         there = comfy.model_management.get_total_memory(model.load_device)
-        check_fits(at_once, _SCALE * height, _SCALE * width, needed, there)
+        check_fits(at_once, VAE_STEP * height, VAE_STEP * width, needed, there)
     return samples
 
 
