@@ -10,7 +10,8 @@ from ..errors import CheckpointError
 from .check import named
 from .unet_keys import GLOBAL_ENCODER, StateDict
 
-_NEEDED = ("time_embed.0.weight", "input_blocks.0.1.proj_in.weight", "input_blocks.0.0.weight", "out.2.weight")
+_NEEDED = ("input_blocks.0.1.proj_in.weight", "time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight")
+"""The first is what prefixes are told by: without it the others may be there beneath one."""
 
 _MOST_BLOCKS = 64
 _HINT = "input_hint_block.weight"

@@ -212,6 +212,15 @@ def test_a_wrong_header_is_refused_before_anything_starts(tmp_path, caplog):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """A shell that starts the tests in the background has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_it_says_so_and_goes_on(plain, picture, monkeypatch, caplog, how):
     from i2vgen_core.batch import stages

@@ -229,7 +229,7 @@ def test_derived_networks_are_told_apart(tmp_path, name, form):
 
 def test_other_controlnets_are_not_called_by_these_names():
     state = {"control_model.input_hint_block.0.weight": torch.zeros(16, 3, 3, 3)}
-    with pytest.raises(CheckpointError, match="expected a network of the I2VGen-XL family, found no time_embed"):
+    with pytest.raises(CheckpointError, match="expected a network of the I2VGen-XL family, found no input_blocks"):
         parse_unet(state)
 
 

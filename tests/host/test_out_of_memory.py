@@ -61,7 +61,7 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "network": Stage("base_loader", "nodes.host.models", "_ModelConfig", "get_model"),
+    "network": Stage("base_loader", "nodes.host.models", "ModelConfig", "get_model"),
     "CLIP": Stage("clip_encode", "nodes.clip_encode", "CLIPEncode", "execute"),
     "global encoder": Stage("global_encode", "nodes.host.models", "GlobalEncoderSocket", "encode"),
     "image": Stage("global_encode", "comfy.sd", "VAE", "encode", 0.05),  # the host's tiles

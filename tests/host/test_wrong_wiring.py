@@ -321,7 +321,7 @@ def files(host: Host, bundles) -> dict[str, str]:
         (
             "v1-5.safetensors",
             "the model file: expected a network of the I2VGen-XL family, found no input_blocks.0.1.proj_in.weight among "
-            "4 tensors (",
+            "5 tensors (",  # of the whole file: where no network is found, nothing is beneath a prefix
         ),
         ("cut short.safetensors", "file cut short.safetensors: expected a safetensors file, found "),
         ("no tensors.safetensors", "file no tensors.safetensors: expected a safetensors file, found "),
