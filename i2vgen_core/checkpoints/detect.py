@@ -53,7 +53,8 @@ def unet_config(
     """
     missing = [key for key in _NEEDED if key not in state]
     if missing:
-        found = f"no {missing[0]} among {len(state)} tensors ({', '.join(map(named, list(state)[:3]))}, ...)"
+        some = f" ({', '.join(map(named, list(state)[:3]))}, ...)" if state else ""
+        found = f"no {missing[0]} among {len(state)} tensors{some}"
         remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600 checkpoint."
         raise CheckpointError("the model file", "a network of the I2VGen-XL family", found, remedy)
 

@@ -133,7 +133,7 @@ def test_stable_diffusion_is_refused(layout):
 
 
 def test_nothing_at_all_is_refused():
-    assert "found no time_embed.0.weight among 0 tensors" in refusal({})
+    assert "found no input_blocks.0.1.proj_in.weight among 0 tensors. Choose" in refusal({})
 
 
 def test_errors_are_value_errors_that_say_what_to_do():
