@@ -7,6 +7,7 @@ import math
 
 import psutil
 import torch
+from torch import Tensor, nn
 
 from .config import UNetConfig
 from .errors import InputError
@@ -64,7 +65,13 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     words = str(error).lower()
     said = ("out of memory", "allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(each in words for each in said)
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(each in words for each in said)
+
+
+def like_weights(tensor: Tensor, network: nn.Module) -> Tensor:
+    """A tensor on the device and in the type of a network's weights."""
+    weight = next(network.parameters())
+    return tensor.to(device=weight.device, dtype=weight.dtype)
 
 
 def usable_device(device: torch.device | str) -> torch.device:

@@ -9,6 +9,7 @@ import transformers
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..memory import like_weights
 from .config import TextConfig, VisionConfig
 from .tokenizer import Tokenizer
 
@@ -72,7 +73,7 @@ class ImageEncoder:
             raise InputError(
                 "CLIP image", f"shape [B, {expected[0]}, {expected[1]}, {expected[2]}]", f"{list(pixels.shape)}", remedy
             )
-        return self.model(pixel_values=_like(pixels, self.model)).image_embeds.float()
+        return self.model(pixel_values=like_weights(pixels, self.model)).image_embeds.float()
 
 
 def text_model(config: TextConfig) -> Any:
@@ -109,8 +110,3 @@ def vision_model(config: VisionConfig) -> Any:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _like(tensor: Tensor, model: nn.Module) -> Tensor:
-    parameter = next(model.parameters())
-    return tensor.to(device=parameter.device, dtype=parameter.dtype)

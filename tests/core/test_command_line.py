@@ -231,6 +231,7 @@ def test_the_other_options_reach(generate, monkeypatch, option, name, value):
         (("--eta", "2"), "eta: expected"),
         (("--refine-noise-level", "1000"), "noise level: expected 2 to 999, found 1000"),
         (("--file-fps", "0"), "fps: expected"),
+        (("--device", "xpu:7"), "device: expected cpu"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )

@@ -538,6 +538,8 @@ class TestCommands:
         assert made.is_file() and weights.read_bytes() == before
         assert vae_command("--run", tmp_path / "run") == 0, "what the same run made is made anew"
         shutil.copytree(tmp_path / "model", tmp_path / "other")
+        assert vae_command("--run", tmp_path / "run-2", "--device", "xpu:7") == 2
+        assert "device: expected cpu" in caplog.text and not (tmp_path / "run-2").exists()
         assert vae_command("--run", tmp_path / "run-2", "--out", tmp_path / "other") == 2
         assert "--out: expected a folder without vae" in caplog.text and not (tmp_path / "run-2" / CHECKPOINT).exists()
         for _ in range(2):
