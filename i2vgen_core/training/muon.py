@@ -50,6 +50,7 @@ class Muon(torch.optim.AdamW):
                 state = self.state[parameter]
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
+                    state["step"] = torch.zeros(())  # AdamW looks for it where it reads a state
                 momentum = state["momentum"].lerp_(parameter.grad, 1 - _MOMENTUM)
                 ahead = parameter.grad.lerp(momentum, _MOMENTUM).flatten(1)
                 change = orthogonal(ahead).view_as(parameter)
