@@ -23,7 +23,7 @@ from ..errors import InputError
 from .data import Sample
 from .emoji import FPS, EmojiFolder, Split
 from .photos import Photos
-from .words import action, background_words, camera_words, noun, travel_words
+from .words import action, agreed, background_words, camera_words, noun, travel_words
 
 Move = Literal["still", "left", "right", "up", "down", "clockwise", "anticlockwise", "growing", "shrinking"]
 Camera = Literal["still", "left", "right", "up", "down", "in", "out"]
@@ -210,7 +210,7 @@ def caption(emoji: EmojiFolder, scene: Scene, seed: int = 0) -> str:
             does.append(action(rng, name, emoji[thing.code].group))
         if thing.move != "still" or not thing.alive:
             does.append(travel_words(rng, thing.move, thing.speed))
-        parts.append(f"{noun(name)} {' and '.join(does)}")
+        parts.append(f"{noun(name)} {' and '.join(agreed(verb, name) for verb in does)}")
     text = rng.choice((" while ", ", and ")).join(parts)
     ground = background_words(rng, scene.ground.kind)
     if scene.things and rng.random() < 0.4:

@@ -51,9 +51,9 @@ def grow_vae(small: Any, channels: tuple[int, ...], blocks: int, seed: int = 0) 
                     module.bias.copy_(old.bias.repeat_interleave(len(module.bias) // len(old.bias)) * scale)
             elif name.endswith("conv_shortcut"):
                 module.weight.copy_(_passed_on(module.weight.shape))
-                nn.init.zeros_(module.bias)
             elif name.endswith("conv2"):
                 nn.init.zeros_(module.weight)
+            if old is None and name.endswith(("conv_shortcut", "conv2")) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.GroupNorm) and old is not None:
             for tensor, source in ((module.weight, old.weight), (module.bias, old.bias)):

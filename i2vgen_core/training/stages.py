@@ -21,6 +21,8 @@ from ..memory import DTYPES
 from ..network.unet import UNet
 from .alive import Alive
 from .base import Base, BaseTraining, build_base, train_base
+from .cache import LISTING as ENCODED
+from .cache import Cached
 from .clip import CLIPTraining, build_clip, standardise_tokens, train_clip
 from .data import Folder, Source
 from .diffusion import Encoders
@@ -49,8 +51,8 @@ class Job:
         run: folder for the checkpoint and the log; a run that was stopped goes on from there.
         out: where what is trained goes, as vae/, text_encoder/ and image_encoder/, unet/ or refiner/, or a LoRA file;
             the run's folder if None. A model that is there is written only where `model` and `out` both name it.
-        data: a folder of captioned videos and images, or a prepared one of emoji (training.emoji); the synthetic world of
-            shapes if None.
+        data: a folder of captioned videos and images, or a prepared one of emoji (training.emoji), or for a base one of
+            encoded clips (training.cache); the synthetic world of shapes if None.
         device: where to train.
         dtype: type of the weights that are written.
         until: the step to stop at; the recipe's last if None.
@@ -160,7 +162,12 @@ def run_base(job: Job) -> None:
         torch.manual_seed(config.loop.seed)
         add_lora(base.network, config.lora_rank, config.lora_rank)
     encoders = Encoders(job.model, job.device)
-    loop = train_base(base, encoders, job.source(config.data, config.loop.seed), job.run, config, job.device)
+    source: Source | Cached
+    if job.data is not None and (job.data / ENCODED).is_file():
+        source = Cached(job.data, job.device)
+    else:
+        source = job.source(config.data, config.loop.seed)
+    loop = train_base(base, encoders, source, job.run, config, job.device)
 
     def write() -> None:
         if config.lora_rank:
