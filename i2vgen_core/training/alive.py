@@ -261,7 +261,7 @@ def render(
     for index in reversed(range(len(scene.things))):
         thing = scene.things[index]
         shown = emoji.still(thing.code, thing.start / 2 % 1)[None] if still else emoji.frames(thing.code)
-        rgba = _sampled(shown, thing, times, x, y, height * float(zoom.max()))
+        rgba = _sampled(shown, thing, times, x, y, height * float(torch.maximum(zoom, 1 / zoom).max()))
         cover = rgba[:, 3]
         pixels = pixels * (1 - cover[..., None]) + rgba[:, :3].movedim(1, -1)
         masks *= 1 - cover[:, None]
@@ -388,7 +388,8 @@ def _sampled(shown: Tensor, thing: Thing, times: Tensor, x: Tensor, y: Tensor, s
     moments = (times if thing.alive else times[:1] * 0) + thing.start
     picture = shown[((moments * FPS).long()) % len(shown)].movedim(-1, 1).float() / 255
     sizes = (thing.size * torch.exp(thing.growth * times)).view(-1, 1, 1)
-    side = math.ceil(1.5 * scale * float(sizes.max()))  # no fewer, so that the second resampling does not blur
+    # 1.5 times as large, so that the second resampling does not blur; and the same for the opposite, for one first frame.
+    side = math.ceil(1.5 * scale * thing.size * math.exp(abs(thing.growth) * float(times[-1])))
     if side < picture.shape[-1]:
         picture = F.interpolate(picture, size=(side, side), mode="bilinear", antialias=True)
     speed_x, speed_y = thing.velocity

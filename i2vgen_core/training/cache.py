@@ -183,7 +183,8 @@ def encode(
             images.append(encoders.images(clip)[:, 0].half())
         if not file.exists():
             unfinished = file.with_suffix(".part")
-            save_file({"latents": torch.stack(latents), "images": torch.stack(images)}, unfinished)
+            tensors = {"latents": torch.stack(latents), "images": torch.stack(images)}
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
             unfinished.replace(file)
             logger.info("%d of %d clips", len(rows), clips)
         listing = {"width": size[0], "height": size[1], "clips": rows}

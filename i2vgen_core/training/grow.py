@@ -6,6 +6,7 @@ them takes a share of each, uneven ones, so that they part as they learn. A new 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -74,8 +75,8 @@ def _widened(weight: Tensor, shape: torch.Size, generator: torch.Generator) -> T
 
 
 def _passed_on(shape: torch.Size) -> Tensor:
-    """A 1x1 convolution that copies channels into more, or takes the mean of those that hold the same."""
+    """A 1x1 convolution of [out, in, 1, 1] by which channels that hold the same go on to those that are to hold it."""
     out, into = shape[:2]
-    if out >= into:
-        return torch.eye(into).repeat_interleave(out // into, 0)[:, :, None, None]
-    return torch.eye(out).repeat_interleave(into // out, 1)[:, :, None, None] * (out / into)
+    known = math.gcd(out, into)
+    same = (torch.arange(out) // (out // known))[:, None] == torch.arange(into) // (into // known)
+    return (same / same.sum(1, keepdim=True))[:, :, None, None]
