@@ -19,10 +19,15 @@ from ..checkpoints.unet_keys import GLOBAL_ENCODER
 from ..errors import InputError
 from ..memory import DTYPES
 from ..network.unet import UNet
+from .alive import Alive
 from .base import Base, BaseTraining, build_base, train_base
+from .cache import LISTING as ENCODED
+from .cache import Cached
 from .clip import CLIPTraining, build_clip, standardise_tokens, train_clip
 from .data import Folder, Source
 from .diffusion import Encoders
+from .emoji import LISTING
+from .grow import grow_vae
 from .loop import Loop
 from .lora import add_lora, save_lora
 from .recipe import read_recipe
@@ -46,7 +51,8 @@ class Job:
         run: folder for the checkpoint and the log; a run that was stopped goes on from there.
         out: where what is trained goes, as vae/, text_encoder/ and image_encoder/, unet/ or refiner/, or a LoRA file;
             the run's folder if None. A model that is there is written only where `model` and `out` both name it.
-        data: a folder of captioned videos and images; the synthetic world if None.
+        data: a folder of captioned videos and images, or a prepared one of emoji (training.emoji), or for a base one of
+            encoded clips (training.cache); the synthetic world of shapes if None.
         device: where to train.
         dtype: type of the weights that are written.
         until: the step to stop at; the recipe's last if None.
@@ -93,7 +99,9 @@ class Job:
 
     def source(self, world: Source, seed: int) -> Source:
         """The clips."""
-        return world if self.data is None else Folder(self.data, seed)
+        if self.data is None:
+            return world
+        return Alive.at(self.data, seed) if (self.data / LISTING).is_file() else Folder(self.data, seed)
 
 
 def run_vae(job: Job) -> None:
@@ -105,7 +113,7 @@ def run_vae(job: Job) -> None:
         from ..checkpoints.encoders import load_vae
 
         earlier = load_vae(job.model / "vae", device=job.device).model
-        vae.load_state_dict(earlier.state_dict())
+        vae = grow_vae(earlier, config.channels, config.blocks)
     source = job.source(config.data, config.loop.seed)
     loop = train_vae(vae, source, job.run, config, job.device)
 
@@ -154,7 +162,12 @@ def run_base(job: Job) -> None:
         torch.manual_seed(config.loop.seed)
         add_lora(base.network, config.lora_rank, config.lora_rank)
     encoders = Encoders(job.model, job.device)
-    loop = train_base(base, encoders, job.source(config.data, config.loop.seed), job.run, config, job.device)
+    source: Source | Cached
+    if job.data is not None and (job.data / ENCODED).is_file():
+        source = Cached(job.data, job.device)
+    else:
+        source = job.source(config.data, config.loop.seed)
+    loop = train_base(base, encoders, source, job.run, config, job.device)
 
     def write() -> None:
         if config.lora_rank:
