@@ -155,7 +155,7 @@ def test_only_the_first_image_counts(cascade, image, conditions):
 
 def test_an_image_is_read_in_any_shape_and_refused_otherwise(cascade):
     assert cascade.condition(torch.rand(1, 300, 90, 3), PROMPT, BASE).shape == (2, 4, 8, 9)
-    for wrong in (torch.rand(0, 64, 64, 3), torch.rand(1, 64, 64, 4), torch.rand(64, 64, 3)):
+    for wrong in (torch.rand(0, 64, 64, 3), torch.rand(1, 64, 64, 4), torch.rand(64, 64)):
         with pytest.raises(InputError, match="the image: expected"):
             cascade.condition(wrong, PROMPT, BASE)
 
