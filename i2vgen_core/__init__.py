@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .cascade import Cancelled, Cascade, Videos
     from .checkpoints.encoders import load_vae
+    from .config import VAE_SCALE
     from .errors import CheckpointError, InputError
     from .media.images import read_image, write_image
     from .media.video import read_video, write_video
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "VAE_SCALE",
     "Acceleration",
     "BaseOptions",
     "Cancelled",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "VAE_SCALE": "config",
     "Acceleration": "network.acceleration",
     "BaseOptions": "sampling.options",
     "Cancelled": "cascade",

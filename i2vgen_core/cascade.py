@@ -29,7 +29,7 @@ from .network.unet import UNet
 from .sampling.guidance import guided
 from .sampling.options import BaseOptions, RefineOptions
 from .sampling.schedules import schedule_for
-from .sampling.solvers import Callback
+from .sampling.solvers import Callback, Denoise
 from .sampling.stages import BaseStage, RefineStage
 
 logger = logging.getLogger("i2vgen_xl")
@@ -430,16 +430,32 @@ class Cascade:
         Returns:
             Unscaled latent [frames, 4, h, w], float32.
         """
-        stage, base = self._base_stage(options), self.base.unet
+        stage = self._base_stage(options)
         settings, shape = stage.settings, conditions.shape
         asked = settings.frames, shape[1], settings.height // VAE_STEP, settings.width // VAE_STEP
         check_shape("frames, height and width of the options", asked, shape, "Give the options of the conditions.")
         noise = stage.noise(shape) if noise is None else noise
         check_shape("noise", noise.shape, shape, "Draw it in the shape of the conditions.")
+        denoise = self.denoiser(conditions, options)
+        return stage.sample(denoise, noise.to(self.device, torch.float32), callback) / VAE_SCALE
+
+    @checked
+    @torch.no_grad()
+    def denoiser(self, conditions: BaseConditions, options: BaseOptions) -> Denoise:
+        """The base under guidance as a function of a noisy latent and a timestep, for a sampler of one's own.
+
+        Args:
+            conditions: of the image and prompts.
+            options: guidance and acceleration are read.
+
+        Returns:
+            See solvers.Denoise: denoise(x, t) is the estimate of the clean latent, of x's shape [frames, 4, h, w], for t in
+            0..999 of schedule_for(kind). Both are scaled: config.VAE_SCALE times the VAE's latent. One is made for each run.
+        """
+        stage, base = self._base_stage(options), self.base.unet
         both = [base.prepare(each, conditions.fps) for each in (conditions.positive, conditions.negative)]
         guidance, details = stage.settings.guidance, conditions.details
-        denoise = guided(base, stage.schedule, both, guidance, 0.0, details, options.acceleration, self.dtype)
-        return stage.sample(denoise, noise.to(self.device, torch.float32), callback) / VAE_SCALE
+        return guided(base, stage.schedule, both, guidance, 0.0, details, options.acceleration, self.dtype)
 
     @checked
     def decode(self, latent: Tensor, frames_per_batch: int = 1) -> Tensor:

@@ -309,13 +309,10 @@ def test_shapes_that_do_not_belong_together(cascade, image):
 
 # ---------------------------------------------------------------- types
 
-SNIPPET = """
-from i2vgen_core import BaseOptions, Cascade, write_video
+PAGE = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+(SNIPPET, *_) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+"""The page's first example."""
 
-cascade = Cascade("models/i2vgen-xl", device="cuda", dtype="fp16")
-videos = cascade("photo.jpg", "A fox runs", BaseOptions(width=448, height=256, seed=1))
-write_video("fox.mp4", videos.frames, fps=8)
-"""
 WRONG = {
     "seed=1": "sed=1",
     'dtype="fp16"': "dtype=16",
