@@ -39,6 +39,7 @@ from ..cascade import Cascade
 from ..config import REFINERS
 from ..errors import InputError
 from ..memory import DTYPES
+from . import pages
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -50,7 +51,8 @@ _SMALL_CORES = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `batch`."""
     policy = Policy()
-    parser.epilog = "docs/batches.md says what a row may have, what is promised, and how to run it on many machines."
+    page = pages() / "batches.md"
+    parser.epilog = f"What a row may have, what is promised, and how to run it on many machines: {page}"
     add = parser.add_argument
     add(
         "jobs",
@@ -169,7 +171,7 @@ def _ray(address: str | None) -> Any:
     try:
         import ray
     except ImportError:
-        remedy = "Install it: pip install 'comfyui-i2vgen-xl[batch]'; or leave it out with --plain."
+        remedy = "Install it: pip install 'ray[default]' pyarrow 'fsspec[http]' filelock; or leave it out with --plain."
         raise InputError("batch", "the package ray", "none", remedy) from None
     return ray
 
