@@ -401,7 +401,8 @@ class Cascade:
             return BaseConditions(seen, unseen, fps, None, shape)
 
         latent = self.vae.encode(video_frame(pictures, width, height)).to(self.dtype) * VAE_SCALE
-        text = self.text_encoder.encode([prompt, settings.negative_prompt]).to(self.dtype)
+        whose = ["the prompt", "the negative prompt"]
+        text = self.text_encoder.encode([prompt, settings.negative_prompt], whose).to(self.dtype)
         global_tokens = encoder(latent)
         positive, negated = (
             torch.cat([tokens[None], global_tokens, projected], dim=1)
@@ -501,7 +502,8 @@ class Cascade:
         stage.check_latent(latent)
         settings, speed = stage.settings, options.acceleration
         prompts = [prompt + settings.prompt_suffix, settings.negative_prompt]
-        texts = self.text_encoder.encode(prompts).to(self.dtype).split(1)
+        whose, added = ["the refiner's prompt", "the refiner's negative prompt"], settings.prompt_suffix
+        texts = self.text_encoder.encode(prompts, whose, added).to(self.dtype).split(1)
         positive, negative = (refiner.prepare(text) for text in texts)
         x = latent.to(self.device, torch.float32) * VAE_SCALE
         if stage.inverts:
