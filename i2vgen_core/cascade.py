@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from . import assets
 from .checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
-from .checkpoints.load import open_base, open_refiner
-from .checkpoints.lora import merge_lora, restore, stage_of
+from .checkpoints.load import UNetCheckpoint, open_base, open_refiner
+from .checkpoints.lora import merge_lora, open_lora, restore, stage_of
 from .config import VAE_SCALE, VAE_STEP, DetailGain, Kind, Release
 from .encoders.clip import ImageEncoder, TextEncoder
 from .encoders.vae import VAE
@@ -214,7 +214,7 @@ class Cascade:
         """The base's network, with its global encoder."""
 
         def load() -> StageNetwork:
-            checkpoint = open_base(self.folder / "unet", self._detail_gain)
+            checkpoint = self._checkpoint("base")
             place = self.dtype, self.device
             return StageNetwork(
                 checkpoint.build_network(*place), checkpoint.release, checkpoint.build_global_encoder(*place)
@@ -231,11 +231,7 @@ class Cascade:
         """The refiner's network."""
 
         def load() -> StageNetwork:
-            path = self.folder / "refiner"
-            if not path.is_dir():
-                remedy = "Put the refiner there, or run the base stage alone."
-                raise InputError("model folder", "one with refiner/ in it", str(self.folder), remedy)
-            checkpoint = open_refiner(path, self._refiner_kind)
+            checkpoint = self._checkpoint("refiner")
             return StageNetwork(checkpoint.build_network(self.dtype, self.device), checkpoint.release)
 
         return self._part("refiner", load)
@@ -243,6 +239,16 @@ class Cascade:
     @refiner.setter
     def refiner(self, network: StageNetwork) -> None:
         self._assign("refiner", network, StageNetwork)
+
+    def _checkpoint(self, stage: Stage) -> UNetCheckpoint:
+        """A stage's network as the folder has it."""
+        if stage == "base":
+            return open_base(self.folder / "unet", self._detail_gain)
+        path = self.folder / "refiner"
+        if not path.is_dir():
+            remedy = "Put the refiner there, or run the base stage alone."
+            raise InputError("model folder", "one with refiner/ in it", str(self.folder), remedy)
+        return open_refiner(path, self._refiner_kind)
 
     @checked
     def add_lora(self, file: Path | str, strength: float = 1.0, stage: Stage | None = None) -> None:
@@ -258,8 +264,12 @@ class Cascade:
         """
         path = Path(file)
         on = stage_of(path) if stage is None else stage
-        before = merge_lora(self._network(on), path, float(strength))
-        self._without_loras[on] = before | self._without_loras.get(on, {})
+        if on in self._parts:
+            before = merge_lora(self._network(on), path, float(strength))
+            self._without_loras[on] = before | self._without_loras.get(on, {})
+        else:  # put on when the network is read
+            checkpoint = self._checkpoint(on)
+            open_lora(path, checkpoint.config.kind, {key: value.shape for key, value in checkpoint.network.items()})
         self._loras[on].append((path, float(strength)))
 
     @checked

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..config import REFINERS, RELEASES
+from ..config import REFINERS, RELEASES, Kind
 from ..errors import CheckpointError
 from ..network.unet import UNet
 from .lora_keys import DOWN, OURS, UP, Layer, in_our_names, layers_by_name
@@ -88,6 +88,25 @@ def _layer_in(key: str, layers: Mapping[str, Layer]) -> str | None:
     return next((name for name in names if name in layers), None)
 
 
+def open_lora(path: Path, kind: Kind, network: Mapping[str, torch.Size]) -> LoRA:
+    """A LoRA file for a network.
+
+    Args:
+        path: the file, of any trainer.
+        kind: of the network.
+        network: the shapes of its tensors, by our names.
+
+    Raises:
+        CheckpointError: unreadable, or not a LoRA for this network.
+    """
+    state, metadata = read_state_dict(path)
+    what, said = f"LoRA file {path.name}", metadata.get("kind")
+    if said in RELEASES and said != kind:
+        remedy = "Use a file that was trained on this network."
+        raise CheckpointError(what, f"a LoRA for {kind}", f"one for {said}", remedy)
+    return find_lora(state, network, what)
+
+
 @torch.no_grad()
 def merge_lora(network: UNet, path: Path, strength: float = 1.0) -> dict[str, Tensor]:
     """Adds a LoRA file to the weights: each becomes weight + strength * alpha / rank * up @ down.
@@ -104,13 +123,8 @@ def merge_lora(network: UNet, path: Path, strength: float = 1.0) -> dict[str, Te
     Raises:
         CheckpointError: unreadable, or not a LoRA for this network.
     """
-    state, metadata = read_state_dict(path)
-    what, kind = f"LoRA file {path.name}", metadata.get("kind")
-    if kind in RELEASES and kind != network.config.kind:
-        remedy = "Use a file that was trained on this network."
-        raise CheckpointError(what, f"a LoRA for {network.config.kind}", f"one for {kind}", remedy)
     weights = network.state_dict()
-    lora = find_lora(state, {key: value.shape for key, value in weights.items()}, what)
+    lora = open_lora(path, network.config.kind, {key: value.shape for key, value in weights.items()})
     if lora.unused:
         logger.warning("%s: %d tensors are not used (%s)", path.name, len(lora.unused), ", ".join(lora.unused[:2]))
     before = {layer.weight: weights[layer.weight].clone() for layer in lora.pairs}

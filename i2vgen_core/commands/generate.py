@@ -95,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--refine-eta", type=float, default=refine.eta, help="noise of the SDE solver, 0..1 (%(default)s)")
     for prefix, stage in (("", "base"), ("refine-", "refiner")):
         add_acceleration(parser, prefix, stage)
+    add_lora_option(parser)
     add("--refiner", choices=REFINERS, help="which refiner the folder holds, where its config.json does not say")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     add("--dtype", choices=list(DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
@@ -107,6 +108,29 @@ def add_acceleration(parser: argparse.ArgumentParser, prefix: str, stage: str) -
         parser.add_argument(f"--{prefix}guidance-{end}", type=float, default=default, metavar="0..1", help=words)
     words = f"the {stage} runs whole once in so many evaluations, else its outer blocks (%(default)s)"
     parser.add_argument(f"--{prefix}reuse-interval", type=int, default=EXACT.reuse_interval, metavar="N", help=words)
+
+
+def add_lora_option(parser: argparse._ActionsContainer) -> None:
+    """`--lora`, see loras_of."""
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA file, for the stage that it says, else the base (strength 1); again for more",
+    )
+
+
+def loras_of(options: argparse.Namespace) -> list[tuple[Path, float]]:
+    """Files and strengths of `--lora`. What stands after the last colon is a strength where it is a number."""
+    found = []
+    for text in options.lora:
+        file, _, strength = text.rpartition(":")
+        try:
+            found.append((Path(file), float(strength)) if file else (Path(text), 1.0))
+        except ValueError:
+            found.append((Path(text), 1.0))
+    return found
 
 
 def acceleration_of(options: argparse.Namespace, prefix: str = "") -> Acceleration:
@@ -161,6 +185,8 @@ def run(options: argparse.Namespace) -> None:
     for out in outputs:
         check_video_file(out, options.file_fps)
     images, prompt = _pictures(options)
+    for file, strength in loras_of(options):
+        cascade.add_lora(file, strength)
     refined_prompt = prompt if options.refine_prompt is None else options.refine_prompt
     seconds: dict[str, float] = {}
     with _timed(seconds, "encode"):

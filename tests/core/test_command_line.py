@@ -14,6 +14,7 @@ import pytest
 import torch
 import toy
 from PIL import Image
+from safetensors.torch import save_file
 
 from i2vgen_core import __version__
 from i2vgen_core.__main__ import main
@@ -113,6 +114,9 @@ class Recorder:
     def free(self, *parts):
         pass
 
+    def add_lora(self, file, strength):
+        self.seen.setdefault("loras", []).append((str(file), strength))
+
 
 def given(generate, monkeypatch, *more):
     monkeypatch.setattr("i2vgen_core.commands.generate.Cascade", Recorder)
@@ -178,6 +182,22 @@ def test_an_option_reaches_the_refiner_alone(generate, monkeypatch, option):
     assert (after["base"] == before["base"]) == (option != "--seed")
 
 
+LORAS = {"a.safetensors": 1.0, "b.safetensors:0.5": 0.5, "C:\\c.safetensors": 1.0, "C:\\c.safetensors:-2": -2.0}
+
+
+def test_loras_reach_with_their_strengths(generate, monkeypatch):
+    for text, strength in LORAS.items():
+        file = text[: text.rindex(":")] if text.endswith(("0.5", "-2")) else text
+        seen = given(generate, monkeypatch, "--lora", text, "--lora", "d.safetensors:1")
+        assert seen["loras"] == [(file, strength), ("d.safetensors", 1.0)]
+
+
+def test_a_lora_of_another_network_is_refused_before_the_work(generate, no_work, tmp_path):
+    save_file({"unet.mid_block.a.lora_A.weight": torch.ones(1)}, tmp_path / "a.safetensors")
+    code, _, said = generate("--lora", tmp_path / "a.safetensors")
+    assert code == 2 and "error: LoRA file a.safetensors: expected low-rank matrices of this network" in said
+
+
 def test_evaluate_tries_the_base_with_its_options(monkeypatch):
     seen = {}
 
@@ -191,8 +211,9 @@ def test_evaluate_tries_the_base_with_its_options(monkeypatch):
         "i2vgen_core.training.evaluate.evaluate", lambda *_, **options: seen.update(options) or Result()
     )
     monkeypatch.setattr("i2vgen_core.commands.evaluate.Cascade", Recorder)
-    said = "--steps 9 --solver dpmpp_2m --guidance-start 0.1 --guidance-end 0.5 --reuse-interval 4"
+    said = "--steps 9 --solver dpmpp_2m --guidance-start 0.1 --guidance-end 0.5 --reuse-interval 4 --lora a:2"
     assert main(["evaluate", *said.split()]) == 0
+    assert Recorder.last["loras"] == [("a", 2.0)]
     assert seen["base"] == BaseOptions(steps=9, solver="dpmpp_2m", acceleration=Acceleration(0.1, 0.5, 4))
 
 
