@@ -126,7 +126,7 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     Image.init()
     try:
         with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as file:
-            pixels = _rgb(ImageOps.exif_transpose(file))
+            pixels = rgb(ImageOps.exif_transpose(file))
     except _PILLOW_ERRORS as error:
         raise InputError(
             "the image file",
@@ -264,7 +264,7 @@ def _box_resize(images: Tensor, dim: int, size: int, start: int, length: int) ->
     return resized
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def rgb(image: Image.Image) -> np.ndarray:
     """Any Pillow image as [H, W, 3] float32 in 0..1."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
         grey = np.clip(np.asarray(image).astype(np.float32) / 65535, 0, 1)

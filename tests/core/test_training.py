@@ -18,6 +18,7 @@ from torch import nn
 from i2vgen_core.__main__ import main
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_unet
+from i2vgen_core.checkpoints.lora import merge_lora
 from i2vgen_core.config import TIMESTEPS, UNetConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import read_image, write_image
@@ -27,7 +28,6 @@ from i2vgen_core.training import base, clip, diffusion, refiner, vae
 from i2vgen_core.training.data import World
 from i2vgen_core.training.grow import grow_vae
 from i2vgen_core.training.loop import CHECKPOINT, LOG, Loop, LoopConfig, Stopped
-from i2vgen_core.training.lora import merge_lora
 from i2vgen_core.training.muon import orthogonal
 from i2vgen_core.training.recipe import BUILT_IN, parse_recipe, read_recipe
 from i2vgen_core.training.stages import LORA, STAGES, Job
