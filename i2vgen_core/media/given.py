@@ -7,11 +7,12 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError, check_type
-from .images import check_images, read_image, rgb
+from .images import check_images, read_image
+from .photo import shown
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 """A file's path; a PIL image; an array or a tensor [H, W, 3] or [N, H, W, 3], of numbers in 0..1, or 0..255 in 8 bits."""
@@ -20,7 +21,7 @@ ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | Tenso
 def as_images(image: ImageLike) -> Tensor:
     """A picture as the cascade takes it.
 
-    Files and PIL images are turned upright and put on white, see images.read_image.
+    Files and PIL images are shown as viewers show them, see photo.read_pixels.
 
     Args:
         image: see ImageLike.
@@ -36,7 +37,8 @@ def as_images(image: ImageLike) -> Tensor:
         return read_image(image)
     try:
         if isinstance(image, Image.Image):
-            image = rgb(ImageOps.exif_transpose(image))
+            image.load()
+            image = shown(image, image.info.get("icc_profile"), "the image")
         tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
     except (TypeError, ValueError, OSError) as error:  # of types that have no picture in them, and of cut files
         raise InputError("the image", "one of 8 bits or of numbers in 0..1", str(error)[:200], "Convert it.") from error
