@@ -20,6 +20,7 @@ from ...i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from ...i2vgen_core.sampling.schedules import Schedule
 from ...i2vgen_core.sampling.solvers import Callback, Denoise, guide
 from ...i2vgen_core.sampling.stages import BaseStage, RefineStage
+from .acceleration import may_cut
 from .inputs import check_conditioning, noise_mask, video_latent
 from .models import network_of
 from .notes import text_notes
@@ -192,7 +193,8 @@ def _checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Te
     windows = options.get("context_handler")
     frames, _, height, width = samples.shape
     at_once = min(frames, getattr(windows, "context_length", frames))
-    if "model_function_wrapper" not in options:  # another node's, which may cut a frame into tiles
+    known = windows is None or hasattr(windows, "context_length")
+    if known and not may_cut(model):
         dtype = network.manual_cast_dtype or network.get_dtype()
         needed = evaluation_bytes(network.network, at_once, height, width, dtype.itemsize)
         there = comfy.model_management.get_total_memory(model.load_device)
