@@ -140,7 +140,9 @@ class VideoModel(comfy.model_base.BaseModel):
         sigmas = getattr(sampling, "sigmas", own[:0]).cpu()
         stage = "a refiner" if self.network.is_refiner else "a base"
         if sigmas.shape != own.shape or not torch.allclose(_signal(sigmas), _signal(own), rtol=0, atol=1e-3):
-            remedy = "Take the ModelSampling block out, or what else sets it; they make schedules of other models alone."
+            remedy = (
+                "Take the ModelSampling block out, or what else sets it; they make schedules of other models alone."
+            )
             raise InputError("model", f"{stage} with the schedule it was trained with", "another schedule", remedy)
         one = torch.ones(1, 1, 1, 1, device=sampling.sigmas.device)
         denoised = float(sampling.calculate_denoised(one.flatten(), one, 2 * one))
