@@ -43,11 +43,11 @@ def reuse_in(transformer_options: dict[str, Any], x: Tensor, pieces: Sequence[Pi
     """Whether an evaluation of x [(b f), 4, h, w] uses the features of its run again, or makes them.
 
     Features belong to what they were made of: to the conditions, frames and places of the evaluation's clips, and to its
-    number among those of the same in one step, since who cuts a latent need not tell where. What another node evaluates
-    beside them with patches of its own, as perturbed attention guidance does, has none.
+    number among those of the same in one step. What was cut at places that nobody knows has none, and neither has what
+    another node evaluates with patches of its own, as perturbed attention guidance does.
     """
     run: _Run | None = transformer_options.get(_KEY)
-    if run is None or run.patches != _patches(transformer_options):
+    if run is None or run.patches != _patches(transformer_options) or any(each.places is None for each in pieces):
         return BlockHooks()
     run.step_at(float(transformer_options["sigmas"][0]))
     return Reuse(run.features, run.numbered((x.shape, x.device, *pieces)))

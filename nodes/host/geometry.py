@@ -67,8 +67,9 @@ class Rows(comfy.conds.CONDRegular):
         return Rows(_to_batch(self.cond, batch_size))
 
 
-class Places(comfy.conds.CONDNoiseShape):
-    """Of each place of each frame [f, 1, h, w] its number, by rows."""
+class Places(comfy.conds.CONDRegular):
+    """Of each place of each frame [f, 1, 1, h, w] its number, by rows. It has five axes, since one pack fails on what has
+    the latent's size and four; who leaves it as it is, has cut the latent at places that nobody knows."""
 
     def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> Places:
         return Places(_to_batch(_of_area(self.cond, area), batch_size))
@@ -117,7 +118,7 @@ def conditions(frames: int, height: int, width: int, device: Any) -> dict[str, c
     whole = {"dtype": torch.int32, "device": device}  # the host casts all other numbers to the network's type
     number, order = next(_numbers), torch.arange(frames, **whole)
     rows = torch.stack([torch.full_like(order, number), order, order, torch.full_like(order, frames)], dim=1)
-    places = torch.arange(height * width, **whole).view(1, 1, height, width).expand(frames, -1, -1, -1)
+    places = torch.arange(height * width, **whole).view(1, 1, 1, height, width).expand(frames, -1, -1, -1, -1)
     return {
         "rows": Rows(rows),
         "places": Places(places),
@@ -147,7 +148,7 @@ def pieces_of(
     _check(len(owner) == len(context), "the network's contexts", f"{len(owner)}, as its conditions", f"{len(context)}")
     corners = None
     if places is not None and places.shape[-2:] == x.shape[-2:] and len(places) == len(x):
-        corners = torch.stack([places[:, 0, 0, 0], places[:, 0, -1, -1]], dim=1)
+        corners = torch.stack([places[:, 0, 0, 0, 0], places[:, 0, 0, -1, -1]], dim=1)
     table, owners, corners_of = _numbers_of(rows, owner, corners)
 
     length, clips = table[0][3], []
@@ -194,11 +195,11 @@ def _repeats(whole: Tensor, cond: Tensor) -> bool:
 
 
 def _of_area(cond: Tensor, area: Sequence[int] | None) -> Tensor:
-    """The part of [n, c, h, w] in an area of the host's, which has sizes before places."""
-    for axis in range(0 if area is None else len(area) // 2):
-        assert area is not None
-        cond = cond.narrow(axis + 2, area[axis + len(area) // 2], area[axis])
-    return cond
+    """The part of [..., h, w] in an area of the host's: height, width, and where it begins."""
+    if area is None:
+        return cond
+    height, width, top, left = area
+    return cond[..., top : top + height, left : left + width]
 
 
 def _to_batch(cond: Tensor, size: int) -> Tensor:

@@ -106,6 +106,9 @@ class VideoModel(comfy.model_base.BaseModel):
         context = torch.cat([text, tokens.to(**to), image_tokens], dim=1)
         latent = _fit(condition.image_latent.to(**to), noise.shape[-2:])
         encode = partial(self.diffusion_model.detail_encoder, self.process_latent_in(latent))
+        if getattr(self.current_patcher, "model_options", {}).get("tiled_diffusion"):
+            remedy = "Put it on the refiner's MODEL: it fails on conditions of the latent's size, as the image's details are."
+            raise InputError("model", "one without Tiled Diffusion, for this base", "one with it", remedy)
         details = geometry.Details(encode(len(noise)), encode)
         return made_for | self._context(context, fps, hooks) | {"details": details}
 
