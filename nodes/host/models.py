@@ -78,7 +78,7 @@ class VideoModel(comfy.model_base.BaseModel):
                 raise no_control(kind)
         self._check_sampling()
         to = {"device": device, "dtype": self.manual_cast_dtype or self.get_dtype()}
-        made_for = geometry.conditions(len(noise), *noise.shape[-2:], device)
+        made_for = geometry.conditions(len(noise), noise.shape[-2], noise.shape[-1], device)
         text: Tensor | None = kwargs.get("cross_attn")
         if self.network.is_refiner:
             return made_for | self._context(self._checked(text).to(**to), None, kwargs.get("hooks"))
