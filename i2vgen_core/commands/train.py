@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..memory import DTYPES
+from ..memory import DTYPES, usable_device
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         options.run,
         options.data,
         options.out,
-        device=options.device,
+        device=str(usable_device(options.device)),
         dtype=options.dtype,
         until=options.until,
     )

@@ -7,7 +7,7 @@ import logging
 import torch
 from torch import Tensor
 
-from ..memory import evaluation_bytes
+from ..memory import evaluation_bytes, is_out_of_memory
 from ..network.acceleration import EXACT, Acceleration, DeepFeatures, Reuse
 from ..network.evaluation import Prepared
 from ..network.hooks import Hooks
@@ -80,7 +80,9 @@ class Predictor:
         if count > 1 and self._together and _fit_together(self._network, x, count):
             try:
                 return list(self._run(x, timesteps, Prepared.together(conditions), *range(count)))
-            except torch.cuda.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 logger.warning(
                     "memory ran out with both guided halves at once: from here on they go one after the other"
                 )

@@ -218,7 +218,7 @@ def _finish(loop: Loop[Any], job: Job, write: Callable[[], None]) -> None:
     loop.module.eval()
     with loop.averaged():
         write()
-    if job.out is not None and not (job.out / "model_index.json").exists():
+    if job.out is not None:
         write_index(job.out)
     logger.info("wrote the averaged weights of step %d into %s", loop.step, job.result)
 

@@ -18,6 +18,7 @@ from torch import nn
 from i2vgen_core.__main__ import main
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_unet
+from i2vgen_core.checkpoints.lora import merge_lora
 from i2vgen_core.config import TIMESTEPS, UNetConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import read_image, write_image
@@ -27,7 +28,6 @@ from i2vgen_core.training import base, clip, diffusion, refiner, vae
 from i2vgen_core.training.data import World
 from i2vgen_core.training.grow import grow_vae
 from i2vgen_core.training.loop import CHECKPOINT, LOG, Loop, LoopConfig, Stopped
-from i2vgen_core.training.lora import merge_lora
 from i2vgen_core.training.muon import orthogonal
 from i2vgen_core.training.recipe import BUILT_IN, parse_recipe, read_recipe
 from i2vgen_core.training.stages import LORA, STAGES, Job
@@ -542,6 +542,8 @@ class TestCommands:
         assert made.is_file() and weights.read_bytes() == before
         assert vae_command("--run", tmp_path / "run") == 0, "what the same run made is made anew"
         shutil.copytree(tmp_path / "model", tmp_path / "other")
+        assert vae_command("--run", tmp_path / "run-2", "--device", "xpu:7") == 2
+        assert "device: expected cpu" in caplog.text and not (tmp_path / "run-2").exists()
         assert vae_command("--run", tmp_path / "run-2", "--out", tmp_path / "other") == 2
         assert "--out: expected a folder without vae" in caplog.text and not (tmp_path / "run-2" / CHECKPOINT).exists()
         for _ in range(2):

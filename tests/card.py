@@ -21,6 +21,9 @@ _REFUSED: dict[str, set[torch.dtype]] = {"cuda": set(), "mps": _WIDE, "xpu": _WI
 _BETWEEN = {"copy_", "load_state_dict", "set_data"}
 """Functions that read one device and write another."""
 
+_ASKING = {"_has_compatible_shallow_copy_type"}
+"""Functions by which Module.to learns that it needs a new parameter."""
+
 _INDEXING = {"__getitem__", "__setitem__", "index_put_", "index_put"}
 """Functions whose indices may lie on the CPU."""
 
@@ -69,8 +72,9 @@ class Card(TorchFunctionMode):
         self.device = torch.device(kind, 0)
 
     def __enter__(self) -> Card:
-        memory = {"memory_reserved": lambda _=None: 0, "memory_allocated": lambda _=None: 0}
-        self._patch = patch.multiple(torch.cuda, mem_get_info=lambda _=None: (2**33, 2**33), **memory)
+        names = ("current_device", "memory_allocated", "memory_reserved", "set_device", "synchronize")
+        nothing = dict.fromkeys(names, lambda _=None: 0)
+        self._patch = patch.multiple(torch.cuda, mem_get_info=lambda _=None: (2**33, 2**33), **nothing)
         self._patch.start()
         return super().__enter__()
 
@@ -101,6 +105,8 @@ class Card(TorchFunctionMode):
             return function(*args, **kwargs)
         if name in ("numpy", "__array__"):
             raise TypeError("can't convert a tensor of the card to numpy")
+        if name in _ASKING:
+            return all(here)
         first = tensors[:1] if name in _INDEXING else tensors
         strangers = [each for each in first if not isinstance(each, OnCard) and each.ndim]
         if any(here) and strangers and name not in _BETWEEN:
