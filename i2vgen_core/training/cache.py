@@ -25,6 +25,7 @@ from ..errors import InputError
 from .alive import Alive, caption, opposite, render
 from .data import Source
 from .diffusion import Encoders, Shape, draw_clips
+from .loop import PRECISIONS, autocast
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -151,7 +152,14 @@ class Cached:
 
 @torch.no_grad()
 def encode(
-    world: Alive, encoders: Encoders, out: Path, clips: int, size: tuple[int, int], frames: int, rates: Sequence[float]
+    world: Alive,
+    encoders: Encoders,
+    out: Path,
+    clips: int,
+    size: tuple[int, int],
+    frames: int,
+    rates: Sequence[float],
+    precision: str = "fp32",
 ) -> None:
     """Fills a folder with encoded clips; what is there of an earlier run of the same settings is kept.
 
@@ -163,6 +171,7 @@ def encode(
         size: width and height.
         frames: of each clip.
         rates: frames a second, in turn.
+        precision: of the encoders' arithmetic, see LoopConfig.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -179,8 +188,9 @@ def encode(
             if file.exists():
                 continue
             clip = render(world.emoji, scene, *size, frames, fps, world.photos).frames
-            latents.append(encoders.latents(clip[None])[0].half())
-            images.append(encoders.images(clip)[:, 0].half())
+            with autocast(encoders.device, precision):
+                latents.append(encoders.latents(clip[None])[0].half())
+                images.append(encoders.images(clip)[:, 0].half())
         if not file.exists():
             unfinished = file.with_suffix(".part")
             tensors = {"latents": torch.stack(latents), "images": torch.stack(images)}
@@ -202,13 +212,15 @@ def main(arguments: list[str] | None = None) -> int:
     add("--size", type=int, nargs=2, default=(192, 112), metavar=("W", "H"), help="of the clips (192 112)")
     add("--frames", type=int, default=20, help="of each; what is drawn is a part (%(default)s)")
     add("--fps", type=int, nargs="+", default=(8, 8, 8, 16), help="in turn (8 8 8 16)")
+    add("--precision", choices=PRECISIONS, default="bf16", help="of the encoders' arithmetic (%(default)s)")
     add("--seed", type=int, default=0, help="of the scenes (%(default)s)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         world = Alive.at(options.data, options.seed)
         encoders = Encoders(options.model)
-        encode(world, encoders, options.out, options.clips, tuple(options.size), options.frames, options.fps)
+        size = tuple(options.size)
+        encode(world, encoders, options.out, options.clips, size, options.frames, options.fps, options.precision)
     except InputError as error:
         logger.error("error: %s", error)
         return 2

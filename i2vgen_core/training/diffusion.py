@@ -59,6 +59,7 @@ class Encoders:
     """
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+        self.device = torch.device(device)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.vae = load_vae(folder / "vae", **place)
         self.text = load_text_encoder(folder / "text_encoder", tokenizer=folder / "tokenizer", **place)

@@ -1,12 +1,14 @@
 """Prepares the pictures that the built-in cascade is trained on: `python -m i2vgen_core.training.fetch build/data`.
 
-npm brings the packages, with its own settings and checks; or they are read from a folder that a person has, with
-`--packages`. Nothing of it is needed to make a video.
+npm brings the packages of emoji, with its own settings and checks; or they are read from a folder that a person has, with
+`--packages`. Photographs are copied from scikit-image and scikit-learn, where those are installed. Nothing of it is needed
+to make a video.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
 import shutil
@@ -22,11 +24,32 @@ from PIL import Image
 
 from ..errors import InputError
 from .emoji import LISTING, PICTURES, STILLS, STILLS_OF_EACH, kept, plain_code, plain_name, read_animation, split_of
+from .photos import FOLDER as PHOTOS
+from .photos import HELD_OUT
 
 logger = logging.getLogger("i2vgen_xl")
 
 ANIMATIONS = tuple(f"@lobehub/fluent-emoji-anim-{number}@1.0.0" for number in (1, 2, 3, 4))
 NAMES = "@iconify-json/fluent-emoji-flat@1.2.6"
+
+PHOTOGRAPHS = {
+    "skimage": {
+        "data/astronaut.png": "astronaut.png",  # NASA, public domain
+        "data/brick.png": "brick.png",  # CC0
+        "data/camera.png": "camera.png",  # CC0
+        "data/chelsea.png": f"{HELD_OUT}_chelsea.png",  # CC0
+        "data/coffee.png": f"{HELD_OUT}_coffee.png",  # CC0
+        "data/coins.png": "coins.png",  # Brooklyn Museum, no known restrictions
+        "data/ihc.png": "ihc.png",  # no known restrictions
+        "data/retina.jpg": "retina.jpg",  # CC0
+        "data/rocket.jpg": "rocket.jpg",  # SpaceX, public domain
+    },
+    "sklearn": {
+        "datasets/images/china.jpg": "china.jpg",  # CC BY 2.0, danielbuechele
+        "datasets/images/flower.jpg": "flower.jpg",  # CC BY 2.0, vultilion
+    },
+}
+"""Photographs of packages, by the packages' names: their files, and what they are called in a prepared folder."""
 
 
 def prepare(out: Path, packages: Path | None = None) -> int:
@@ -66,6 +89,24 @@ def prepare(out: Path, packages: Path | None = None) -> int:
         stills.close()
     (out / LISTING).write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
     return len(rows)
+
+
+def copy_photographs(out: Path) -> int:
+    """Copies the photographs of the packages that are installed into a prepared folder.
+
+    Returns:
+        How many there are now, with those that a person has put there.
+    """
+    folder = out / PHOTOS
+    folder.mkdir(parents=True, exist_ok=True)
+    for package, files in PHOTOGRAPHS.items():
+        found = importlib.util.find_spec(package)
+        places = [] if found is None else list(found.submodule_search_locations or ())
+        for place in places:
+            for file, name in files.items():
+                if (Path(place) / file).is_file():
+                    shutil.copyfile(Path(place) / file, folder / name)
+    return sum(file.is_file() for file in folder.iterdir())
 
 
 def _names(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -118,10 +159,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         count = prepare(options.out, options.packages)
+        photographs = copy_photographs(options.out)
     except InputError as error:
         logger.error("error: %s", error)
         return 2
-    logger.info("%d emoji in %s", count, options.out)
+    logger.info("%d emoji and %d photographs in %s", count, photographs, options.out)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def folder(tmp_path_factory) -> Path:
     (names / "metadata.json").write_text(json.dumps({"categories": GROUPS}))
     out = tmp_path_factory.mktemp("world")
     assert fetch.main([str(out), "--packages", str(packages)]) == 0
-    (out / "photos").mkdir()
+    (out / "photos").mkdir(exist_ok=True)
     for name in ("held_out_cat.png", "china.png"):
         write_image(out / "photos" / name, torch.rand(120, 200, 3, generator=torch.Generator().manual_seed(len(name))))
     return out
@@ -119,6 +120,20 @@ class TestFetch:
         assert (frames[..., :3] <= frames[..., 3:]).all()
         assert frames[0, 200, 64].tolist() == pytest.approx([125, 30, 10, 128], abs=1)
         assert torch.equal(emoji.still("1f418", 0.5), frames[2])
+
+    def test_photographs_of_installed_packages_are_copied(self, tmp_path, monkeypatch):
+        data = tmp_path / "packages" / "skimage" / "data"
+        data.mkdir(parents=True)
+        (data.parent / "__init__.py").touch()
+        for name in ("coffee.png", "coins.png", "other.png"):
+            (data / name).write_bytes(b"picture")
+        monkeypatch.setattr(sys, "path", [str(tmp_path / "packages"), *sys.path])
+        (tmp_path / "world" / "photos").mkdir(parents=True)
+        (tmp_path / "world" / "photos" / "mine.jpg").touch()
+        fetch.copy_photographs(tmp_path / "world")
+        there = {file.name for file in (tmp_path / "world" / "photos").iterdir()}
+        assert {"held_out_coffee.png", "coins.png", "mine.jpg"} <= there
+        assert "other.png" not in there
 
     def test_a_folder_without_the_packages_is_said(self, tmp_path, caplog):
         assert fetch.main([str(tmp_path / "out"), "--packages", str(tmp_path)]) == 2
