@@ -2,7 +2,7 @@
 
 A prepared folder holds `emoji/`, a 256x256 WebP file with alpha for each code point, most of them animations of 24 frames a
 second; `emoji.json`, their names and groups; and `stills.bin`, some frames of each decoded, for the VAE, whose steps would
-else wait for the animations. `training.fetch` makes one.
+else wait for the animations. `training.prepare` makes one.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class EmojiFolder:
             rows: list[dict[str, Any]] = json.loads((path / LISTING).read_text(encoding="utf-8"))
             self.emoji = [Emoji(**row) for row in rows]
         except (OSError, ValueError, TypeError) as error:
-            remedy = "Make one with `python -m i2vgen_core.training.fetch`."
+            remedy = "Make one with `python -m i2vgen_core.training.prepare PACKAGES FOLDER`."
             raise InputError("--data", f"a folder with {LISTING}", f"'{path}' ({error})", remedy) from error
         self._by_code = {each.code: each for each in self.emoji}
         self._row = {each.code: number for number, each in enumerate(self.emoji)}

@@ -1,4 +1,4 @@
-"""The world of animated emoji, on pictures made up here: what is fetched, drawn, said, encoded and judged."""
+"""The world of animated emoji, on pictures made up here: what is prepared, drawn, said, encoded and judged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from i2vgen_core import assets
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import write_image
-from i2vgen_core.training import cache, fetch
+from i2vgen_core.training import cache, prepare
 from i2vgen_core.training.alive import (
     MOVES,
     TRAVEL,
@@ -81,7 +81,7 @@ def folder(tmp_path_factory) -> Path:
     (names / "chars.json").write_text(json.dumps(NAMES))
     (names / "metadata.json").write_text(json.dumps({"categories": GROUPS}))
     out = tmp_path_factory.mktemp("world")
-    assert fetch.main([str(out), "--packages", str(packages)]) == 0
+    assert prepare.main([str(packages), str(out)]) == 0
     (out / "photos").mkdir(exist_ok=True)
     for name in ("held_out_cat.png", "china.png"):
         write_image(out / "photos" / name, torch.rand(120, 200, 3, generator=torch.Generator().manual_seed(len(name))))
@@ -97,7 +97,7 @@ def thing(**changes) -> Thing:
     return replace(Thing("1f418", 0.8, 0.0, 0.0), **changes)
 
 
-class TestFetch:
+class TestPrepare:
     def test_what_is_no_thing_is_left_out_and_codes_are_matched(self, emoji):
         assert {each.code for each in emoji.emoji} == {"1f418", "1f44b", "1f44b-1f3fe", "1f680-fe0f", "1f34c"}
         assert emoji["1f44b-1f3fe"].name == "waving hand"
@@ -130,13 +130,13 @@ class TestFetch:
         monkeypatch.setattr(sys, "path", [str(tmp_path / "packages"), *sys.path])
         (tmp_path / "world" / "photos").mkdir(parents=True)
         (tmp_path / "world" / "photos" / "mine.jpg").touch()
-        fetch.copy_photographs(tmp_path / "world")
+        prepare.copy_photographs(tmp_path / "world")
         there = {file.name for file in (tmp_path / "world" / "photos").iterdir()}
         assert {"held_out_coffee.png", "coins.png", "mine.jpg"} <= there
         assert "other.png" not in there
 
     def test_a_folder_without_the_packages_is_said(self, tmp_path, caplog):
-        assert fetch.main([str(tmp_path / "out"), "--packages", str(tmp_path)]) == 2
+        assert prepare.main([str(tmp_path), str(tmp_path / "out")]) == 2
         assert "fluent-emoji-anim-1" in caplog.text
 
 
