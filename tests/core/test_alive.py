@@ -99,7 +99,8 @@ def thing(**changes) -> Thing:
 
 class TestPrepare:
     def test_what_is_no_thing_is_left_out_and_codes_are_matched(self, emoji):
-        assert {each.code for each in emoji.emoji} == {"1f418", "1f44b", "1f44b-1f3fe", "1f680-fe0f", "1f34c"}
+        files = {each.code for each in emoji.emoji if each.group != "Shapes"}
+        assert files == {"1f418", "1f44b", "1f44b-1f3fe", "1f680-fe0f", "1f34c"}
         assert emoji["1f44b-1f3fe"].name == "waving hand"
         assert emoji["1f418"].frames == 4
         assert not kept("seven-thirty", "Travel & Places")
@@ -120,6 +121,19 @@ class TestPrepare:
         assert (frames[..., :3] <= frames[..., 3:]).all()
         assert frames[0, 200, 64].tolist() == pytest.approx([125, 30, 10, 128], abs=1)
         assert torch.equal(emoji.still("1f418", 0.5), frames[2])
+
+    def test_shapes_are_there_too(self, emoji):
+        shapes = [each for each in emoji.emoji if each.group == "Shapes"]
+        assert len(shapes) == 50
+        assert {each.split for each in shapes} == {"train", "held_out"}
+        frames = emoji.frames("shape-red-ring")
+        assert frames.shape == (1, 256, 256, 4)
+        assert (frames[..., :3] <= frames[..., 3:]).all()
+        assert frames[0, 128, 128].tolist() == [0, 0, 0, 0]
+        red, green, _, alpha = frames[0, 128, 128 - 97].tolist()
+        assert alpha == 255
+        assert red > 2 * green
+        assert torch.equal(emoji.still("shape-red-ring", 0.9), frames[0])
 
     def test_photographs_of_installed_packages_are_copied(self, tmp_path, monkeypatch):
         data = tmp_path / "packages" / "skimage" / "data"
