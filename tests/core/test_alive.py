@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from i2vgen_core import assets
+from i2vgen_core.__main__ import main
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import write_image
 from i2vgen_core.training import cache, prepare
@@ -299,6 +300,14 @@ class TestCache:
         seen = {prompt: latents for latents, _, prompt, _ in parts}
         assert set(seen) == {row["prompt"], row["backwards"]}
         assert torch.equal(seen[row["prompt"]], seen[row["backwards"]].flip(0))
+
+    def test_a_base_is_trained_on_them(self, encoded, tmp_path):
+        recipe = tmp_path / "base.json"
+        shapes = [{"frames": 2, "fps": [8], "clips": 1}]
+        recipe.write_text(json.dumps({"width": 64, "height": 64, "shapes": shapes, "loop": {"steps": 1, "warmup": 1}}))
+        places = ["--model", str(assets.FOLDER), "--run", str(tmp_path / "run"), "--data", str(encoded)]
+        assert main(["train", "base", "--config", str(recipe), *places]) == 0
+        assert (tmp_path / "run" / "unet" / "config.json").is_file()
 
     def test_other_sizes_and_longer_clips_are_refused(self, encoded):
         clips = cache.Cached(encoded)
