@@ -197,10 +197,18 @@ def per_condition(x: Tensor, conditions: int) -> Tensor:
 
 
 class TemporalTransformer(nn.Module):
-    """Attention over the frames at each place of the image. Its norm takes its statistics over the whole video."""
+    """Attention over the frames at each place of the image. Its norm takes its statistics over the whole video.
 
-    def __init__(self, block: BlockName, channels: int, width: int, heads: int, layers: Layers):
+    Args:
+        channels_first: whether the norm is given its features in that order. torch's statistics on the CPU lose digits in
+            the other one where a channel's mean is large, as pictures beside the noise make it.
+    """
+
+    def __init__(
+        self, block: BlockName, channels: int, width: int, heads: int, layers: Layers, channels_first: bool = False
+    ):
         super().__init__()
+        self.channels_first = channels_first
         self.norm = layers.group_norm(channels, eps=1e-6)
         self.proj_in = layers.linear(channels, width)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(block, width, heads, None, layers)])
@@ -208,7 +216,8 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, evaluation: Evaluation) -> Tensor:
         """x [(b f), c, h, w]."""
-        y = rearrange(self.norm(as_videos(x, evaluation.frames)), "b c f s -> b f s c")
+        videos = as_videos(x, evaluation.frames)
+        y = rearrange(self.norm(videos.contiguous() if self.channels_first else videos), "b c f s -> b f s c")
         few = at_once(y[:, :, 0], y.shape[2])
         parts = [self._places(part, evaluation.hooks.attention) for part in y.split(few, dim=2)]
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)

@@ -17,7 +17,7 @@ from ..checkpoints.lora_keys import DOWN, OURS, UP
 from ..errors import InputError, check_range
 from ..network.unet import UNet
 
-_LAYERS = r".*\.transformer_blocks\.\d+\.attn\d\.(to_q|to_k|to_v|to_out\.0)"
+LAYERS = r".*\.transformer_blocks\.\d+\.attn\d\.(to_q|to_k|to_v|to_out\.0)"
 _ADAPTER = "default"
 
 
@@ -44,7 +44,7 @@ def add_lora(network: UNet, rank: int = 16, alpha: float = 16.0) -> None:
         raise InputError("the network", "one without LoRA", "one with it", "Load the network again.")
     network.requires_grad_(False)
     around = nn.ModuleList([network])  # peft takes a `config` of the module that it is given for one of transformers'
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_LAYERS), around)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=LAYERS), around)
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # peft takes the type of the weight beside it

@@ -14,13 +14,15 @@ from torch import nn
 
 from ..checkpoints.bundle import stored, write_index, write_tower, write_unet, write_vae
 from ..checkpoints.load import open_base, open_refiner
-from ..checkpoints.read import read_config
+from ..checkpoints.read import read_config, read_state_dict
 from ..checkpoints.unet_keys import GLOBAL_ENCODER
+from ..config import UNetConfig
 from ..errors import InputError
 from ..memory import DTYPES
 from ..network.unet import UNet
 from .alive import Alive
 from .base import Base, BaseTraining, build_base, train_base
+from .budget import Plan
 from .cache import LISTING as ENCODED
 from .cache import Cached
 from .clip import CLIPTraining, build_clip, standardise_tokens, train_clip
@@ -147,21 +149,25 @@ def run_base(job: Job) -> None:
     """Trains the base network with its global encoder."""
     config = read_recipe(BaseTraining, job.recipe)
     job.check(LORA if config.lora_rank else "unet")
-    folder, release = job.model / "unet", {}
-    if not folder.is_dir():
+    folder, release, checkpoint = job.model / "unet", {}, None
+    if folder.is_dir():
+        checkpoint, release = open_base(folder), read_config(folder).get("release", {})
+    plan = _plan(config, checkpoint.config if checkpoint else config.unet, (config.width, config.height))
+    plan.check(job.device, _encoder_bytes(job, config.loop.precision))
+    if checkpoint is None:
         base = build_base(config)
     else:
-        checkpoint, release = open_base(folder), read_config(folder).get("release", {})
         encoder = checkpoint.build_global_encoder(torch.float32)
         if encoder is None:
             remedy = "Train an I2VGen-XL base."
             raise InputError(str(folder), "a base with a global encoder", checkpoint.config.kind, remedy)
-        base = Base(_trainable(checkpoint.build_network(torch.float32)), _trainable(encoder))
+        network = checkpoint.build_network(plan.dtype if config.lora_rank else torch.float32)
+        base = Base(_trainable(network), _trainable(encoder))
     if config.lora_rank:
         base.requires_grad_(False)
         torch.manual_seed(config.loop.seed)
         add_lora(base.network, config.lora_rank, config.lora_rank)
-    encoders = Encoders(job.model, job.device)
+    encoders = Encoders(job.model, job.device, _encoder_type(job, config.loop.precision))
     source: Source | Cached
     if job.data is not None and (job.data / ENCODED).is_file():
         source = Cached(job.data, job.device)
@@ -183,16 +189,20 @@ def run_refiner(job: Job) -> None:
     """Trains the refinement network."""
     config = read_recipe(RefinerTraining, job.recipe)
     job.check(LORA if config.lora_rank else "refiner")
-    folder, release = job.model / "refiner", {}
-    if not folder.is_dir():
+    folder, release, checkpoint = job.model / "refiner", {}, None
+    if folder.is_dir():
+        checkpoint, release = open_refiner(folder), read_config(folder).get("release", {})
+    width, height = config.crop or (config.width, config.height)
+    plan = _plan(config, checkpoint.config if checkpoint else config.unet, (width, height))
+    plan.check(job.device, _encoder_bytes(job, config.loop.precision))
+    if checkpoint is None:
         network = build_refiner(config)
     else:
-        network = _trainable(open_refiner(folder).build_network(torch.float32))
-        release = read_config(folder).get("release", {})
+        network = _trainable(checkpoint.build_network(plan.dtype if config.lora_rank else torch.float32))
     if config.lora_rank:
         torch.manual_seed(config.loop.seed)
         add_lora(network, config.lora_rank, config.lora_rank)
-    encoders = Encoders(job.model, job.device)
+    encoders = Encoders(job.model, job.device, _encoder_type(job, config.loop.precision))
     loop = train_refiner(network, encoders, job.source(config.data, config.loop.seed), job.run, config, job.device)
 
     def write() -> None:
@@ -203,6 +213,25 @@ def run_refiner(job: Job) -> None:
         )
 
     _finish(loop, job, write)
+
+
+def _plan(config: BaseTraining | RefinerTraining, network: UNetConfig, size: tuple[int, int]) -> Plan:
+    return Plan(
+        network, size, config.shapes, config.repeats, config.lora_rank, config.checkpointing, config.loop.precision
+    )
+
+
+def _encoder_type(job: Job, precision: str) -> torch.dtype:
+    """Of the frozen encoders: as the arithmetic's, but on the CPU, where 16 bits cost time."""
+    return torch.float32 if torch.device(job.device).type == "cpu" else DTYPES[precision]
+
+
+def _encoder_bytes(job: Job, precision: str) -> int:
+    folders = [job.model / name for name in ("vae", "text_encoder", "image_encoder")]
+    numbers = sum(
+        value.numel() for folder in folders if folder.is_dir() for value in read_state_dict(folder)[0].values()
+    )
+    return numbers * _encoder_type(job, precision).itemsize
 
 
 def write_lora(job: Job, network: UNet) -> None:

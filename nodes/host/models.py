@@ -14,6 +14,7 @@ import comfy.ops
 import comfy.supported_models_base
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
@@ -73,12 +74,10 @@ class VideoModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """Called once a run for each conditioning, before the first step, with the network loaded."""
         noise, device = kwargs["noise"], kwargs["device"]
-        for key, kind in (("control", "ControlNet"), ("gligen", "GLIGEN")):
-            if kwargs.get(key) is not None:
-                raise no_control(kind)
+        _check_controls(kwargs)
         self._check_sampling()
         to = {"device": device, "dtype": self.manual_cast_dtype or self.get_dtype()}
-        made_for = geometry.conditions(len(noise), *noise.shape[-2:], device)
+        made_for = geometry.conditions(len(noise), noise.shape[-2], noise.shape[-1], device)
         text: Tensor | None = kwargs.get("cross_attn")
         if self.network.is_refiner:
             return made_for | self._context(self._checked(text).to(**to), None, kwargs.get("hooks"))
@@ -243,6 +242,7 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
     compat.load_weights(model, patcher, state)
     if load_device.type == "cpu":  # see build_network; where the host streams weights to a GPU, they stay as they are
         model.diffusion_model.to(memory_format=torch.channels_last)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "i2vgen_xl", _sample_without_controls)
     options = (weight_dtype, checkpoint.config.kind, checkpoint.config.detail_gain)
     patcher.cached_patcher_init = (load_model, (path, *options))
     return patcher
@@ -292,6 +292,20 @@ def cascade_model(model: Any) -> Any:
         remedy = "Wire the MODEL of one of this pack's loaders into it."
         raise InputError("model", "a network of the cascade", "another model", remedy)
     return model
+
+
+def _check_controls(conditioning: dict[str, Any]) -> None:
+    for key, kind in (("control", "ControlNet"), ("gligen", "GLIGEN")):
+        if conditioning.get(key) is not None:
+            raise no_control(kind)
+
+
+def _sample_without_controls(executor: Any, *arguments: Any, **more: Any) -> Any:
+    """Stands before other packs' wrappers of a run: some of them look for the blocks of the host's networks first."""
+    for conditionings in executor.class_obj.conds.values():
+        for conditioning in conditionings:
+            _check_controls(conditioning)
+    return executor(*arguments, **more)
 
 
 def _host_sigmas(schedule: Schedule) -> Tensor:

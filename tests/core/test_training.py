@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import signal
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,10 @@ from i2vgen_core.checkpoints.lora import merge_lora
 from i2vgen_core.config import TIMESTEPS, UNetConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import read_image, write_image
+from i2vgen_core.memory import DTYPES
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from i2vgen_core.sampling.schedules import cosine_zero_snr
-from i2vgen_core.training import base, clip, diffusion, refiner, vae
+from i2vgen_core.training import base, clip, diffusion, refiner, stages, vae
 from i2vgen_core.training.data import World
 from i2vgen_core.training.grow import grow_vae
 from i2vgen_core.training.loop import CHECKPOINT, LOG, Loop, LoopConfig, Stopped
@@ -236,10 +237,20 @@ class TestLoop:
 class TestRecipes:
     @pytest.mark.parametrize("name", [file.stem for file in sorted(BUILT_IN.glob("*.json"))])
     def test_the_projects_own_are_sound(self, name):
-        kind = next(
-            kind for stage, kind in STAGE_OF_RECIPE.items() if name.startswith((f"tiny_{stage}", f"alive_{stage}"))
-        )
+        kind = next(kind for stage, kind in STAGE_OF_RECIPE.items() if name.split("_")[1] == stage)
         assert read_recipe(kind, name).loop.steps > 1
+
+    @pytest.mark.parametrize("name", ["lora_base", "lora_refiner", "full_base", "full_refiner"])
+    def test_those_of_the_released_networks_say_every_field_and_are_on_the_page(self, name):
+        content = (BUILT_IN / f"{name}.json").read_text(encoding="utf-8")
+        recipe = read_recipe(STAGE_OF_RECIPE[name.partition("_")[2]], name)
+        said = json.loads(content)
+        assert said.keys() == {field.name for field in fields(recipe)}
+        assert said["loop"].keys() == {field.name for field in fields(LoopConfig)}
+        assert recipe.unet == UNetConfig(recipe.unet.kind), "the released sizes"
+        page = (BUILT_IN.parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+        assert f"```json\n{content}```" in page or name.startswith("full")
+        assert f"`{name}`" in page
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -480,11 +491,15 @@ class TestStages:
 
 @pytest.mark.slow
 class TestOtherData:
-    def test_low_rank_matrices_go_into_the_runs_folder(self, trained, tmp_path):
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_low_rank_matrices_go_into_the_runs_folder(self, trained, tmp_path, monkeypatch, precision):
+        """Beside weights of the arithmetic's type: they are not trained."""
         pytest.importorskip("peft", reason="training low-rank matrices needs peft")
+        types, add = [], stages.add_lora
+        monkeypatch.setattr(stages, "add_lora", lambda n, *a: types.append(next(n.parameters()).dtype) or add(n, *a))
         before = {file: file.read_bytes() for file in (trained / "model").rglob("*.safetensors")}
         recipe = tmp_path / "recipe.json"
-        loop = {"steps": 2, "learning_rate": 0.1, "warmup": 1, "ema": 0}
+        loop = {"steps": 2, "learning_rate": 0.1, "warmup": 1, "ema": 0, "precision": precision}
         for stage, folder in (("base", "unet"), ("refiner", "refiner")):
             recipe.write_text(json.dumps(SMALL[stage] | {"lora_rank": 2, "checkpointing": True, "loop": loop}))
             STAGES[stage](Job(trained / "model", str(recipe), tmp_path / stage, dtype="fp32"))
@@ -493,6 +508,7 @@ class TestOtherData:
             plain = weight.detach().clone()
             merge_lora(network, tmp_path / stage / LORA)
             assert not torch.equal(weight, plain)
+        assert types == [DTYPES[precision]] * 2
         assert before == {file: file.read_bytes() for file in (trained / "model").rglob("*.safetensors")}
 
     def test_a_folder_of_images(self, tmp_path):

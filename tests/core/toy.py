@@ -13,13 +13,16 @@ from einops import rearrange
 from i2vgen_core.checkpoints.load import UNetCheckpoint
 from i2vgen_core.checkpoints.scaffold import Size
 from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, to_official
-from i2vgen_core.config import RELEASES, UNetConfig
+from i2vgen_core.config import BASES, REFINERS, RELEASES, UNetConfig, released_config
 from i2vgen_core.network.blocks import Layers
 from i2vgen_core.network.image_conditioning import GlobalEncoder
 from i2vgen_core.network.unet import UNet
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-KINDS = tuple(RELEASES)
+KINDS = (*BASES, *REFINERS)
+"""Those of the cascade."""
+FAMILY = tuple(kind for kind in RELEASES if kind not in KINDS)
+"""The others: text to video, composers and animators."""
 
 CONFIG = UNetConfig(
     model_channels=32,
@@ -65,6 +68,14 @@ SIZE = Size(
     patch_size=14,
     dtype=torch.float32,
 )
+
+
+def config_of(kind):
+    """CONFIG of any kind of the family."""
+    sizes = released_config(kind)
+    return replace(
+        CONFIG, kind=kind, concat_channels=sizes.concat_channels, stems=sizes.stems, image_dim=CONFIG.context_dim
+    )
 
 
 def fill(shapes, seed=0):
