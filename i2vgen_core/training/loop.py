@@ -294,7 +294,7 @@ class Loop(Generic[Batch]):
 @contextmanager
 def _float_norms(module: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
     """While it lasts, group norms compute in float32 on a CPU: torch's gradient in bfloat16 takes six times as long there."""
-    norms = [m for m in module.modules() if isinstance(m, nn.GroupNorm)]
+    norms = [m for m in module.modules() if isinstance(m, nn.GroupNorm) and m.weight.dtype == torch.float32]
     if device.type != "cpu" or precision == "fp32":
         norms = []
     hooks = [norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),)) for norm in norms]
