@@ -171,10 +171,9 @@ class UNet(nn.Module):
         """
         with cpu_operators(x):
             prepared = self.prepare(context, fps) if isinstance(context, Tensor) else context
-            embedding = self._embed(timesteps, prepared, x.dtype)
-            return self._velocity(
-                x, details, Evaluation(embedding, frames, prepared, hooks or Hooks(), self.checkpointing)
-            )
+            hooks = hooks or Hooks()
+            embedding = hooks.blocks.embed(self._embed(timesteps, prepared, x.dtype))
+            return self._velocity(x, details, Evaluation(embedding, frames, prepared, hooks, self.checkpointing))
 
     def _velocity(self, x: Tensor, details: Tensor | None, evaluation: Evaluation) -> Tensor:
         height, width = x.shape[-2:]

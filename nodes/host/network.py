@@ -135,7 +135,8 @@ class HostUNet(UNet):
 
     def _together(self, inputs: _Inputs, options: dict[str, Any]) -> Tensor:
         x, timesteps, details, context, fps, prepared, fps_embedding, pieces = inputs
-        frames, hooks = len(pieces[0].frames), stock_patches(options, reuse_in(options, x, pieces))
+        frames, reuse = len(pieces[0].frames), reuse_in(options, x, pieces)
+        hooks = stock_patches(options, reuse, self.config.model_channels, x, timesteps, context)
         timesteps = timesteps[::frames]
         known = unpacked(prepared, context, fps_embedding, self.channels)
         if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps):
