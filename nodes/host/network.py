@@ -150,8 +150,8 @@ class HostUNet(UNet):
 
 
 def no_control(kind: str) -> InputError:
-    """What is said of a control of this kind: a node's block is named after it."""
-    remedy = f"Take the {kind} block out of the conditioning."
+    """What is said of a control of this kind."""
+    remedy = f"Take out the node that applies the {kind}."
     return InputError("conditioning", f"no {kind}, since none was trained for these networks", "one", remedy)
 
 

@@ -21,8 +21,8 @@ from .graphs import changed
 from .in_process import Host
 from .test_stock_nodes import _windows
 
-FRAMES, LENGTH, OVERLAP, STEPS = 8, 4, 2, 3
-WINDOWS = [list(range(first, first + LENGTH)) for first in (0, 2, 4)]
+FRAMES, LENGTH, OVERLAP, STEPS = 6, 4, 2, 2
+WINDOWS = [list(range(first, first + LENGTH)) for first in (0, 2)]
 KEY = "another pack"
 Change = Callable[[Any], None]
 
@@ -30,7 +30,13 @@ Change = Callable[[Any], None]
 @pytest.fixture(scope="module")
 def made(host: Host) -> SimpleNamespace:
     """What the samplers take, of both stages."""
-    graph = changed(graphs.refined_latent("short"), global_encode__frames=FRAMES, base__steps=1)
+    graph = changed(
+        graphs.refined_latent("short"),
+        global_encode__frames=FRAMES,
+        base__steps=1,
+        scale__width=graphs.WIDTH,
+        scale__height=graphs.HEIGHT,
+    )
     keep = {"base": ("loader", 0), "refiner": ("refiner", 0), "encoded": ("encode", 0)}
     keep |= {name: ("global_encode", i) for i, name in enumerate(("positive", "negative", "latent"))}
     keep |= {"words": ("positive", 0), "no_words": ("negative", 0)}
@@ -145,10 +151,10 @@ def test_windows_are_the_hosts(sample, stock_windows, stage, sampler, interval):
 def test_windows_that_go_round(sample, host, monkeypatch):
     """Frames in any order: each window has the details of a clip of its length."""
     calls = _calls_of(host.module("nodes.host.network").HostUNet, "_together", monkeypatch)
-    sample(_in_windows([*WINDOWS, [6, 7, 0, 1], [1, 3, 5, 7]]))
+    sample(_in_windows([*WINDOWS, [4, 5, 0, 1], [1, 3, 5, 0]]))
     details = [inputs.details for inputs, _ in calls]
-    assert len(details) == 5 * STEPS and all(torch.equal(each, details[0]) for each in details)
-    assert {piece.frames for inputs, _ in calls for piece in inputs.pieces} >= {(6, 7, 0, 1), (1, 3, 5, 7)}
+    assert len(details) == 4 * STEPS and all(torch.equal(each, details[0]) for each in details)
+    assert {piece.frames for inputs, _ in calls for piece in inputs.pieces} >= {(4, 5, 0, 1), (1, 3, 5, 0)}
 
 
 # ---- tiles of the frames
@@ -186,27 +192,27 @@ def _in_tiles(lefts: list[int], width: int, at_once: int) -> Change:
     return lambda model: model.set_model_unet_function_wrapper(wrapper)
 
 
-TILES = {"base": (graphs.WIDTH // 8, [0, 2, 4]), "refiner": (graphs.REFINED_WIDTH // 8, [0, 4, 7])}
-"""By stage the latent's width, and where tiles of 8 begin."""
+TILES = [0, 2, 4]
+"""Where tiles of 8 places begin."""
 
 
-@pytest.mark.parametrize("stage", TILES)
+@pytest.mark.parametrize("stage", ["base", "refiner"])
 def test_repeated_conditions_are_each_clips_own(sample, stage):
     """One tile of the whole is the whole, and so is that tile twice in a batch; of several, those at once are those one by
     one."""
-    whole, (width, lefts) = sample(stage=stage), TILES[stage]
+    whole, width = sample(stage=stage), graphs.WIDTH // 8
     assert relative_error(sample(_in_tiles([0], width, 1), stage), whole) < 1e-5
-    assert relative_error(sample(_in_tiles([0, 0, 0], width, 3), stage), whole) < 1e-4
-    apart = sample(_in_tiles(lefts, 8, 1), stage)
-    assert relative_error(sample(_in_tiles(lefts, 8, 2), stage), apart) < 1e-4
+    assert relative_error(sample(_in_tiles([0, 0], width, 2), stage), whole) < 1e-4
+    apart = sample(_in_tiles(TILES, 8, 1), stage)
+    assert relative_error(sample(_in_tiles(TILES, 8, 2), stage), apart) < 1e-4
     assert relative_error(apart, whole) > 1e-3
 
 
-@pytest.mark.parametrize("stage", TILES)
+@pytest.mark.parametrize("stage", ["base", "refiner"])
 def test_tiles_take_no_features_of_other_places(sample, stage):
     """They do not say where they lie, and may lie elsewhere in the next step: each runs the whole network."""
-    tiles = _in_tiles(TILES[stage][1], 8, 1)
-    assert torch.equal(sample(tiles, stage, interval=3), sample(tiles, stage))
+    tiles = _in_tiles(TILES, 8, 1)
+    assert torch.equal(sample(tiles, stage, interval=2), sample(tiles, stage))
 
 
 def test_half_a_batch_at_a_time(sample):
@@ -257,12 +263,12 @@ def test_slid_over_refiner(sample, host, monkeypatch):
     """It reads no details. What lies at places that nobody knows runs the whole network, beside what is used again."""
     unet = host.module("nodes.host.network").HostUNet
     plain, calls = sample(stage="refiner"), _calls_of(unet, "_between", monkeypatch)
-    own, count = sample(_sliding(6, 8), "refiner"), len(calls)
+    own, count = sample(_sliding(8, 6), "refiner"), len(calls)
     assert relative_error(own, plain) > 1e-3
     calls.clear()
-    reused = sample(_sliding(6, 8), "refiner", interval=10)
+    reused = sample(_sliding(8, 6), "refiner", interval=2)
     assert len(calls) == count - (STEPS - 1)
-    assert relative_error(reused, own) < 10 * relative_error(sample(stage="refiner", interval=10), plain)
+    assert relative_error(reused, own) < 10 * relative_error(sample(stage="refiner", interval=2), plain)
 
 
 @pytest.mark.parametrize("sampler", ["ours", "stock"])
@@ -310,16 +316,16 @@ def _first(count: int, *names: str) -> Callable[[dict[str, Any]], dict[str, Any]
 
 
 UNFIT: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
-    "a frame by itself": (_first(1), "clips of 8 frames, found 1 frames"),
+    "a frame by itself": (_first(1), "clips of 6 frames, found 1 frames"),
     "frames out of order": (
         lambda given: {name: value.roll(1, 0) if name in ("x", "rows") else value for name, value in given.items()},
-        "whole clips of 8 frames, found frames 8 of 8, 1 of 8",
+        "whole clips of 6 frames, found frames 6 of 6, 1 of 6",
     ),
-    "part of both": (_first(12), "clips of 8 frames, found 12 frames"),
-    "the latent alone": (_first(8, "x", "t"), "the 16 frames of its conditions, found 8"),
+    "part of both": (_first(9), "clips of 6 frames, found 9 frames"),
+    "the latent alone": (_first(6, "x", "t"), "the 12 frames of its conditions, found 6"),
     "a context a frame": (
-        lambda given: {**given, "c_crossattn": given["c_crossattn"].repeat_interleave(8, dim=0)},
-        "2, as its conditions, found 16",
+        lambda given: {**given, "c_crossattn": given["c_crossattn"].repeat_interleave(6, dim=0)},
+        "2, as its conditions, found 12",
     ),
     "contexts of others": (lambda given: {**given, "owner": given["owner"] * 0}, "one of each clip's conditioning"),
     "contexts that say nothing": (
@@ -330,7 +336,7 @@ UNFIT: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
         lambda given: {**given, "details": given["details"][..., :-1]},
         "those of the frames and places that are evaluated",
     ),
-    "levels of fewer frames": (_first(8, "t"), "levels of noise|must match"),
+    "levels of fewer frames": (_first(6, "t"), "levels of noise|must match"),
     "frame rates of one": (_first(1, "fps"), "2 of each kind, found 1"),
 }
 
