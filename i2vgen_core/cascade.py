@@ -124,7 +124,9 @@ class Cascade:
         detail_gain: DetailGain = "official",
     ):
         self.folder = Path(folder)
-        if not os.path.isdir(self.folder / "unet"):  # False for names that cannot be, too
+        if not any(
+            os.path.isdir(self.folder / part) for part in ("unet", "refiner")
+        ):  # False for names that cannot be, too
             remedy = "Give a model folder in diffusers' layout, or make one with `scaffold`."
             raise InputError("model folder", "one with unet/ in it", str(self.folder)[:200], remedy)
         self.device = usable_device(device)
@@ -243,6 +245,9 @@ class Cascade:
     def _checkpoint(self, stage: Stage) -> UNetCheckpoint:
         """A stage's network as the folder has it."""
         if stage == "base":
+            if not (self.folder / "unet").is_dir():
+                remedy = "Put the base there, or run the refiner alone."
+                raise InputError("model folder", "one with unet/ in it", str(self.folder), remedy)
             return open_base(self.folder / "unet", self._detail_gain)
         path = self.folder / "refiner"
         if not path.is_dir():

@@ -21,6 +21,9 @@ logger = logging.getLogger("i2vgen_xl")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")
 """None that starts another program, as EPS does."""
 
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+"""What names of pictures end with, where a folder is looked through."""
+
 MOST_PIXELS = 2**25
 """A larger picture is read at a half, a quarter or an eighth of its sides, where what is left covers every frame."""
 
