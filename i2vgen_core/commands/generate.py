@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,13 +18,13 @@ import torch
 from tqdm import tqdm
 
 from .. import assets
-from ..cascade import Cascade
-from ..config import FAST_STEPS, REFINERS, RELEASES, Release
+from ..cascade import Cascade, sized_like
+from ..config import FAST_STEPS, REFINERS, RELEASES
 from ..errors import InputError
 from ..media.encoding import ENDINGS
-from ..media.images import read_image, size_like
+from ..media.images import read_image
 from ..media.source import read_source, source_files
-from ..media.video import check_video_file, write_video
+from ..media.video import check_video_file, same_rate, write_video
 from ..media.world import caption, render, sample_scene
 from ..memory import DTYPES
 from ..network.acceleration import EXACT, Acceleration
@@ -35,7 +35,6 @@ from ..sampling.solvers import Callback
 logger = logging.getLogger("i2vgen_xl")
 
 _FILE_FPS = 8
-_SAME_RATE = 0.001
 _SCENE = 512, 256
 """Width and height of a scene's picture."""
 
@@ -245,13 +244,12 @@ def _refine_video(options: argparse.Namespace, cascade: Cascade, refine: RefineO
     check_video_file(options.out, _FILE_FPS if options.file_fps is None else options.file_fps, files)
     source = read_source(files)
     fps: Fraction | float = options.file_fps or source.rate or _FILE_FPS  # type: ignore[assignment]
-    sound = source.sound if source.rate and abs(float(fps) / float(source.rate) - 1) < _SAME_RATE else None
+    sound = source.sound if source.rate and same_rate(fps, source.rate) else None
     if source.sound and not sound:
         logger.warning("The sound is left out: at %g frames a second it would not fit the pictures.", fps)
     for file, strength in loras_of(options):
         cascade.add_lora(file, strength, "refiner")
-    width, height = _refined_size(source.frames, refine, cascade.refiner.release)
-    refine = replace(refine, width=width, height=height)
+    refine = sized_like(source.frames, refine, cascade.refiner.release)
     seconds: dict[str, float] = {}
     with _timed(seconds, "encode for refinement"):
         latent = cascade.encode_video(source.frames, refine)
@@ -264,17 +262,6 @@ def _refine_video(options: argparse.Namespace, cascade: Cascade, refine: RefineO
         frames = cascade.decode(latent)
     _write(options.out, frames, fps, sound)
     _say_costs(seconds, cascade)
-
-
-def _refined_size(frames: torch.Tensor, refine: RefineOptions, release: Release) -> tuple[int, int]:
-    """Width and height: those asked for, else of the video's shape and of the release's number of pixels."""
-    height, width = frames.shape[1:3]
-    if refine.width is None and refine.height is None:
-        return size_like(width, height, (release.width, release.height))
-    return (
-        refine.width or max(64, 8 * round((refine.height or 0) * width / height / 8)),
-        refine.height or max(64, 8 * round((refine.width or 0) * height / width / 8)),
-    )
 
 
 def _write(out: Path, frames: torch.Tensor, fps: Fraction | float, sound: Path | None = None) -> None:

@@ -19,6 +19,7 @@ from .images import check_images
 
 _TIE = 1e-6  # seconds; halfway between two frames it is the earlier one, whatever the rounding of their times
 _STILL_RATE = Fraction(25)  # of a file that states none, as in FFmpeg
+_SAME_RATE = 0.001
 _MOST_REPEATED = 4  # times as many frames as the file has, where they are not evenly spaced
 
 
@@ -208,6 +209,11 @@ def video_seconds(path: str | os.PathLike[str]) -> float:
     with open_clip(path) as clip:
         first, end = clip.span()
         return end - first
+
+
+def same_rate(first: Fraction | float, second: Fraction | float) -> bool:
+    """Whether two rates are one, but for rounding: sound that goes with the one goes with the other."""
+    return abs(float(first) / float(second) - 1) < _SAME_RATE
 
 
 def contact_sheet(frames: Tensor, columns: int) -> Tensor:
