@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..media.decoding import moves
 from ..media.images import read_image, video_frame
+from ..media.photo import ENDINGS as IMAGES
 from ..media.rows import read_rows, read_text
 from ..media.video import read_video, read_video_at, video_seconds
 from ..media.world import (
@@ -107,7 +108,6 @@ def _rendered(scene: Scene, number: int, width: int, height: int, frames: int, f
 
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".gif")
-IMAGES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 LISTINGS = (".jsonl", ".csv")
 FILE_COLUMNS = ("file_name", "video_path", "image_path")
 TEXT_COLUMNS = ("text", "caption")
