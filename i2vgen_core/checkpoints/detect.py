@@ -36,6 +36,20 @@ _POINTS = "pose_embedding_before.increase_embed_dim.0.weight"
 _REFINERS_TENSORS: tuple[Kind, ...] = (*REFINERS, "text2video")
 
 
+class UnsaidKindError(CheckpointError):
+    """A network of tensors that more than one kind has, and nobody's word which it is.
+
+    Args:
+        kinds: those that it may be.
+    """
+
+    def __init__(self, kinds: tuple[Kind, ...]):
+        remedy = "Say it with --kind, or as `kind` in the metadata or config.json: `convert --kind` writes it into a new file."
+        found = f"no word whether it is {' or '.join(kinds)}, which have the same tensors"
+        super().__init__("the model file", "one that says what it is", found, remedy)
+        self.kinds = kinds
+
+
 def kinds_of(state: StateDict) -> tuple[Kind, ...]:
     """The kinds that a network's tensors may be of, by our names: one, or all those that shapes cannot tell apart.
 
@@ -75,9 +89,7 @@ def _kind(state: StateDict, said: Kind | None) -> Kind:
         remedy = "Bases go into the base loader, refiners into the refiner loader."
         raise CheckpointError("the model file", f"a network of kind {named(str(said))}", found, remedy)
     if kinds == COMPOSERS:  # they are sampled in ways that have nothing in common
-        found = f"no word whether it is {' or '.join(COMPOSERS)}, which have the same tensors"
-        remedy = "Say it with --kind, or as `kind` in the metadata or config.json: `convert --kind` writes it into a new file."
-        raise CheckpointError("the model file", "a composer that is told by name", found, remedy)
+        raise UnsaidKindError(kinds)
     return kinds[0]
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from ..config import REFINERS
+from ..config import REFINERS, RELEASES
 from ..errors import InputError
-from .detect import UNSAID
+from .detect import UNSAID, UnsaidKindError
+from .download import released_kind
 from .gguf import GGUF_SUFFIX, read_gguf_header
 from .parts import PartName, Settings, find_part, settings_of, signs_of
 from .read import read_state_dict
@@ -68,7 +69,8 @@ def inspect_file(path: Path) -> Inspection:
     """
     state, metadata, types = _gguf(path) if path.suffix == GGUF_SUFFIX else _tensors(path)
     settings = settings_of(path, metadata)
-    findings = [_finding(state, settings, part) for part in signs_of(state)]
+    known = {} if "kind" in settings else released_kind(path)
+    findings = [_finding(state, dict(settings) | known, part) for part in signs_of(state)]
     return Inspection(len(state), types, findings, metadata)
 
 
@@ -90,11 +92,16 @@ def _gguf(path: Path) -> tuple[StateDict, dict[str, str], Counter[str]]:
 
 def _finding(state: StateDict, settings: Settings, name: PartName) -> Finding:
     try:
-        part = find_part(state, settings, name)
+        try:
+            part, unsaid = find_part(state, settings, name), ""
+            title = part.title
+            if part.metadata["kind"] in REFINERS and "kind" not in settings:
+                unsaid = UNSAID
+        except UnsaidKindError as error:
+            part, unsaid = find_part(state, settings, name, error.kinds[0]), str(error)
+            title = " or ".join(f"{RELEASES[kind].title} ({kind})" for kind in error.kinds)
     except InputError as error:
         return Finding(name, False, "", str(error), 0, "")
-    sure = f"all of its {len(part.tensors)} tensors have the right names and shapes"
-    if part.metadata["kind"] in REFINERS and "kind" not in settings:
-        sure += f". {UNSAID}"
+    sure = f"all of its {len(part.tensors)} tensors have the right names and shapes" + (unsaid and f". {unsaid}")
     parameters = sum(tensor.numel() for tensor in part.tensors.values())
-    return Finding(name, True, part.title, sure, parameters, part.loader)
+    return Finding(name, True, title, sure, parameters, part.loader)
