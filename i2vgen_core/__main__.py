@@ -1,4 +1,4 @@
-"""The command line: `python -m i2vgen_core COMMAND`."""
+"""The command line: `i2vgen-xl COMMAND`, or `python -m i2vgen_core COMMAND`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import argparse
 import importlib
 import logging
 import sys
+from pathlib import Path
 
+from . import __version__
+from .commands import pages
 from .errors import InputError
 
 logger = logging.getLogger("i2vgen_xl")
@@ -41,7 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     """Knows every command, and the options of the one that is asked for: what the others import takes seconds."""
-    parser = argparse.ArgumentParser(prog="python -m i2vgen_core", description=__doc__)
+    name = "i2vgen-xl" if Path(sys.argv[0]).stem == "i2vgen-xl" else "python -m i2vgen_core"
+    parser = argparse.ArgumentParser(prog=name, description=__doc__, epilog=f"Pages: {pages()}")
+    parser.add_argument("--version", action="version", version=f"i2vgen-xl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, purpose in _COMMANDS.items():
         command = commands.add_parser(name, help=purpose)

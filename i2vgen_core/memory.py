@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import UNetConfig
-from .errors import InputError
+from .errors import InputError, check_choice
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Types of weights by the names that the command line has for them."""
@@ -20,6 +20,16 @@ _PEAK_IN_FEATURES = 12
 
 _FRAME_VALUES = 3 * 128
 """Values for each pixel that an encoder like Stable Diffusion's holds at once: three times its first level's channels."""
+
+
+def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
+    """A type of weights, given as such or by its name: DTYPES' or torch's. Raises InputError for another."""
+    named = DTYPES | {str(each).removeprefix("torch."): each for each in DTYPES.values()}
+    if isinstance(dtype, str):
+        check_choice("dtype", dtype, named)
+        return named[dtype]
+    check_choice("dtype", str(dtype).removeprefix("torch."), named)
+    return dtype
 
 
 def even_part(number: int, most: int) -> int:

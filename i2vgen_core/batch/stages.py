@@ -17,7 +17,6 @@ from ..config import DetailGain, Kind
 from ..errors import InputError, check_range
 from ..media.images import read_image
 from ..media.video import write_video
-from ..memory import DTYPES
 from ..network.acceleration import Acceleration
 from ..sampling.options import BaseOptions, RefineOptions
 from .jobs import Job, Row, cast, fingerprint, name_of, resolve, seed_of
@@ -118,14 +117,29 @@ class Model:
     refiner: Kind | None = None
     detail_gain: DetailGain = "official"
     dtype: str | None = None
+    loras: tuple[tuple[Path, float], ...] = ()
+
+    def new(self, device: str) -> Cascade:
+        """The cascade, on a device, nothing of which is read."""
+        cascade = Cascade(
+            self.folder,
+            dtype=self.dtype,
+            device=device,
+            refiner_kind=self.refiner,
+            detail_gain=self.detail_gain,
+        )
+        for file, strength in self.loras:
+            cascade.add_lora(file, strength)
+        return cascade
 
     def open(self, device: str) -> Cascade:
         """The cascade, on a device; one for all stages of a process."""
         return _open(self, device)
 
     def hash(self, stage: str) -> str:
-        """Of every file of the folder and every setting that changes the pixels: the whole folder is read once."""
-        whole = hashlib.sha256(repr((stage, self.refiner, self.detail_gain, self.dtype)).encode())
+        """Of every file of the folder, the LoRA files, and every setting that changes the pixels: all is read once."""
+        loras = tuple((fingerprint(str(file)), strength) for file, strength in self.loras)
+        whole = hashlib.sha256(repr((stage, self.refiner, self.detail_gain, self.dtype, *loras)).encode())
         for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
             whole.update(path.relative_to(self.folder).as_posix().encode())
             with path.open("rb") as file:
@@ -136,13 +150,7 @@ class Model:
 
 @lru_cache(maxsize=1)
 def _open(model: Model, device: str) -> Cascade:
-    return Cascade(
-        model.folder,
-        dtype=DTYPES.get(model.dtype or ""),
-        device=device,
-        refiner_kind=model.refiner,
-        detail_gain=model.detail_gain,
-    )
+    return model.new(device)
 
 
 class CascadeStage(Stage):

@@ -35,10 +35,11 @@ from ..batch.plain import run_plain
 from ..batch.stages import COLUMNS, Base, Decode, Encode, Model, Refine, cascade_job
 from ..batch.worker import Stage
 from ..batch.workflow import Comfy, Workflow
-from ..cascade import Cascade
 from ..config import REFINERS
 from ..errors import InputError
 from ..memory import DTYPES
+from . import pages
+from .generate import add_lora_option, loras_of
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -50,7 +51,8 @@ _SMALL_CORES = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `batch`."""
     policy = Policy()
-    parser.epilog = "docs/batches.md says what a row may have, what is promised, and how to run it on many machines."
+    page = pages() / "batches.md"
+    parser.epilog = f"What a row may have, what is promised, and how to run it on many machines: {page}"
     add = parser.add_argument
     add(
         "jobs",
@@ -84,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--detail-gain", choices=["official", "once"], default="official", help="once: weights of the diffusers port")
     add("--refiner", choices=REFINERS, help="which refiner the folder holds, where its config.json does not say")
     add("--dtype", choices=list(DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
+    add_lora_option(cascade)
     workflow = parser.add_argument_group("on ComfyUI")
     add = workflow.add_argument
     add("--workflow", type=Path, metavar="API.json", help="a graph from Export (API), in place of the cascade")
@@ -169,7 +172,7 @@ def _ray(address: str | None) -> Any:
     try:
         import ray
     except ImportError:
-        remedy = "Install it: pip install 'comfyui-i2vgen-xl[batch]'; or leave it out with --plain."
+        remedy = "Install it: pip install 'ray[default]' pyarrow 'fsspec[http]' filelock; or leave it out with --plain."
         raise InputError("batch", "the package ray", "none", remedy) from None
     return ray
 
@@ -203,9 +206,10 @@ def _jobs(
 
 def _cascade(options: argparse.Namespace, gpus: float) -> tuple[list[Plan], str]:
     """The cascade's stages, and the hash of all that changes the pixels."""
-    model = Model(options.model.resolve(), options.refiner, options.detail_gain, options.dtype)
+    loras = tuple((file.resolve(), strength) for file, strength in loras_of(options))
+    model = Model(options.model.resolve(), options.refiner, options.detail_gain, options.dtype, loras)
     stage = options.stage or ("cascade" if (model.folder / "refiner").is_dir() else "base")
-    Cascade(model.folder)  # says so if it is no model folder
+    model.new("cpu")  # says so if it is no model folder, or a LoRA is of another network
     kinds: list[type[Stage]] = [Encode, Base, Refine, Decode] if stage == "cascade" else [Encode, Base, Decode]
     plans = []
     for kind in kinds:

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from tqdm import tqdm
 from .. import assets
 from ..cascade import Cascade
 from ..config import FAST_STEPS, REFINERS, RELEASES
+from ..errors import InputError
 from ..media.images import read_image
 from ..media.video import check_video_file, write_video
+from ..media.world import caption, render, sample_scene
 from ..memory import DTYPES
 from ..network.acceleration import EXACT, Acceleration
 from ..sampling.options import BaseOptions, RefineOptions
@@ -26,6 +28,9 @@ from ..sampling.schedules import BASE_SOLVERS
 from ..sampling.solvers import Callback
 
 logger = logging.getLogger("i2vgen_xl")
+
+_SCENE = 512, 256
+"""Width and height of a scene's picture."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,9 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder in diffusers' layout, with refiner/ for cascade (the built-in tiny cascade)",
     )
-    add("--image", type=Path, required=True, metavar="FILE", help="the photo")
-    add("--prompt", required=True, metavar="TEXT", help="what happens in the video")
-    add("--out", type=Path, required=True, metavar="FILE.mp4", help="where the video goes")
+    add(
+        "--image",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="the photo, or several, one video each (without --model: a scene of the built-in cascade's own world)",
+    )
+    add("--prompt", metavar="TEXT", help="what happens in the video (without --image: what happens in that scene)")
+    add("--out", type=Path, required=True, metavar="FILE.mp4", help="where the video goes; of several, a folder")
     add("--stage", choices=["base", "cascade"], help="default: cascade where the folder has a refiner")
     add("--frames", type=int, help=f"frames of the video (the release's, {i2vgen.frames})")
     add("--fps", type=int, help=f"condition on motion, 8 or 16 (the release's, {i2vgen.fps:g})")
@@ -83,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--refine-eta", type=float, default=refine.eta, help="noise of the SDE solver, 0..1 (%(default)s)")
     for prefix, stage in (("", "base"), ("refine-", "refiner")):
         add_acceleration(parser, prefix, stage)
+    add_lora_option(parser)
     add("--refiner", choices=REFINERS, help="which refiner the folder holds, where its config.json does not say")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     add("--dtype", choices=list(DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
@@ -95,6 +108,29 @@ def add_acceleration(parser: argparse.ArgumentParser, prefix: str, stage: str) -
         parser.add_argument(f"--{prefix}guidance-{end}", type=float, default=default, metavar="0..1", help=words)
     words = f"the {stage} runs whole once in so many evaluations, else its outer blocks (%(default)s)"
     parser.add_argument(f"--{prefix}reuse-interval", type=int, default=EXACT.reuse_interval, metavar="N", help=words)
+
+
+def add_lora_option(parser: argparse._ActionsContainer) -> None:
+    """`--lora`, see loras_of."""
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA file, for the stage that it says, else the base (strength 1); again for more",
+    )
+
+
+def loras_of(options: argparse.Namespace) -> list[tuple[Path, float]]:
+    """Files and strengths of `--lora`. What stands after the last colon is a strength where it is a number."""
+    found = []
+    for text in options.lora:
+        file, _, strength = text.rpartition(":")
+        try:
+            found.append((Path(file), float(strength)) if file else (Path(text), 1.0))
+        except ValueError:
+            found.append((Path(text), 1.0))
+    return found
 
 
 def acceleration_of(options: argparse.Namespace, prefix: str = "") -> Acceleration:
@@ -145,31 +181,66 @@ def run(options: argparse.Namespace) -> None:
     cascade.check_frame(base.width, base.height)
     if stage == "cascade":
         cascade.check_frame(refine.width, refine.height)
-    check_video_file(options.out, options.file_fps)
-    image = read_image(options.image)
+    outputs = _outputs(options.image, options.out)
+    for out in outputs:
+        check_video_file(out, options.file_fps)
+    images, prompt = _pictures(options)
+    for file, strength in loras_of(options):
+        cascade.add_lora(file, strength)
+    refined_prompt = prompt if options.refine_prompt is None else options.refine_prompt
     seconds: dict[str, float] = {}
     with _timed(seconds, "encode"):
-        conditions = cascade.condition(image, options.prompt, base)
+        conditions = [cascade.condition(image, prompt, base) for image in images]
         cascade.free("text_encoder", "image_encoder")
-    with _timed(seconds, "base"), _progress("base") as callback:
-        latent = cascade.sample_base(conditions, base, callback=callback)
+    with _timed(seconds, "base"), _progress("base", len(images)) as callback:
+        latents = [cascade.sample_base(each, base, callback=callback) for each in conditions]
         cascade.free("base")
-    with _timed(seconds, "decode"):
-        frames = cascade.decode(latent)
-    if stage == "cascade":
-        with _timed(seconds, "encode for refinement"):
-            latent = cascade.encode_video(frames, refine)
-        with _timed(seconds, "refine"), _progress("refine") as callback:
-            prompt = options.prompt if options.refine_prompt is None else options.refine_prompt
-            latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
-            cascade.free("text_encoder", "refiner")
-        with _timed(seconds, "decode refined"):
-            frames = cascade.decode(latent)
-    write_video(options.out, frames, options.file_fps)
-    count, height, width, _ = frames.shape
-    logger.info("%s: %d frames of %dx%d", options.out, count, width, height)
+    bar = _progress("refine", len(images)) if stage == "cascade" else nullcontext()
+    with bar as callback:
+        for out, latent in zip(outputs, latents, strict=True):
+            with _timed(seconds, "decode"):
+                frames = cascade.decode(latent)
+            if stage == "cascade":
+                with _timed(seconds, "encode for refinement"):
+                    latent = cascade.encode_video(frames, refine)
+                with _timed(seconds, "refine"):
+                    latent = cascade.sample_refiner(latent, refined_prompt, refine, callback=callback)
+                    if out is outputs[-1]:
+                        cascade.free("text_encoder", "refiner")
+                with _timed(seconds, "decode refined"):
+                    frames = cascade.decode(latent)
+            write_video(out, frames, options.file_fps)
+            count, height, width, _ = frames.shape
+            logger.info("%s: %d frames of %dx%d", out, count, width, height)
     logger.info("seconds: %s", ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
     logger.info("peak memory: %s", _peak_memory(cascade.device))
+
+
+def _outputs(images: list[Path], out: Path) -> list[Path]:
+    """Where the videos go: of one picture, the file; of several, files in the folder that are called as the pictures."""
+    if len(images) < 2:
+        return [out]
+    outputs = [out / f"{image.stem}.mp4" for image in images]
+    if twice := [file.name for file in outputs if outputs.count(file) > 1]:
+        raise InputError("--image", "pictures of different names", f"{twice[0]} twice", "Rename one of them.")
+    if out.suffix or not out.is_dir():
+        raise InputError("--out", "a folder that exists, for several pictures", f"'{out}'", "Make it, or name another.")
+    return outputs
+
+
+def _pictures(options: argparse.Namespace) -> tuple[list[torch.Tensor], str]:
+    """The pictures [1, H, W, 3] and the prompt: those given, or a scene of the built-in cascade's own world."""
+    if options.image and options.prompt is not None:
+        return [read_image(file) for file in options.image], options.prompt
+    if options.image or options.model != assets.FOLDER:
+        missing, expected = ("--prompt", "what happens in the video") if options.image else ("--image", "a photo")
+        raise InputError(
+            missing, expected, "none", "Only the built-in cascade has a picture and a sentence of its own."
+        )
+    scene = sample_scene(options.seed, split="held_out")
+    prompt = caption(scene, options.seed) if options.prompt is None else options.prompt
+    logger.info("a scene of the built-in cascade's world, that of --seed %d: %s", options.seed, prompt)
+    return [render(scene, *_SCENE, frames=1, fps=8).frames], prompt
 
 
 def _short(kind: str) -> str:
@@ -179,18 +250,20 @@ def _short(kind: str) -> str:
 
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Adds what the block takes."""
     start = time.perf_counter()
     yield
-    seconds[name] = time.perf_counter() - start
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[Callback]:
+def _progress(name: str, runs: int) -> Iterator[Callback]:
+    """A bar over the steps of so many runs, one after the other."""
     with tqdm(desc=name, unit="step") as bar:
 
         def callback(step: int, steps: int, *_: torch.Tensor) -> None:
-            bar.total = steps
-            bar.update(step + 1 - bar.n)
+            bar.total = steps * runs
+            bar.update(1)
 
         yield callback
 

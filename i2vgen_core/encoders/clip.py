@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,9 +37,14 @@ class TextEncoder:
         """Embeddings float32 [B, N, width] of tokens [B, N], N at most the context length."""
         return self.model(input_ids=tokens.to(_device(self.model)).long()).last_hidden_state.float()
 
-    def encode(self, prompts: list[str]) -> Tensor:
-        """Embeddings float32 [B, 77, width] of prompts, on the model's device. An empty prompt is a prompt."""
-        return self(self.tokenizer(prompts))
+    def encode(self, prompts: list[str], whose: Sequence[str] = (), added: str = "") -> Tensor:
+        """Embeddings float32 [B, 77, width] of prompts, on the model's device. An empty prompt is a prompt.
+
+        Args:
+            prompts: what is cut of them is logged.
+            whose, added: see Tokenizer.
+        """
+        return self(self.tokenizer(prompts, whose, added))
 
 
 class ImageEncoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..config import ENTRIES, check_settings
-from ..errors import check_choice
+from ..errors import check_choice, check_fields
 from ..media.images import check_size
 from ..network.acceleration import EXACT, Acceleration
 from .schedules import BASE_SOLVERS, SOLVERS
@@ -42,9 +42,10 @@ class BaseOptions:
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
-        _check_size(self.width, self.height)
         names = ("frames", "fps", "steps", "guidance", "eta", "seed")
         check_settings({name: getattr(self, name) for name in names})
+        check_fields(self)
+        _check_size(self.width, self.height)
         check_choice("solver", self.solver, BASE_SOLVERS)
         self.acceleration.check()
 
@@ -141,9 +142,10 @@ class RefineOptions:
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
-        _check_size(self.width, self.height)
         names = ("steps", "guidance", "rescale", "noise_level", "eta", "seed")
         check_settings({name: getattr(self, name) for name in names})
+        check_fields(self)
+        _check_size(self.width, self.height)
         check_choice("solver", self.solver, SOLVERS)
         if self.entry is not None:
             check_choice("entry", self.entry, ENTRIES)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..media.decoding import moves
 from ..media.images import read_image, video_frame
 from ..media.rows import read_rows, read_text
 from ..media.video import read_video_at, video_seconds
@@ -146,7 +147,8 @@ class Folder:
         self._broken: set[Path] = set()
         for file in self._captions:
             try:
-                self._seconds[file] = 0.0 if file.suffix.lower() in IMAGES else video_seconds(file)
+                still = file.suffix.lower() in IMAGES and not moves(file)
+                self._seconds[file] = 0.0 if still else video_seconds(file)
             except InputError as error:
                 reasons.append(str(error))
                 logger.warning("%s is left out: %s", file, error)
@@ -177,7 +179,7 @@ class Folder:
         for file in order[place:] + order[:place]:  # the first that can be read
             rng = random.Random(f"{self.seed} {number}")
             prompt = rng.choice(self._captions[file])
-            is_image = file.suffix.lower() in IMAGES
+            is_image = not self._seconds[file]
             try:
                 pictures = read_image(file) if is_image else read_video_at(file, frames, fps, rng.random())
             except InputError as error:

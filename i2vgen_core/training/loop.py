@@ -23,12 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, check_choice, check_range
+from .muon import Muon, is_matrix
 
 logger = logging.getLogger("i2vgen_xl")
 
 Batch = TypeVar("Batch")
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+OPTIMISERS = ("adamw", "muon")
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 
@@ -42,6 +44,7 @@ class LoopConfig:
         learning_rate: the highest; reached after `warmup` steps, then falling as a cosine to `final` times it.
         warmup: steps.
         final: share of the learning rate that is left at the end.
+        optimiser: adamw, or muon for matrices, see training.muon, with adamw for the rest.
         weight_decay: of AdamW, on tensors of two and more axes.
         beta2: of AdamW.
         clip: largest norm of the gradient.
@@ -56,6 +59,7 @@ class LoopConfig:
     learning_rate: float = 1e-3
     warmup: int = 100
     final: float = 0.05
+    optimiser: str = "adamw"
     weight_decay: float = 0.01
     beta2: float = 0.99
     clip: float = 1.0
@@ -71,6 +75,7 @@ class LoopConfig:
         check_range("accumulate", self.accumulate, 1, 10**6)
         check_range("ema", self.ema, 0, 1)
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("optimiser", self.optimiser, OPTIMISERS)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -122,9 +127,8 @@ class Loop(Generic[Batch]):
         self.step = 0
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.optimiser = torch.optim.AdamW(
-            self._groups(rates or {}), lr=config.learning_rate, betas=(0.9, config.beta2)
-        )
+        kind = Muon if config.optimiser == "muon" else torch.optim.AdamW
+        self.optimiser = kind(self._groups(rates or {}), lr=config.learning_rate, betas=(0.9, config.beta2))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         if (folder / CHECKPOINT).is_file():
             self._resume()
@@ -141,7 +145,7 @@ class Loop(Generic[Batch]):
         figures: list[dict[str, float]] = []
         start, first = time.monotonic(), self.step
         self.module.train()
-        with _signals() as asked:
+        with _signals() as asked, _float_norms(self.module, self.device, config.precision):
             while self.step < last:
                 rate = config.rate(self.step)
                 for group in self.optimiser.param_groups:
@@ -163,12 +167,16 @@ class Loop(Generic[Batch]):
         return _swapped(self.parameters, self.average)
 
     def _groups(self, rates: dict[str, float]) -> list[dict]:
-        groups: dict[tuple[float, float], list[Tensor]] = {}
+        groups: dict[tuple[float, float, bool], list[Tensor]] = {}
         for name, parameter in self.parameters.items():
             factor = next((rate for start, rate in rates.items() if name.startswith(start)), 1.0)
             decay = self.config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((factor, decay), []).append(parameter)
-        return [{"params": ps, "factor": factor, "weight_decay": decay} for (factor, decay), ps in groups.items()]
+            orthogonal = self.config.optimiser == "muon" and is_matrix(parameter)
+            groups.setdefault((factor, decay, orthogonal), []).append(parameter)
+        return [
+            {"params": ps, "factor": factor, "weight_decay": decay, "orthogonal": orthogonal}
+            for (factor, decay, orthogonal), ps in groups.items()
+        ]
 
     def _step(self) -> dict[str, float]:
         config = self.config
@@ -272,6 +280,20 @@ class Loop(Generic[Batch]):
             with unfinished.open("w", newline="", encoding="utf-8") as stream:
                 csv.writer(stream).writerows(kept)
             unfinished.replace(file)
+
+
+@contextmanager
+def _float_norms(module: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
+    """While it lasts, group norms compute in float32 on a CPU: torch's gradient in bfloat16 takes six times as long there."""
+    norms = [m for m in module.modules() if isinstance(m, nn.GroupNorm)]
+    if device.type != "cpu" or precision == "fp32":
+        norms = []
+    hooks = [norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),)) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

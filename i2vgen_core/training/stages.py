@@ -14,15 +14,22 @@ from torch import nn
 
 from ..checkpoints.bundle import stored, write_index, write_tower, write_unet, write_vae
 from ..checkpoints.load import open_base, open_refiner
-from ..checkpoints.read import read_config
+from ..checkpoints.read import read_config, read_state_dict
 from ..checkpoints.unet_keys import GLOBAL_ENCODER
+from ..config import UNetConfig
 from ..errors import InputError
 from ..memory import DTYPES
 from ..network.unet import UNet
+from .alive import Alive
 from .base import Base, BaseTraining, build_base, train_base
+from .budget import Plan
+from .cache import LISTING as ENCODED
+from .cache import Cached
 from .clip import CLIPTraining, build_clip, standardise_tokens, train_clip
 from .data import Folder, Source
 from .diffusion import Encoders
+from .emoji import LISTING
+from .grow import grow_vae
 from .loop import Loop
 from .lora import add_lora, save_lora
 from .recipe import read_recipe
@@ -46,7 +53,8 @@ class Job:
         run: folder for the checkpoint and the log; a run that was stopped goes on from there.
         out: where what is trained goes, as vae/, text_encoder/ and image_encoder/, unet/ or refiner/, or a LoRA file;
             the run's folder if None. A model that is there is written only where `model` and `out` both name it.
-        data: a folder of captioned videos and images; the synthetic world if None.
+        data: a folder of captioned videos and images, or a prepared one of emoji (training.emoji), or for a base one of
+            encoded clips (training.cache); the synthetic world of shapes if None.
         device: where to train.
         dtype: type of the weights that are written.
         until: the step to stop at; the recipe's last if None.
@@ -93,7 +101,9 @@ class Job:
 
     def source(self, world: Source, seed: int) -> Source:
         """The clips."""
-        return world if self.data is None else Folder(self.data, seed)
+        if self.data is None:
+            return world
+        return Alive.at(self.data, seed) if (self.data / LISTING).is_file() else Folder(self.data, seed)
 
 
 def run_vae(job: Job) -> None:
@@ -105,7 +115,7 @@ def run_vae(job: Job) -> None:
         from ..checkpoints.encoders import load_vae
 
         earlier = load_vae(job.model / "vae", device=job.device).model
-        vae.load_state_dict(earlier.state_dict())
+        vae = grow_vae(earlier, config.channels, config.blocks)
     source = job.source(config.data, config.loop.seed)
     loop = train_vae(vae, source, job.run, config, job.device)
 
@@ -139,22 +149,31 @@ def run_base(job: Job) -> None:
     """Trains the base network with its global encoder."""
     config = read_recipe(BaseTraining, job.recipe)
     job.check(LORA if config.lora_rank else "unet")
-    folder, release = job.model / "unet", {}
-    if not folder.is_dir():
+    folder, release, checkpoint = job.model / "unet", {}, None
+    if folder.is_dir():
+        checkpoint, release = open_base(folder), read_config(folder).get("release", {})
+    plan = _plan(config, checkpoint.config if checkpoint else config.unet, (config.width, config.height))
+    plan.check(job.device, _encoder_bytes(job, config.loop.precision))
+    if checkpoint is None:
         base = build_base(config)
     else:
-        checkpoint, release = open_base(folder), read_config(folder).get("release", {})
         encoder = checkpoint.build_global_encoder(torch.float32)
         if encoder is None:
             remedy = "Train an I2VGen-XL base."
             raise InputError(str(folder), "a base with a global encoder", checkpoint.config.kind, remedy)
-        base = Base(_trainable(checkpoint.build_network(torch.float32)), _trainable(encoder))
+        network = checkpoint.build_network(plan.dtype if config.lora_rank else torch.float32)
+        base = Base(_trainable(network), _trainable(encoder))
     if config.lora_rank:
         base.requires_grad_(False)
         torch.manual_seed(config.loop.seed)
         add_lora(base.network, config.lora_rank, config.lora_rank)
-    encoders = Encoders(job.model, job.device)
-    loop = train_base(base, encoders, job.source(config.data, config.loop.seed), job.run, config, job.device)
+    encoders = Encoders(job.model, job.device, _encoder_type(job, config.loop.precision))
+    source: Source | Cached
+    if job.data is not None and (job.data / ENCODED).is_file():
+        source = Cached(job.data, job.device)
+    else:
+        source = job.source(config.data, config.loop.seed)
+    loop = train_base(base, encoders, source, job.run, config, job.device)
 
     def write() -> None:
         if config.lora_rank:
@@ -170,16 +189,20 @@ def run_refiner(job: Job) -> None:
     """Trains the refinement network."""
     config = read_recipe(RefinerTraining, job.recipe)
     job.check(LORA if config.lora_rank else "refiner")
-    folder, release = job.model / "refiner", {}
-    if not folder.is_dir():
+    folder, release, checkpoint = job.model / "refiner", {}, None
+    if folder.is_dir():
+        checkpoint, release = open_refiner(folder), read_config(folder).get("release", {})
+    width, height = config.crop or (config.width, config.height)
+    plan = _plan(config, checkpoint.config if checkpoint else config.unet, (width, height))
+    plan.check(job.device, _encoder_bytes(job, config.loop.precision))
+    if checkpoint is None:
         network = build_refiner(config)
     else:
-        network = _trainable(open_refiner(folder).build_network(torch.float32))
-        release = read_config(folder).get("release", {})
+        network = _trainable(checkpoint.build_network(plan.dtype if config.lora_rank else torch.float32))
     if config.lora_rank:
         torch.manual_seed(config.loop.seed)
         add_lora(network, config.lora_rank, config.lora_rank)
-    encoders = Encoders(job.model, job.device)
+    encoders = Encoders(job.model, job.device, _encoder_type(job, config.loop.precision))
     loop = train_refiner(network, encoders, job.source(config.data, config.loop.seed), job.run, config, job.device)
 
     def write() -> None:
@@ -190,6 +213,25 @@ def run_refiner(job: Job) -> None:
         )
 
     _finish(loop, job, write)
+
+
+def _plan(config: BaseTraining | RefinerTraining, network: UNetConfig, size: tuple[int, int]) -> Plan:
+    return Plan(
+        network, size, config.shapes, config.repeats, config.lora_rank, config.checkpointing, config.loop.precision
+    )
+
+
+def _encoder_type(job: Job, precision: str) -> torch.dtype:
+    """Of the frozen encoders: as the arithmetic's, but on the CPU, where 16 bits cost time."""
+    return torch.float32 if torch.device(job.device).type == "cpu" else DTYPES[precision]
+
+
+def _encoder_bytes(job: Job, precision: str) -> int:
+    folders = [job.model / name for name in ("vae", "text_encoder", "image_encoder")]
+    numbers = sum(
+        value.numel() for folder in folders if folder.is_dir() for value in read_state_dict(folder)[0].values()
+    )
+    return numbers * _encoder_type(job, precision).itemsize
 
 
 def write_lora(job: Job, network: UNet) -> None:
@@ -205,7 +247,7 @@ def _finish(loop: Loop[Any], job: Job, write: Callable[[], None]) -> None:
     loop.module.eval()
     with loop.averaged():
         write()
-    if job.out is not None and not (job.out / "model_index.json").exists():
+    if job.out is not None:
         write_index(job.out)
     logger.info("wrote the averaged weights of step %d into %s", loop.step, job.result)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ...i2vgen_core.network.acceleration import Acceleration, DeepFeatures, Reuse
 from ...i2vgen_core.network.hooks import BlockHooks
+from .geometry import Piece
 
 _KEY = "i2vgen_xl_acceleration"
 """Of the wrappers, and of a run's features in its `transformer_options`."""
@@ -20,29 +22,35 @@ def accelerate(model: Any, acceleration: Acceleration) -> Any:
     InputError for settings out of their ranges."""
     acceleration.check()
     model = model.clone()
-    for kind in (WrappersMP.SAMPLER_SAMPLE, WrappersMP.CALC_COND_BATCH):
+    for kind in (WrappersMP.SAMPLER_SAMPLE, WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH):
         model.remove_wrappers_with_key(kind, _KEY)
     if acceleration.reuse_interval > 1:
         model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, _KEY, _reuse(acceleration.reuse_interval))
+        model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, _KEY, _ask)
     if acceleration.guidance_start > 0 or acceleration.guidance_end < 1:
         model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, _KEY, _guide_within(acceleration))
     return model
 
 
-def reuse_in(transformer_options: dict[str, Any], x: Tensor) -> BlockHooks:
+def may_cut(model: Any) -> bool:
+    """Whether another node stands around a MODEL's evaluations, which may cut the video into windows or tiles."""
+    around = [model.wrappers, model.model_options.get("transformer_options", {}).get("wrappers", {})]
+    keys = {key for wrappers in around for key in wrappers.get(WrappersMP.CALC_COND_BATCH, {})}
+    return "model_function_wrapper" in model.model_options or bool(keys - {_KEY})
+
+
+def reuse_in(transformer_options: dict[str, Any], x: Tensor, pieces: Sequence[Piece]) -> BlockHooks:
     """Whether an evaluation of x [(b f), 4, h, w] uses the features of its run again, or makes them.
 
-    A condition, the guided halves apart or together, and a context window have features of their own. What another node
-    evaluates beside them with patches of its own, as perturbed attention guidance does, has none.
+    Features belong to what they were made of: to the conditions, frames and places of the evaluation's clips, and to its
+    number among those of the same in one step. What was cut at places that nobody knows has none, and neither has what
+    another node evaluates with patches of its own, as perturbed attention guidance does.
     """
     run: _Run | None = transformer_options.get(_KEY)
-    if run is None or run.patches != _patches(transformer_options):
+    if run is None or run.patches != _patches(transformer_options) or any(each.places is None for each in pieces):
         return BlockHooks()
     run.step_at(float(transformer_options["sigmas"][0]))
-    window = transformer_options.get("context_window")
-    frames = None if window is None else tuple(window.index_list)
-    conditions = zip(transformer_options["cond_or_uncond"], transformer_options["uuids"], strict=True)
-    return Reuse(run.features, (x.shape, x.device, frames, *conditions))
+    return Reuse(run.features, run.numbered((x.shape, x.device, *pieces)))
 
 
 def of_half(transformer_options: dict[str, Any], number: int) -> dict[str, Any]:
@@ -62,13 +70,26 @@ class _Run:
     def __init__(self, interval: int, transformer_options: dict[str, Any]):
         self.features = DeepFeatures(interval)
         self.patches = _patches(transformer_options)
-        self._sigma: float | None = None
+        self._step: tuple[int, float] | None = None
+        self._asked = 0
+        self._seen: Counter[Hashable] = Counter()
+
+    def asked(self) -> None:
+        """Says that the sampler asks for an estimate, for which the network may be evaluated any number of times."""
+        self._asked += 1
 
     def step_at(self, sigma: float) -> None:
-        """Says which level is evaluated; another one than the last is another step."""
-        if sigma != self._sigma:
-            self._sigma = sigma
+        """Says which level is evaluated; another one than the last, or asked for anew, is another step."""
+        step = self._asked, sigma
+        if step != self._step:
+            self._step = step
+            self._seen.clear()
             self.features.step()
+
+    def numbered(self, key: Hashable) -> Hashable:
+        """The key with its number among the same in this step."""
+        self._seen[key] += 1
+        return key, self._seen[key]
 
 
 def _patches(transformer_options: dict[str, Any]) -> tuple[dict[str, Any], ...]:
@@ -88,6 +109,13 @@ def _reuse(interval: int) -> Callable[..., Any]:
             run.features.clear()
 
     return sample
+
+
+def _ask(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *others: Any, **more: Any) -> Any:
+    run: _Run | None = model_options["transformer_options"].get(_KEY)
+    if run is not None:
+        run.asked()
+    return executor(x, timestep, model_options, *others, **more)
 
 
 def _guide_within(acceleration: Acceleration) -> Callable[..., Any]:

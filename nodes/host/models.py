@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
@@ -16,6 +14,7 @@ import comfy.ops
 import comfy.supported_models_base
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
@@ -27,8 +26,8 @@ from ...i2vgen_core.errors import InputError, check_choice, check_finite
 from ...i2vgen_core.network.blocks import Layers
 from ...i2vgen_core.network.image_conditioning import GlobalEncoder
 from ...i2vgen_core.sampling.schedules import Schedule, schedule_for
-from . import compat
-from .network import HostUNet, packed
+from . import compat, geometry
+from .network import HostUNet, no_control, packed
 from .notes import text_notes, write_notes
 from .preview import VideoLatent
 
@@ -61,40 +60,12 @@ class VideoCondition:
     global_tokens: Tensor | None = None
 
 
-class _PerVideo(comfy.conds.CONDCrossAttn):
-    """A condition that is there once a video, not repeated for each frame. Of two lengths, the shorter is repeated as
-    the host does, which changes no attention."""
-
-    def process_cond(self, batch_size: int, **_: Any) -> _PerVideo:
-        return self._copy_with(self.cond)
-
-
-class _PerVideoNumber(comfy.conds.CONDRegular):
-    def process_cond(self, batch_size: int, **_: Any) -> _PerVideoNumber:
-        return self._copy_with(self.cond)
-
-
-class _Details(comfy.conds.CONDNoiseShape):
-    """Detail features of the video. A context window has those of a clip of its length, which begin with the image's
-    own: without them, all windows but the first would know the image by its tokens alone, and lose its content."""
-
-    def __init__(self, cond: Tensor, encode: Callable[[int], Tensor] | None = None):
-        super().__init__(cond)
-        self._encode = encode
-        self._clips: dict[int, Tensor] = {}
-
-    def of_clip(self, frames: int) -> _Details:
-        if frames not in self._clips:
-            assert self._encode is not None
-            self._clips[frames] = self._encode(frames)
-        return self._copy_with(self._clips[frames])
-
-
 class VideoModel(comfy.model_base.BaseModel):
     """A network of the cascade with its schedule and settings, and how a conditioning becomes its inputs."""
 
     def __init__(self, model_config: ModelConfig, device: Any = None):
         self.network, self.release = model_config.network, model_config.release
+        self.source = model_config.source
         self.schedule = schedule_for(self.network.kind)
         unet = partial(HostUNet, self.network)
         super().__init__(model_config, comfy.model_base.ModelType.V_PREDICTION, device=device, unet_model=unet)
@@ -103,11 +74,13 @@ class VideoModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """Called once a run for each conditioning, before the first step, with the network loaded."""
         noise, device = kwargs["noise"], kwargs["device"]
+        _check_controls(kwargs)
+        self._check_sampling()
         to = {"device": device, "dtype": self.manual_cast_dtype or self.get_dtype()}
+        made_for = geometry.conditions(len(noise), noise.shape[-2], noise.shape[-1], device)
         text: Tensor | None = kwargs.get("cross_attn")
         if self.network.is_refiner:
-            self._check_schedule()
-            return self._context(self._checked(text).to(**to), None, kwargs.get("hooks"))
+            return made_for | self._context(self._checked(text).to(**to), None, kwargs.get("hooks"))
 
         condition: VideoCondition | None = kwargs.get(CONDITION)
         if condition is None:
@@ -118,7 +91,7 @@ class VideoModel(comfy.model_base.BaseModel):
         image_tokens = self.diffusion_model.context_embedding(embedding)
         fps, hooks = torch.tensor([float(condition.fps)], device=device), kwargs.get("hooks")
         if not self.network.reads_details:
-            return self._context(image_tokens, fps, hooks)
+            return made_for | self._context(image_tokens, fps, hooks)
 
         if condition.image_latent is None or condition.global_tokens is None:
             remedy = "Wire the global encoder of this model's loader into the Global Encode block."
@@ -127,40 +100,58 @@ class VideoModel(comfy.model_base.BaseModel):
         if tokens.shape[-1] != width:
             remedy = "Wire the global encoder of this model's loader into the Global Encode block."
             raise InputError("global tokens", f"width {width}", f"{tokens.shape[-1]}", remedy)
+        for what, values in (("image latent", condition.image_latent), ("global tokens", tokens)):
+            check_finite(what, values, "Look at the picture, and at the VAE.")
         text = self._checked(text).to(**to)
         context = torch.cat([text, tokens.to(**to), image_tokens], dim=1)
         latent = _fit(condition.image_latent.to(**to), noise.shape[-2:])
         encode = partial(self.diffusion_model.detail_encoder, self.process_latent_in(latent))
-        return self._context(context, fps, hooks) | {"details": _Details(encode(len(noise)), encode)}
+        if getattr(self.current_patcher, "model_options", {}).get("tiled_diffusion"):
+            remedy = "Put it on the refiner's MODEL: it fails on conditions of the latent's size, as the image's details are."
+            raise InputError("model", "one without Tiled Diffusion, for this base", "one with it", remedy)
+        details = geometry.Details(encode(len(noise)), encode)
+        return made_for | self._context(context, fps, hooks) | {"details": details}
 
     def resize_cond_for_context_window(
         self, cond_key: str, cond_value: Any, window: Any, x_in: Tensor, device: Any, **_: Any
     ) -> Any:
         """Called by the host for each condition of each context window; None leaves the condition to it."""
-        if not isinstance(cond_value, _Details):
-            return None
-        one_place = x_in[..., :1, :1]
-        return cond_value.of_clip(len(window.get_tensor(one_place)))  # with the frame before, which the host may add
+        if isinstance(cond_value, geometry.Details):
+            frames = window.get_tensor(x_in[..., :1, :1])  # with the frame before, which the host may add
+            return cond_value.of_clip(len(frames))
+        if isinstance(cond_value, geometry.Rows):
+            return cond_value._copy_with(window.get_tensor(cond_value.cond, device))
+        return None
 
     def _context(self, context: Tensor, fps: Tensor | None, hooks: Any) -> dict[str, Any]:
         """Context and frame rate as conditions, with what the network makes of them once a run. Hooks may change its
         weights from step to step, and then it makes it at every step."""
-        conds: dict[str, Any] = {"c_crossattn": _PerVideo(context)}
+        conds: dict[str, Any] = {"c_crossattn": geometry.PerVideo(context)}
         if fps is not None:
-            conds["fps"] = _PerVideoNumber(fps)
+            conds["fps"] = geometry.PerVideoNumber(fps)
         if hooks is not None:
             return conds
         prepared = self.diffusion_model.prepare(context, fps)
         if prepared.fps is not None:
-            conds["fps_embedding"] = _PerVideoNumber(prepared.fps)
-        return conds | {"prepared": _PerVideo(packed(prepared))}
+            conds["fps_embedding"] = geometry.PerVideoNumber(prepared.fps)
+        return conds | {"prepared": geometry.PerVideo(packed(prepared))}
 
-    def _check_schedule(self) -> None:
-        """Raises InputError if a node has replaced a refiner's schedule: the host's nodes cannot make it anew."""
-        sigmas, own = self.model_sampling.sigmas, _host_sigmas(self.schedule)
-        if sigmas.shape != own.shape or not torch.allclose(sigmas.cpu(), own.float(), rtol=1e-3):
-            remedy = "Take the ModelSampling block out; it makes schedules of other models alone."
-            raise InputError("model", "a refiner with the schedule it was trained with", "another schedule", remedy)
+    def _check_sampling(self) -> None:
+        """Raises InputError if a node has replaced the schedule, or what the network is taken to predict. The host's nodes
+        can make a base's schedule anew, not a refiner's; the levels without signal may differ, as they do there."""
+        sampling, own = self.model_sampling, _host_sigmas(self.schedule)
+        sigmas = getattr(sampling, "sigmas", own[:0]).cpu()
+        stage = "a refiner" if self.network.is_refiner else "a base"
+        if sigmas.shape != own.shape or not torch.allclose(_signal(sigmas), _signal(own), rtol=0, atol=1e-3):
+            remedy = (
+                "Take the ModelSampling block out, or what else sets it; they make schedules of other models alone."
+            )
+            raise InputError("model", f"{stage} with the schedule it was trained with", "another schedule", remedy)
+        one = torch.ones(1, 1, 1, 1, device=sampling.sigmas.device)
+        denoised = float(sampling.calculate_denoised(one.flatten(), one, 2 * one))
+        if abs(denoised - (1 - 0.5**0.5)) > 1e-3:  # 2 / 2 - 1 / sqrt(2), at a sigma of 1
+            remedy = "Set the ModelSampling block to v_prediction, or take it out."
+            raise InputError("model", f"{stage} that predicts a velocity", "another prediction", remedy)
 
     def _image_embedding(self, unclip: list[dict[str, Any]] | None) -> Tensor:
         """The CLIP image embedding [1, 1, image_dim] of a conditioning, zeros where it has none (the negative)."""
@@ -196,8 +187,9 @@ class ModelConfig(comfy.supported_models_base.BASE):
     # block's features are 0.03 more. tests/host/test_memory.py counts anew.
     memory_usage_factor = 0.36
 
-    def __init__(self, checkpoint: UNetCheckpoint, rgb: list[list[float]] | None = None):
+    def __init__(self, checkpoint: UNetCheckpoint, source: Path | None = None, rgb: list[list[float]] | None = None):
         network = checkpoint.config
+        self.source = source
         super().__init__({"model_channels": network.model_channels})
         self.network, self.release, self.latent_format = network, checkpoint.release, VideoLatent(rgb)
         self.global_encoder, self.metadata = checkpoint.global_encoder, checkpoint.metadata()
@@ -234,7 +226,7 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
     """
     check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
     rgb = latent_rgb(read_config(path.parent / "vae")) if path.is_dir() else None  # of the bundle's own VAE
-    state, config = dict(checkpoint.network), ModelConfig(checkpoint, rgb)
+    state, config = dict(checkpoint.network), ModelConfig(checkpoint, path, rgb)
     management = comfy.model_management
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
     dtype = WEIGHT_DTYPES[weight_dtype] or management.unet_dtype(
@@ -250,6 +242,7 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
     compat.load_weights(model, patcher, state)
     if load_device.type == "cpu":  # see build_network; where the host streams weights to a GPU, they stay as they are
         model.diffusion_model.to(memory_format=torch.channels_last)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "i2vgen_xl", _sample_without_controls)
     options = (weight_dtype, checkpoint.config.kind, checkpoint.config.detail_gain)
     patcher.cached_patcher_init = (load_model, (path, *options))
     return patcher
@@ -263,7 +256,7 @@ class GlobalEncoderSocket:
     """
 
     def __init__(self, checkpoint: UNetCheckpoint):
-        self.config = checkpoint.config
+        self.config, self.release = checkpoint.config, checkpoint.release
         self._patcher = None
         if not checkpoint.config.reads_details:
             return
@@ -301,10 +294,29 @@ def cascade_model(model: Any) -> Any:
     return model
 
 
+def _check_controls(conditioning: dict[str, Any]) -> None:
+    for key, kind in (("control", "ControlNet"), ("gligen", "GLIGEN")):
+        if conditioning.get(key) is not None:
+            raise no_control(kind)
+
+
+def _sample_without_controls(executor: Any, *arguments: Any, **more: Any) -> Any:
+    """Stands before other packs' wrappers of a run: some of them look for the blocks of the host's networks first."""
+    for conditionings in executor.class_obj.conds.values():
+        for conditioning in conditionings:
+            _check_controls(conditioning)
+    return executor(*arguments, **more)
+
+
 def _host_sigmas(schedule: Schedule) -> Tensor:
     """The schedule's sigmas with a finite end: the host's own stand-in for zero terminal SNR."""
     alphas = schedule.alphas_cumprod.clamp(min=4.8973451890853435e-08)
     return ((1 - alphas) / alphas).sqrt()
+
+
+def _signal(sigmas: Tensor) -> Tensor:
+    """The part of a latent at these levels that is not noise, 0..1."""
+    return 1 / (sigmas.float() ** 2 + 1) ** 0.5
 
 
 def _check_frames(condition: VideoCondition, frames: int) -> None:

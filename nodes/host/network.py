@@ -19,27 +19,36 @@ from ...i2vgen_core.network.hooks import BlockName
 from ...i2vgen_core.network.unet import UNet
 from . import compat
 from .acceleration import of_half, reuse_in
+from .geometry import Piece, pieces_of
 from .patches import changes_nothing, stock_patches
 
 logger = logging.getLogger("i2vgen_xl")
 
 
 class _Inputs(NamedTuple):
-    """What the host hands over for one evaluation, of one condition or of more behind each other."""
+    """What the host hands over for one evaluation, of one clip or of more behind each other.
+
+    Args:
+        x, timesteps, details: by frame, [(b f), ...].
+        context, fps, prepared, fps_embedding: by clip, [b, ...].
+        pieces: what each clip is a piece of.
+    """
 
     x: Tensor
     timesteps: Tensor
-    context: Tensor
     details: Tensor | None
+    context: Tensor
     fps: Tensor | None
     prepared: Tensor | None
     fps_embedding: Tensor | None
+    pieces: list[Piece]
 
     def apart(self) -> list[_Inputs]:
-        """Those of each condition."""
-        count = len(self.context)
-        parts = [[None] * count if each is None else each.chunk(count) for each in self]
-        return [_Inputs(*part) for part in zip(*parts, strict=True)]
+        """Those of each clip."""
+        count = len(self.pieces)
+        *tensors, pieces = self
+        parts = [[None] * count if each is None else each.chunk(count) for each in tensors]
+        return [_Inputs._make([*part, [piece]]) for *part, piece in zip(*parts, pieces, strict=True)]
 
 
 class HostUNet(UNet):
@@ -70,10 +79,11 @@ class HostUNet(UNet):
             control: of a ControlNet; None.
             transformer_options: the host's.
             conditions: `details`, `fps` [b], and `prepared` and `fps_embedding`, what `prepare` made of context and fps,
-                unless weights change during the run.
+                unless weights change during the run; and their geometry, see geometry.conditions.
 
         Raises:
-            InputError: there is a ControlNet; none was trained for these networks.
+            InputError: there is a ControlNet; none was trained for these networks. Or what has been cut, repeated or moved
+                on the way here no longer fits together.
         """
         options = {} if transformer_options is None else transformer_options
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
@@ -92,14 +102,25 @@ class HostUNet(UNet):
         fps: Tensor | None = None,
         prepared: Tensor | None = None,
         fps_embedding: Tensor | None = None,
+        rows: Tensor | None = None,
+        places: Tensor | None = None,
+        owner: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
         if control is not None:
-            remedy = "Take the Apply ControlNet block out of the conditioning."
-            raise InputError("conditioning", "no ControlNet, since none was trained for these networks", "one", remedy)
-        inputs = _Inputs(x, timesteps, context, details, fps, prepared, fps_embedding)
+            raise no_control("ControlNet")
+        pieces, reads = pieces_of(x, context, rows, places, owner)
+        _check_rows(x, timesteps, details, context, fps, prepared, fps_embedding)
+        if any(
+            each is not None and reads != list(range(len(each))) for each in (context, fps, prepared, fps_embedding)
+        ):
+            context = context[reads]
+            fps, prepared, fps_embedding = (
+                None if each is None else each[reads] for each in (fps, prepared, fps_embedding)
+            )
+        inputs = _Inputs(x, timesteps, details, context, fps, prepared, fps_embedding, pieces)
         options = {} if transformer_options is None else transformer_options
-        run, may_part = _run_of(options), len(context) > 1 and changes_nothing(options)
+        run, may_part = _run_of(options), len(pieces) > 1 and changes_nothing(options)
         if not may_part or run is None or run != self._parted:
             try:
                 return self._together(inputs, options)
@@ -110,14 +131,20 @@ class HostUNet(UNet):
             logger.warning("memory ran out with both guided halves at once: from here on they go one after the other")
             comfy.model_management.soft_empty_cache()
             self._parted = run
-        return torch.cat([self._together(each, of_half(options, i)) for i, each in enumerate(inputs.apart())])
+        halves = list(dict.fromkeys(reads))  # as many as the host has conditions here, in their order
+        return torch.cat(
+            [
+                self._together(each, of_half(options, halves.index(read)))
+                for each, read in zip(inputs.apart(), reads, strict=True)
+            ]
+        )
 
     def _together(self, inputs: _Inputs, options: dict[str, Any]) -> Tensor:
-        x, timesteps, context, details, fps, prepared, fps_embedding = inputs
-        frames, hooks = len(x) // len(context), stock_patches(options, reuse_in(options, x))
+        x, timesteps, details, context, fps, prepared, fps_embedding, pieces = inputs
+        frames, hooks = len(pieces[0].frames), stock_patches(options, reuse_in(options, x, pieces))
         timesteps = timesteps[::frames]
         known = unpacked(prepared, context, fps_embedding, self.channels)
-        if len(context) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps):
+        if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps):
             x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
         return super().forward(x, timesteps, known, frames, fps, details, hooks)
 
@@ -125,6 +152,12 @@ class HostUNet(UNet):
     def channels(self) -> dict[BlockName, int]:
         """Of the keys and values that each block makes of a context."""
         return {each.block: each.channels for each in self.spatial_transformers}
+
+
+def no_control(kind: str) -> InputError:
+    """What is said of a control of this kind: a node's block is named after it."""
+    remedy = f"Take the {kind} block out of the conditioning."
+    return InputError("conditioning", f"no {kind}, since none was trained for these networks", "one", remedy)
 
 
 def packed(prepared: Prepared) -> Tensor:
@@ -154,6 +187,19 @@ def _run_of(options: dict[str, Any]) -> Any:
     """What tells a sampling run's evaluations of both halves from those of other runs, which have conditions of their
     own; None where the caller does not say."""
     return frozenset(options["uuids"]) if "uuids" in options else None
+
+
+def _check_rows(x: Tensor, timesteps: Tensor, details: Tensor | None, context: Tensor, *others: Tensor | None) -> None:
+    """Raises InputError unless all that goes by frame or place, and all that goes by context, is of one size."""
+    remedy = "Take out the node that cuts the latent or its conditions: it takes some of them along, and not others."
+    if details is not None and details.shape != x.shape:
+        found = f"{list(details.shape)} for a latent of {list(x.shape)}"
+        raise InputError("the image's details", "those of the frames and places that are evaluated", found, remedy)
+    if len(timesteps) != len(x):
+        raise InputError("the network's batch", f"{len(x)} levels of noise, one a frame", f"{len(timesteps)}", remedy)
+    for each in others:
+        if each is not None and len(each) != len(context):
+            raise InputError("the network's contexts", f"{len(context)} of each kind", f"{len(each)} of one", remedy)
 
 
 def _halves_are_alike(*inputs: Tensor | None) -> bool:

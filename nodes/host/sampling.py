@@ -20,9 +20,10 @@ from ...i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from ...i2vgen_core.sampling.schedules import Schedule
 from ...i2vgen_core.sampling.solvers import Callback, Denoise, guide
 from ...i2vgen_core.sampling.stages import BaseStage, RefineStage
+from .acceleration import may_cut
 from .inputs import check_conditioning, noise_mask, video_latent
 from .models import network_of
-from .notes import text_notes
+from .notes import size_notes, text_notes
 from .preview import prepare_callback
 
 logger = logging.getLogger("i2vgen_xl")
@@ -50,11 +51,14 @@ class Run:
 Steps = Callable[[Run], Tensor]
 
 
-class CoreSampler(comfy.samplers.Sampler):
-    """Hands the host's guided model to a stage of the core, which holds latents as the network sees them."""
+class CoreSampler(comfy.samplers.KSAMPLER):
+    """Hands the host's guided model to a stage of the core, which holds latents as the network sees them. It is of the
+    host's own kind, since other packs stand around that one's `sample`."""
 
     def __init__(self, steps: Steps):
+        super().__init__(self._run)
         self._steps = steps
+        self._callback: Any = None
 
     def sample(
         self,
@@ -67,10 +71,14 @@ class CoreSampler(comfy.samplers.Sampler):
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
-        table = model_wrap.inner_model.model_sampling.sigmas
-        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        model.latent_image, model.noise = latent_image, noise
-        extra_args["denoise_mask"] = denoise_mask
+        self._callback = callback  # itself: the host's way to it counts steps by the sigmas
+        return super().sample(
+            model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar=disable_pbar
+        )
+
+    def _run(self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
+        """What the host calls with a first latent of its own, which is not used, and the noise and latent on the model."""
+        table, own_callback = model.inner_model.inner_model.model_sampling.sigmas, self._callback
 
         def denoise(x: Tensor, t: int) -> Tensor:
             sigma = table[t].to(x)
@@ -78,11 +86,11 @@ class CoreSampler(comfy.samplers.Sampler):
 
         def report(step: int, steps: int, x: Tensor, denoised: Tensor) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            if callback is not None:
-                callback(step, denoised, x, steps)
+            if own_callback is not None:
+                own_callback(step, denoised, x, steps)
 
-        latent = torch.zeros_like(noise) if latent_image is None else latent_image
-        return self._steps(Run(denoise, latent, noise, report))
+        latent = torch.zeros_like(model.noise) if model.latent_image is None else model.latent_image
+        return self._steps(Run(denoise, latent, model.noise, report))
 
 
 def sample_base(
@@ -116,9 +124,7 @@ def sample_base(
         positive,
         negative,
         torch.zeros_like(samples),
-        callback=prepare_callback(
-            model, stage.steps, text_notes(model.model.release.title, positive=positive, negative=negative)
-        ),
+        callback=prepare_callback(model, stage.steps, _notes(model, samples, positive, negative)),
         seed=options.seed,
     )
     check_finite("the sampled latent", sampled, _NOT_FINITE)
@@ -140,8 +146,7 @@ def sample_refiner(
     stage = RefineStage(options, model.model.release, model.model.schedule)
     samples = _checked_latent(model, positive, negative, latent)
     stage.check_latent(samples)
-    notes = text_notes(model.model.release.title, positive=positive, negative=negative)
-    preview = prepare_callback(model, stage.steps, notes)
+    preview = prepare_callback(model, stage.steps, _notes(model, samples, positive, negative))
 
     def run(
         model: Any, steps: Steps, cfg: float, positive: Any, timesteps: list[int], mask: Tensor | None = None
@@ -183,6 +188,13 @@ def _found(network: UNetConfig | None) -> str:
     return f"a {'refiner' if network.is_refiner else 'base'} ({network.kind})"
 
 
+def _notes(model: Any, samples: Tensor, positive: Any, negative: Any) -> list[str]:
+    """What is to be said of a run before its first step."""
+    release, (height, width) = model.model.release, samples.shape[-2:]
+    notes = size_notes(release, VAE_STEP * width, VAE_STEP * height)
+    return notes + text_notes(release.title, positive=positive, negative=negative)
+
+
 def _checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Tensor:
     """The latent's tensor [frames, 4, h, w], where all that is sampled from can be, and its video fits into memory."""
     check_conditioning("positive", positive)
@@ -192,7 +204,8 @@ def _checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Te
     windows = options.get("context_handler")
     frames, _, height, width = samples.shape
     at_once = min(frames, getattr(windows, "context_length", frames))
-    if "model_function_wrapper" not in options:  # another node's, which may cut a frame into tiles
+    known = windows is None or hasattr(windows, "context_length")
+    if known and not may_cut(model):
         dtype = network.manual_cast_dtype or network.get_dtype()
         needed = evaluation_bytes(network.network, at_once, height, width, dtype.itemsize)
         there = comfy.model_management.get_total_memory(model.load_device)

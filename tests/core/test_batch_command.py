@@ -300,4 +300,4 @@ def test_without_ray_the_remedy_is_said(monkeypatch, tmp_path, caplog):
     (tmp_path / "jobs.csv").write_text("image,prompt\n")
     command = ["batch", str(tmp_path / "jobs.csv"), "--out", str(tmp_path / "out")]
     assert main([*command, "--no-plain"]) == 2
-    assert "pip install 'comfyui-i2vgen-xl[batch]'" in caplog.text
+    assert "pip install 'ray[default]'" in caplog.text

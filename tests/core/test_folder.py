@@ -50,6 +50,20 @@ def four(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("name", ["red.webp", "red.png", "red.avif"])
+def test_a_moving_picture_is_a_video(tmp_path, name):
+    frames = [Image.new("RGB", (160, 96), (40 * number, 0, 0)) for number in range(FRAMES)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=round(1000 / FPS))
+    (tmp_path / "red.txt").write_text("red grows bright")
+    image(tmp_path / "still.png", (0.0, 0.0, 0.0))
+    (tmp_path / "still.txt").write_text("black")
+    folder = Folder(tmp_path)
+    sample = folder.clip(0, 64, 64, FRAMES, FPS)
+    assert sample.prompt == "red grows bright"
+    assert (sample.frames[:, 0, 0, 0] * 255 / 40).round().tolist() == [0, 1, 2, 3]
+    assert set(prompts(folder, range(4), frames=1)) == {"red grows bright", "black"}
+
+
 def test_single_frames_come_from_everything_that_has_a_caption(four, caplog):
     folder = Folder(four)
     assert "2 of 6 files have no caption" in caplog.text
