@@ -11,7 +11,7 @@ import torch
 
 from .. import assets
 from ..cascade import Cascade
-from ..media.images import write_image
+from ..media.images import check_image_file, write_image
 from ..media.spectrum import band_levels
 from ..media.tables import plain_table
 from ..memory import DTYPES
@@ -42,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
     """Measures; 1 if a figure misses its limit."""
     from ..training import evaluate
 
+    for picture in filter(None, (options.sheet, options.plot)):
+        check_image_file(picture)
     cascade = Cascade(options.model, dtype=DTYPES.get(options.dtype), device=options.device)
     base = BaseOptions(steps=options.steps, solver=options.solver, acceleration=acceleration_of(options))
     base.check()

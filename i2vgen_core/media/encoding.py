@@ -163,10 +163,7 @@ def _encode(
     sound: str | os.PathLike[str] | None,
 ) -> None:
     options = {**codec.container_options, "fflags": "+bitexact"}  # without which a Matroska file has random numbers
-    with (
-        av.open(str(path), "w", format=codec.container, options=options) as container,
-        _sound_of(sound, container) as packets,
-    ):
+    with av.open(str(path), "w", format=codec.container, options=options) as container:
         stream = container.add_stream(codec.encoder, rate=fps, options=codec.options(crf))
         stream.bit_rate = 0  # by quality alone
         stream.pix_fmt = "yuv420p"
@@ -174,25 +171,26 @@ def _encode(
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries = context.color_trc = _BT709
         graph = None
-        for index, picture in enumerate(pictures):
-            height, width = picture.shape[:2]
-            picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = index, 1 / fps
-            if graph is None:
-                stream.width, stream.height = frame.width, frame.height
-                to_709 = f"flags={FLAGS}:out_color_matrix=bt709:out_range=tv"
-                graph = chain(frame, ("scale", to_709), ("format", "yuv420p"))
-            graph.push(frame)
-            converted = graph.pull()
-            assert isinstance(converted, VideoFrame)
-            converted.pts, converted.time_base = index, 1 / fps
-            for packet in packets(float(index / fps)):
+        with _sound_of(sound, container) as packets:
+            for index, picture in enumerate(pictures):
+                height, width = picture.shape[:2]
+                picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = index, 1 / fps
+                if graph is None:
+                    stream.width, stream.height = frame.width, frame.height
+                    to_709 = f"flags={FLAGS}:out_color_matrix=bt709:out_range=tv"
+                    graph = chain(frame, ("scale", to_709), ("format", "yuv420p"))
+                graph.push(frame)
+                converted = graph.pull()
+                assert isinstance(converted, VideoFrame)
+                converted.pts, converted.time_base = index, 1 / fps
+                for packet in packets(float(index / fps)):
+                    container.mux(packet)
+                container.mux(stream.encode(converted))
+            container.mux(stream.encode())
+            for packet in packets(float("inf")):
                 container.mux(packet)
-            container.mux(stream.encode(converted))
-        container.mux(stream.encode())
-        for packet in packets(float("inf")):
-            container.mux(packet)
 
 
 @contextmanager

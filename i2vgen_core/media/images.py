@@ -7,6 +7,7 @@ filter is off by up to 165 of 255 on the golden photos), so that one is built he
 
 import math
 import os
+from pathlib import Path
 
 import kornia
 import torch
@@ -120,9 +121,25 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
 
 
 def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
-    """Writes a picture [H, W, 3] in 0..1; the file's ending says in which format."""
+    """Writes a picture [H, W, 3] in 0..1; the file's ending says in which format.
+
+    Raises:
+        InputError: as check_image_file.
+    """
+    check_image_file(path)
     pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte()
     Image.fromarray(pixels.numpy()).save(path)
+
+
+def check_image_file(path: str | os.PathLike[str]) -> None:
+    """Raises InputError unless a picture can be written there. For saying so before the work."""
+    Image.init()
+    place = Path(path)
+    if Image.EXTENSION.get(place.suffix.lower()) not in Image.SAVE:
+        remedy = f"Name it {place.stem}.png."
+        raise InputError("the picture file", "a name that ends in .png, .jpg or .webp", f"'{place.name}'", remedy)
+    if not place.parent.is_dir():
+        raise InputError("the picture file", "a path in a folder that exists", f"'{place}'", "Create the folder first.")
 
 
 def luma(images: Tensor) -> Tensor:

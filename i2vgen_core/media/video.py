@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import InputError, check_range
+from ..memory import machine_bytes
 from .decoding import Frame, Planes, open_clip, to_tensor, unreadable
 from .encoding import check_target, encode, targets
 from .images import check_images
@@ -20,6 +21,7 @@ from .images import check_images
 _TIE = 1e-6  # seconds; halfway between two frames it is the earlier one, whatever the rounding of their times
 _STILL_RATE = Fraction(25)  # of a file that states none, as in FFmpeg
 _SAME_RATE = 0.001
+_FRAME_BYTES = 3 + 12  # of a pixel, as it is decoded and as it is handed on
 _MOST_REPEATED = 4  # times as many frames as the file has, where they are not evenly spaced
 
 
@@ -105,16 +107,21 @@ def read_video(path: str | os.PathLike[str], frames: int | None = None) -> tuple
         Frames [F, H, W, 3] float32 in 0..1, and their rate.
 
     Raises:
-        InputError: there is no such file, or it has no video that can be decoded.
+        InputError: there is no such file, it has no video that can be decoded, or more frames than the memory holds.
     """
     if frames is not None and frames < 1:
         raise InputError("frames", "at least 1, or None for all", str(frames), "Ask for one frame or more.")
     pictures: list[Planes] = []
     times: list[float | None] = []
-    end = None
+    end, memory = None, machine_bytes("cpu")
     with open_clip(path) as clip:
         for frame in clip.frames():
             pictures.append(frame.planes())
+            height, width = pictures[0][0].shape
+            if len(pictures) * height * width * _FRAME_BYTES > memory:
+                fits = f"frames that fit into the {memory / 2**30:.1f} GiB of memory of this machine"
+                found = f"{len(pictures)} frames of {width}x{height} and more in '{path}'"
+                raise InputError("the video", fits, found, "Cut it into shorter ones, or make it smaller.")
             times.append(frame.time)
             end = None if frame.time is None or frame.seconds is None else frame.time + frame.seconds
             if len(pictures) == frames:

@@ -196,6 +196,8 @@ def test_sound_is_copied(tmp_path, source, codec, target):
     assert len(read_video(tmp_path / target)[0]) == 16 and video_seconds(tmp_path / target) == pytest.approx(
         2, abs=0.01
     )
+    with av.open(str(tmp_path / target)) as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio"]
     before, after = heard(tmp_path / source), heard(tmp_path / target)
     assert len(after[0]) > 80
     for copy, packet in zip(reversed(after[0]), reversed(before[0]), strict=False):

@@ -131,6 +131,14 @@ def test_unreadable_videos(tmp_path):
         read_video(tmp_path / "a.mp4", 0)
 
 
+def test_a_video_that_memory_does_not_hold_is_refused_while_it_is_read(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", gradient(6, 64, 64), 8)
+    monkeypatch.setattr(video, "machine_bytes", lambda _: 3 * 64 * 64 * 15)
+    with pytest.raises(InputError, match="found 4 frames of 64x64 and more"):
+        read_video(tmp_path / "a.mp4")
+    assert len(read_video(tmp_path / "a.mp4", 3)[0]) == 3
+
+
 def test_contact_sheet():
     frames = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 2, 4, 3) / 4
     sheet = contact_sheet(frames, 2)
