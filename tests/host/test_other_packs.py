@@ -64,6 +64,7 @@ class Seen:
     def __init__(self, network: nn.Module, context: Tensor, **conditions: Tensor):
         self.arguments: tuple[Any, ...] = ()
         self.options: dict[str, list[Options]] = {}
+        self.middle: dict[str, int] = {}
         given: Options = {
             "cond_or_uncond": [0],
             "uuids": ["a"],
@@ -129,7 +130,7 @@ def test_wrappers_are_called_with_the_hosts_arguments(seen):
 
 def test_patches_read_what_the_hosts_network_writes(seen):
     mine, host = seen
-    assert mine.options.keys() == host.options.keys()
+    assert mine.options.keys() >= host.options.keys()  # the middle block has a patch from 0.33 on
     for name in host.options:
         missing = host.written(name) - mine.written(name)
         assert not missing, f"{name}: {missing}"
@@ -140,7 +141,8 @@ def test_patches_read_what_the_hosts_network_writes(seen):
 
 def test_patches_are_given_rows_of_frames(seen, ours):
     mine, host = seen
-    assert mine.middle == host.middle and set(host.middle.values()) == {FRAMES}
+    assert set(mine.middle) == {"h", "x", "emb", "context", "timesteps"} and set(mine.middle.values()) == {FRAMES}
+    assert not host.middle or mine.middle == host.middle
     assert (mine.rows, mine.channels) == (host.rows, ours.config.model_channels)
 
 
