@@ -121,8 +121,8 @@ class Cached:
         latents, images, prompts, fps = zip(*taken, strict=True)
         device = self._device
         return Encoded(
-            torch.stack(latents).float().to(device),
-            torch.stack(images).float()[:, None].to(device),
+            torch.stack([each.float() for each in latents]).to(device),
+            torch.stack([each.float() for each in images])[:, None].to(device),
             list(prompts),
             torch.tensor(fps, device=device),
         )

@@ -304,7 +304,9 @@ class TestCache:
     def test_a_base_is_trained_on_them(self, encoded, tmp_path):
         recipe = tmp_path / "base.json"
         shapes = [{"frames": 2, "fps": [8], "clips": 1}]
-        recipe.write_text(json.dumps({"width": 64, "height": 64, "shapes": shapes, "loop": {"steps": 1, "warmup": 1}}))
+        recipe.write_text(
+            json.dumps({"width": 64, "height": 64, "shapes": shapes, "loop": {"steps": 1, "precision": "bf16"}})
+        )
         places = ["--model", str(assets.FOLDER), "--run", str(tmp_path / "run"), "--data", str(encoded)]
         assert main(["train", "base", "--config", str(recipe), *places]) == 0
         assert (tmp_path / "run" / "unet" / "config.json").is_file()
