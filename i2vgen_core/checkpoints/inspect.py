@@ -11,12 +11,11 @@ from typing import Literal
 import torch
 
 from ..config import BASES, REFINERS, RELEASES, released_config
-from ..errors import CheckpointError, InputError
+from ..errors import InputError
 from ..network.unet import UNet
 from .detect import UNSAID, UnsaidKindError
 from .download import released_kind
 from .gguf import GGUF_SUFFIX, read_gguf_header
-from .lora import find_lora
 from .lora_keys import is_lora, known_layers
 from .parts import PartName, Settings, find_part, settings_of, signs_of
 from .read import read_state_dict
@@ -89,11 +88,7 @@ def _lora(state: StateDict, metadata: Mapping[str, str]) -> Finding:
     if not names:
         return Finding("LoRA", False, "", f"{len(state)} tensors, none of which names a layer of our networks", 0, "")
     title = f"LoRA for the {RELEASES[kind].title} ({kind})" if said else "LoRA for a network of this family"
-    try:
-        find_lora(state, network, "the LoRA file")
-        sizes = "which have the released sizes"
-    except CheckpointError:
-        sizes = "of other sizes than the released ones, or of a kind that only ComfyUI's LoRA loader reads"
+    sizes = "which have the released sizes" if all(names.values()) else "of other sizes than the released ones"
     sure = f"it names {len(names)} of the network's layers, {sizes}" + (
         "; it does not say which network's" * (not said)
     )

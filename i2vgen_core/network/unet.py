@@ -207,12 +207,11 @@ class UNet(nn.Module):
         """
         with cpu_operators(x):
             prepared = self.prepare(context, fps) if isinstance(context, Tensor) else context
-            embedding = self._embed(timesteps, prepared, x.dtype)
+            hooks = hooks or Hooks()
+            embedding = hooks.blocks.embed(self._embed(timesteps, prepared, x.dtype))
             x = self._with_features(x, details, prepared, frames)
             before = int(self.config.reads_reference)
-            velocity = self._velocity(
-                x, Evaluation(embedding, before + frames, prepared, hooks or Hooks(), self.checkpointing)
-            )
+            velocity = self._velocity(x, Evaluation(embedding, before + frames, prepared, hooks, self.checkpointing))
             return velocity.unflatten(0, (-1, before + frames))[:, before:].flatten(0, 1) if before else velocity
 
     def _with_features(self, x: Tensor, details: Tensor | None, prepared: Prepared, frames: int) -> Tensor:

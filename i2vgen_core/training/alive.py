@@ -274,7 +274,8 @@ class Alive:
     """Clips of the world by number, as training's sources are.
 
     Args:
-        path: a prepared folder, see training.emoji.
+        emoji: what is drawn from.
+        photos: for a camera to move over; none if None.
         seed: scenes of different seeds do not meet.
         split: which emoji and photographs.
     """

@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m i2vgen_core.training.cache", description=__doc__)
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="model folder whose encoders are used")
-    add("--data", type=Path, required=True, metavar="DIR", help="prepared by training.fetch")
+    add("--data", type=Path, required=True, metavar="DIR", help="prepared by training.prepare")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the encoded clips")
     add("--clips", type=int, default=1000, help="(%(default)s)")
     add("--size", type=int, nargs=2, default=(192, 112), metavar=("W", "H"), help="of the clips (192 112)")

@@ -2,7 +2,7 @@
 
 A prepared folder holds `emoji/`, a 256x256 WebP file with alpha for each code point, most of them animations of 24 frames a
 second; `emoji.json`, their names and groups; and `stills.bin`, some frames of each decoded, for the VAE, whose steps would
-else wait for the animations. `training.fetch` makes one.
+else wait for the animations. `training.prepare` makes one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
+from ..media.world import BACKGROUNDS, COLOURS, KINDS, Background, Outline, Scene, Shape, held_out, render
 
 FPS = 24
 LISTING = "emoji.json"
@@ -116,8 +117,37 @@ def plain_name(name: str, code: str) -> str:
     return re.sub("-facing-right$", "", name).replace("-", " ")
 
 
+_SHAPE = "shape"
+_REACH: dict[Outline, float] = {"circle": 1.0, "square": 1.25, "triangle": 1.45, "star": 1.4, "ring": 1.15}  # in sizes
+
+
+def shapes() -> list[Emoji]:
+    """The shapes of media.world as things to draw from, "red circle": their colours and edges are exact."""
+    return [
+        Emoji(
+            f"{_SHAPE}-{colour}-{kind}",
+            f"{colour} {kind}",
+            "Shapes",
+            1,
+            "held_out" if held_out(colour, kind, "left") else "train",
+        )
+        for kind in KINDS
+        for colour in COLOURS
+    ]
+
+
+def shape_frames(colour: str, kind: Outline) -> Tensor:
+    """A shape as an animation of one frame, [1, 256, 256, 4] uint8, premultiplied."""
+    shape = Shape(kind, colour, "glossy", 0.9 / _REACH[kind], 0.5, 0.5, 0.0, "still", "slowly")
+    ground = Background("plain", ("grey", "grey"), 0.0, 1.0, (0.0, 0.0))
+    clip = render(Scene((shape,), ground), SIDE, SIDE, 1, 1)
+    cover = clip.masks[0, 0, ..., None]
+    colours = clip.frames[0] - (1 - cover) * torch.tensor(BACKGROUNDS["grey"])
+    return (torch.cat([colours, cover], dim=-1).clamp(0, 1) * 255).round().to(torch.uint8)[None]
+
+
 class EmojiFolder:
-    """A prepared folder.
+    """A prepared folder, and the shapes.
 
     Args:
         path: of the folder, with LISTING and PICTURES.
@@ -132,12 +162,13 @@ class EmojiFolder:
             rows: list[dict[str, Any]] = json.loads((path / LISTING).read_text(encoding="utf-8"))
             self.emoji = [Emoji(**row) for row in rows]
         except (OSError, ValueError, TypeError) as error:
-            remedy = "Make one with `python -m i2vgen_core.training.fetch`."
+            remedy = "Make one with `python -m i2vgen_core.training.prepare PACKAGES FOLDER`."
             raise InputError("--data", f"a folder with {LISTING}", f"'{path}' ({error})", remedy) from error
-        self._by_code = {each.code: each for each in self.emoji}
         self._row = {each.code: number for number, each in enumerate(self.emoji)}
         self._stills: Tensor | None = None
         shape = (len(self.emoji), STILLS_OF_EACH, SIDE, SIDE, 4)
+        self.emoji += shapes()
+        self._by_code = {each.code: each for each in self.emoji}
         file, size = path / STILLS, math.prod(shape)
         if file.is_file() and file.stat().st_size == size:
             self._stills = torch.from_file(str(file), shared=True, size=size, dtype=torch.uint8).view(shape)
@@ -175,10 +206,15 @@ class EmojiFolder:
             code: of the emoji.
             moment: 0..1, where in its animation.
         """
-        frames = self.frames(code) if self._stills is None else self._stills[self._row[code]]
+        few = self._row.get(code)
+        frames = self.frames(code) if self._stills is None or few is None else self._stills[few]
         return frames[min(int(moment * len(frames)), len(frames) - 1)]
 
     def _decode(self, code: str) -> Tensor:
+        kind, _, name = code.partition("-")
+        if kind == _SHAPE:
+            colour, _, form = name.partition("-")
+            return shape_frames(colour, cast(Outline, form))
         file = self.path / PICTURES / f"{code}.webp"
         try:
             return read_animation(file)

@@ -306,7 +306,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m i2vgen_core.training.judge", description=__doc__)
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="model folder")
-    add("--data", type=Path, required=True, metavar="DIR", help="prepared by training.fetch")
+    add("--data", type=Path, required=True, metavar="DIR", help="prepared by training.prepare")
     add("--size", type=int, nargs=2, metavar=("W", "H"), help="of the base (the model's own)")
     add("--steps", type=int, help="of the base (the model's own)")
     add("--guidance", type=float, help="of the base (the model's own)")

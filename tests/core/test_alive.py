@@ -1,4 +1,4 @@
-"""The world of animated emoji, on pictures made up here: what is fetched, drawn, said, encoded and judged."""
+"""The world of animated emoji, on pictures made up here: what is prepared, drawn, said, encoded and judged."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from i2vgen_core import assets
+from i2vgen_core.__main__ import main
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import write_image
-from i2vgen_core.training import cache, fetch
+from i2vgen_core.training import cache, prepare
 from i2vgen_core.training.alive import (
     MOVES,
     TRAVEL,
@@ -81,7 +82,7 @@ def folder(tmp_path_factory) -> Path:
     (names / "chars.json").write_text(json.dumps(NAMES))
     (names / "metadata.json").write_text(json.dumps({"categories": GROUPS}))
     out = tmp_path_factory.mktemp("world")
-    assert fetch.main([str(out), "--packages", str(packages)]) == 0
+    assert prepare.main([str(packages), str(out)]) == 0
     (out / "photos").mkdir(exist_ok=True)
     for name in ("held_out_cat.png", "china.png"):
         write_image(out / "photos" / name, torch.rand(120, 200, 3, generator=torch.Generator().manual_seed(len(name))))
@@ -97,9 +98,10 @@ def thing(**changes) -> Thing:
     return replace(Thing("1f418", 0.8, 0.0, 0.0), **changes)
 
 
-class TestFetch:
+class TestPrepare:
     def test_what_is_no_thing_is_left_out_and_codes_are_matched(self, emoji):
-        assert {each.code for each in emoji.emoji} == {"1f418", "1f44b", "1f44b-1f3fe", "1f680-fe0f", "1f34c"}
+        files = {each.code for each in emoji.emoji if each.group != "Shapes"}
+        assert files == {"1f418", "1f44b", "1f44b-1f3fe", "1f680-fe0f", "1f34c"}
         assert emoji["1f44b-1f3fe"].name == "waving hand"
         assert emoji["1f418"].frames == 4
         assert not kept("seven-thirty", "Travel & Places")
@@ -121,6 +123,19 @@ class TestFetch:
         assert frames[0, 200, 64].tolist() == pytest.approx([125, 30, 10, 128], abs=1)
         assert torch.equal(emoji.still("1f418", 0.5), frames[2])
 
+    def test_shapes_are_there_too(self, emoji):
+        shapes = [each for each in emoji.emoji if each.group == "Shapes"]
+        assert len(shapes) == 50
+        assert {each.split for each in shapes} == {"train", "held_out"}
+        frames = emoji.frames("shape-red-ring")
+        assert frames.shape == (1, 256, 256, 4)
+        assert (frames[..., :3] <= frames[..., 3:]).all()
+        assert frames[0, 128, 128].tolist() == [0, 0, 0, 0]
+        red, green, _, alpha = frames[0, 128, 128 - 97].tolist()
+        assert alpha == 255
+        assert red > 2 * green
+        assert torch.equal(emoji.still("shape-red-ring", 0.9), frames[0])
+
     def test_photographs_of_installed_packages_are_copied(self, tmp_path, monkeypatch):
         data = tmp_path / "packages" / "skimage" / "data"
         data.mkdir(parents=True)
@@ -130,13 +145,13 @@ class TestFetch:
         monkeypatch.setattr(sys, "path", [str(tmp_path / "packages"), *sys.path])
         (tmp_path / "world" / "photos").mkdir(parents=True)
         (tmp_path / "world" / "photos" / "mine.jpg").touch()
-        fetch.copy_photographs(tmp_path / "world")
+        prepare.copy_photographs(tmp_path / "world")
         there = {file.name for file in (tmp_path / "world" / "photos").iterdir()}
         assert {"held_out_coffee.png", "coins.png", "mine.jpg"} <= there
         assert "other.png" not in there
 
     def test_a_folder_without_the_packages_is_said(self, tmp_path, caplog):
-        assert fetch.main([str(tmp_path / "out"), "--packages", str(tmp_path)]) == 2
+        assert prepare.main([str(tmp_path), str(tmp_path / "out")]) == 2
         assert "fluent-emoji-anim-1" in caplog.text
 
 
@@ -285,6 +300,14 @@ class TestCache:
         seen = {prompt: latents for latents, _, prompt, _ in parts}
         assert set(seen) == {row["prompt"], row["backwards"]}
         assert torch.equal(seen[row["prompt"]], seen[row["backwards"]].flip(0))
+
+    def test_a_base_is_trained_on_them(self, encoded, tmp_path):
+        recipe = tmp_path / "base.json"
+        shapes = [{"frames": 2, "fps": [8], "clips": 1}]
+        recipe.write_text(json.dumps({"width": 64, "height": 64, "shapes": shapes, "loop": {"steps": 1, "warmup": 1}}))
+        places = ["--model", str(assets.FOLDER), "--run", str(tmp_path / "run"), "--data", str(encoded)]
+        assert main(["train", "base", "--config", str(recipe), *places]) == 0
+        assert (tmp_path / "run" / "unet" / "config.json").is_file()
 
     def test_other_sizes_and_longer_clips_are_refused(self, encoded):
         clips = cache.Cached(encoded)

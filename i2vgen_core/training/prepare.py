@@ -1,8 +1,9 @@
-"""Prepares the pictures that the built-in cascade is trained on: `python -m i2vgen_core.training.fetch build/data`.
+"""Prepares the pictures that the built-in cascade is trained on, from packages that npm has brought:
 
-npm brings the packages of emoji, with its own settings and checks; or they are read from a folder that a person has, with
-`--packages`. Photographs are copied from scikit-image and scikit-learn, where those are installed. Nothing of it is needed
-to make a video.
+    npm pack --pack-destination build/packages @lobehub/fluent-emoji-anim-{1,2,3,4}@1.0.0 @iconify-json/fluent-emoji-flat@1.2.6
+    python -m i2vgen_core.training.prepare build/packages build/data
+
+Photographs are copied from scikit-image and scikit-learn, where those are installed. Nothing of it is needed to make a video.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import importlib.util
 import json
 import logging
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -29,8 +29,7 @@ from .photos import HELD_OUT
 
 logger = logging.getLogger("i2vgen_xl")
 
-ANIMATIONS = tuple(f"@lobehub/fluent-emoji-anim-{number}@1.0.0" for number in (1, 2, 3, 4))
-NAMES = "@iconify-json/fluent-emoji-flat@1.2.6"
+PACKAGES = (*(f"@lobehub/fluent-emoji-anim-{number}" for number in (1, 2, 3, 4)), "@iconify-json/fluent-emoji-flat")
 
 PHOTOGRAPHS = {
     "skimage": {
@@ -52,25 +51,25 @@ PHOTOGRAPHS = {
 """Photographs of packages, by the packages' names: their files, and what they are called in a prepared folder."""
 
 
-def prepare(out: Path, packages: Path | None = None) -> int:
+def prepare(packages: Path, out: Path) -> int:
     """Makes the folder that `training.emoji.EmojiFolder` reads.
 
     Args:
-        out: the folder.
-        packages: with the packages' .tgz files, or unpacked, in folders of any names; npm fetches them if None.
+        packages: a folder with the packages' .tgz files, or with the packages unpacked, in folders of any names.
+        out: the folder to make.
 
     Returns:
         How many emoji there are.
 
     Raises:
-        InputError: npm is missing or fails, or the packages' files are not there.
+        InputError: the packages' files are not there.
     """
     with _unpacked(packages) as folder:
         animations = {file.stem: file for file in sorted(folder.rglob("assets/*.webp"))}
         names, groups = _names(folder)
         if not animations or not names:
-            expected = "the packages " + ", ".join((*ANIMATIONS, NAMES))
-            raise InputError(str(packages or "npm"), expected, "none of their files", "Name the folder that has them.")
+            remedy = "Fetch them with npm pack, as the README of training says."
+            raise InputError(str(packages), f"the packages {', '.join(PACKAGES)}", "not all of their files", remedy)
         rows = []
         (out / PICTURES).mkdir(parents=True, exist_ok=True)
         stills = (out / STILLS).open("wb")
@@ -121,44 +120,27 @@ def _names(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 @contextmanager
-def _unpacked(packages: Path | None) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        source = packages
-        if packages is None:
-            source = folder / "npm"
-            source.mkdir()
-            _npm_pack(source)
-        assert source is not None
-        archives = sorted(source.glob("*.tgz"))
+def _unpacked(packages: Path) -> Iterator[Path]:
+    archives = sorted(packages.glob("*.tgz"))
+    if not archives:
+        yield packages
+        return
+    with tempfile.TemporaryDirectory() as folder:
         for archive in archives:
             with tarfile.open(archive) as content:
-                content.extractall(folder / archive.stem, filter="data")
-        yield folder if archives else source
-
-
-def _npm_pack(folder: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        remedy = "Install Node.js, or name a folder with the packages: --packages FOLDER."
-        raise InputError("npm", "a program to fetch packages with", "none on the path", remedy)
-    for package in (*ANIMATIONS, NAMES):
-        logger.info("npm pack %s", package)
-        done = subprocess.run([npm, "pack", "--silent", package], cwd=folder, capture_output=True, text=True)
-        if done.returncode:
-            remedy = "See npm's message, or name a folder with the packages: --packages FOLDER."
-            raise InputError(f"npm pack {package}", "a package", done.stderr.strip()[-300:] or "an error", remedy)
+                content.extractall(Path(folder) / archive.stem, filter="data")
+        yield Path(folder)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m i2vgen_core.training.fetch", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m i2vgen_core.training.prepare", description=__doc__)
+    parser.add_argument("packages", type=Path, help="folder with the packages, as .tgz or unpacked")
     parser.add_argument("out", type=Path, help="folder to make")
-    parser.add_argument("--packages", type=Path, metavar="DIR", help="with the packages, as .tgz or unpacked (npm)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        count = prepare(options.out, options.packages)
+        count = prepare(options.packages, options.out)
         photographs = copy_photographs(options.out)
     except InputError as error:
         logger.error("error: %s", error)
