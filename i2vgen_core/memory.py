@@ -45,6 +45,7 @@ def evaluation_bytes(network: UNetConfig, frames: int, height: int, width: int, 
         frames, height, width: of the latent.
         value_bytes: of one number.
     """
+    frames += network.reads_reference  # the frame in front
     return _PEAK_IN_FEATURES * frames * height * width * network.model_channels * value_bytes
 
 

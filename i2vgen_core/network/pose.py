@@ -142,7 +142,7 @@ class PoseAttention(SpatialTransformer):
     def forward(self, x: Tensor, evaluation: Evaluation) -> Tensor:
         """x [(b f), c, h, w]."""
         hooks, context = evaluation.hooks.attention, evaluation.pose_context(self.block)
-        few = at_once(x[0], len(x))
+        few = len(x) if hooks.whole else at_once(x[0], len(x))
         parts = [
             self._frames(part, hooks, context[slice(few * number, few * (number + 1))], 1)
             for number, part in enumerate(x.split(few))

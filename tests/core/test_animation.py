@@ -10,7 +10,8 @@ from i2vgen_core.config import ANIMATORS, RELEASES
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.guides import masked_video, pose_frames, stretched, stretched_clip_pixels
 from i2vgen_core.network.animation import Motion, Person, animation_conditions
-from i2vgen_core.network.evaluation import Prepared
+from i2vgen_core.network.evaluation import Evaluation, Prepared
+from i2vgen_core.network.hooks import Hooks
 from i2vgen_core.network.pose import sine_table
 from i2vgen_core.sampling.guidance import guided, guided_in_windows
 from i2vgen_core.sampling.options import AnimateOptions
@@ -69,6 +70,10 @@ def test_the_frame_in_front_is_seen_by_all_and_dropped(animators, kind, frames):
     positive, negative = conditions(network, frames=frames)
     out = run(network, positive, frames)
     assert out.shape == (frames, 4, 8, 6) and torch.isfinite(out).all()
+    noisy = noise(frames, 4, 8, 6, seed=6)
+    noisy[-1] += 1
+    last = network(noisy, torch.tensor([500]), positive, frames) - out
+    assert last.abs().amax(dim=(1, 2, 3)).argmax() == frames - 1, "the frame in front is not what is dropped"
     changed = replace(positive, in_front=positive.in_front + 1)
     per_frame = (run(network, changed, frames) - out).abs().amax(dim=(1, 2, 3))
     assert per_frame.min() > 1e-4, "a frame that did not see the reference"
@@ -135,33 +140,21 @@ def test_body_points_and_driving_pictures_count_frame_by_frame(animators, name):
     assert changed.tolist() == ([True] * 5 if name == "points" else [False, False, True, False, False])
 
 
-def test_a_frame_attends_to_its_own_pose_tokens(animators):
+@pytest.mark.parametrize("at_once", [5, 2])
+def test_a_frame_attends_to_its_own_pose_tokens(animators, monkeypatch, at_once):
+    """However many go through the layer together."""
+    monkeypatch.setattr("i2vgen_core.network.pose.at_once", lambda one, number: at_once)
     network = animators["animate_x"]
     block = network.spatial_transformers[0].pose_attention
     positive = conditions(network)[0]
     tokens = positive.poses.context.clone()
     tokens[3] += 1
-    x, seen = noise(5, 32, 8, 6), []
+    seen = []
     for each in (positive.poses.context, tokens):
         poses = Prepared(each, {block.block: block.keys_values(each)})
-        evaluation = type(
-            "E", (), {"hooks": hooks(), "pose_context": lambda self, name, poses=poses: context(poses, name)}
-        )
-        seen.append(block(x, evaluation()))
+        seen.append(block(noise(5, 32, 8, 6), Evaluation(noise(1, 4), 5, replace(positive, poses=poses), Hooks())))
     changed = (seen[1] - seen[0]).abs().amax(dim=(1, 2, 3)) > 1e-6
     assert changed.tolist() == [False, False, False, True, False]
-
-
-def hooks():
-    from i2vgen_core.network.hooks import Hooks
-
-    return Hooks()
-
-
-def context(poses, name):
-    from i2vgen_core.network.evaluation import Context
-
-    return Context(poses.context, *poses.keys_values[name])
 
 
 def test_the_sine_table_is_of_any_length():

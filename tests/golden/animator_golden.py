@@ -204,7 +204,7 @@ def schedule_values(cases: dict[str, Any], weights: ModuleType) -> Values:
         values[f"ddim{steps}"] = video(ddim(denoise, x, schedule, timesteps), shape[0]), EXACT
 
     frames = shape[2]
-    reference = weights.noise(cases["reference"], (*shape[:2], 1, *shape[3:]))[:, :, 0]
+    reference = weights.noise(cases["reference"], (*shape[:2], 1, *shape[3:]))[:, :, 0].repeat_interleave(frames, 0)
     noise, offset = flat(weights.noise(cases["noise"], shape)), flat(weights.noise(cases["offset"], (*shape[:3], 1, 1)))
     for level in cases["prior_levels"]:
         for name, window in (("short", frames), ("long", frames - 1)):
@@ -223,20 +223,25 @@ def schedule_values(cases: dict[str, Any], weights: ModuleType) -> Values:
 def toy_windows(cases: dict[str, Any], case: dict[str, Any], weights: ModuleType) -> Values:
     schedule, (batch, channels, _, *size) = schedule_for("unianimate"), cases["shape"]
     frames, window, overlap, steps = (case[key] for key in ("frames", "size", "overlap", "steps"))
-    x = flat(weights.noise(cases["x"] + ".long", (batch, channels, frames, *size)))
-    poses = flat(weights.noise(cases["cond"] + ".long", (batch, channels, frames + 1, *size)))
+    noises = weights.noise(cases["x"] + ".long", (batch, channels, frames, *size))
+    every = weights.noise(cases["cond"] + ".long", (batch, channels, frames + 1, *size))
     windows = window_ranges(frames, window, overlap)
 
-    def denoise(x: Tensor, t: int) -> Tensor:
-        def predict(part: Tensor, number: int) -> list[Tensor]:
-            rows = [1 + frame for frame in windows[number]]
-            mixed = part + 0.4 * part.mean(dim=0, keepdim=True)
-            return [toy(mixed, t, poses[rows] + 0.5 * poses[:1]), toy(mixed, t, 0.0)]
+    def made(x: Tensor, poses: Tensor) -> Tensor:
+        """Of one video."""
 
-        return schedule.denoised(x, guide(*over_windows(x, windows, predict), cases["guidance"]), t)
+        def denoise(x: Tensor, t: int) -> Tensor:
+            def predict(part: Tensor, number: int) -> list[Tensor]:
+                rows = [1 + frame for frame in windows[number]]
+                mixed = part + 0.4 * part.mean(dim=0, keepdim=True)
+                return [toy(mixed, t, poses[rows] + 0.5 * poses[:1]), toy(mixed, t, 0.0)]
 
-    key = f"long.{frames}_{window}_{overlap}_{steps}"
-    return {key: (video(ddim(denoise, x, schedule, strided_timesteps(steps)), batch), EXACT)}
+            return schedule.denoised(x, guide(*over_windows(x, windows, predict), cases["guidance"]), t)
+
+        return ddim(denoise, x, schedule, strided_timesteps(steps))
+
+    found = [video(made(flat(x), flat(y)), 1) for x, y in zip(noises.split(1), every.split(1), strict=True)]
+    return {f"long.{frames}_{window}_{overlap}_{steps}": (torch.cat(found), EXACT)}
 
 
 # ---------------------------------------------------------------- the whole way
@@ -255,8 +260,8 @@ def pipeline_values(cases: dict[str, Any], vae_sizes: dict[str, Any], weights: M
         def noise(key: str, shape: tuple[int, ...], prefix: str = prefix) -> Tensor:
             return weights.noise(prefix + key, shape)
 
-        def picture(key: str, size: tuple[int, int], prefix: str = prefix) -> Tensor:
-            return photo(weights, prefix + key, *size)
+        def picture(key: str, size: tuple[int, int]) -> Tensor:
+            return photo(weights, key, *size)
 
         person_picture = picture("photo", (case["photo_height"], case["photo_width"]))
         image = stretched(person_picture, width, height)

@@ -191,14 +191,25 @@ def network_loops(cases: dict[str, Any], case: dict[str, Any], weights: ModuleTy
     values: Values = {}
     for names in case["mixes"]:
         pictures, image = made.mix(names)
-        details, nothing = made.beside_noise(unet, pictures), None if image is None else torch.zeros_like(image)
-        both = [unet.prepare(context_of(unet, made.text, image)), unet.prepare(context_of(unet, negative, nothing))]
-        mix, steps = "_".join(names), case["ddim_steps"]
-        found = ddim(guided(unet, schedule, both, case["guidance"], details=details), made.x, schedule, steps)
-        values[f"tft2v.network_ddim{steps}.{mix}"] = video(found, made.batch), LOOP
-        steps, noise = case["lcm_steps"], noises(weights, case["noise"], shape)
-        found = lcm(guided(unet, schedule, both[:1], 1.0, details=details), made.x, schedule, steps, noise=noise)
-        values[f"videolcm.network_lcm{steps}.{mix}"] = video(found, made.batch), LOOP
+        videos: dict[str, list[Tensor]] = {}
+        for row in range(made.batch):
+            one = slice(row, row + 1)
+            seen, x = None if image is None else image[one], made.x.unflatten(0, (made.batch, -1))[row]
+            details = made.beside_noise(unet, {name: value[one] for name, value in pictures.items()})
+            nothing = None if seen is None else torch.zeros_like(seen)
+            both = [
+                unet.prepare(context_of(unet, made.text[one], seen)),
+                unet.prepare(context_of(unet, negative, nothing)),
+            ]
+            steps = case["ddim_steps"]
+            denoise = guided(unet, schedule, both, case["guidance"], details=details)
+            videos.setdefault(f"tft2v.network_ddim{steps}", []).append(ddim(denoise, x, schedule, steps))
+            steps, draw = case["lcm_steps"], noises(weights, case["noise"], shape)
+            denoise = guided(unet, schedule, both[:1], 1.0, details=details)
+            rows = lcm(denoise, x, schedule, steps, noise=lambda draw=draw, row=row: draw().chunk(made.batch)[row])
+            videos.setdefault(f"videolcm.network_lcm{steps}", []).append(rows)
+        mix = "_".join(names)
+        values |= {f"{key}.{mix}": (video(torch.cat(each), made.batch), LOOP) for key, each in videos.items()}
     return values
 
 
