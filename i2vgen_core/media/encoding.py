@@ -44,7 +44,7 @@ class _Codec:
 
 def _x264(crf: int) -> dict[str, str]:
     """One thread, since its number changes the file, and no macroblock tree: with it, x264 writes other bytes each time
-    on processors with AVX-512, and others again on those without. The file is 2 to 50 % larger for it."""
+    on processors with AVX-512, and others again on those without. The file is up to 50 % larger for it."""
     return {"crf": str(crf), "threads": "1", "mbtree": "0"}
 
 
