@@ -1,18 +1,22 @@
-"""The command line: `python -m i2vgen_core COMMAND`."""
+"""The command line: `i2vgen-xl COMMAND`, or `python -m i2vgen_core COMMAND`."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import sys
+from pathlib import Path
 
+from . import __version__
+from .commands import pages
 from .errors import InputError
 
 logger = logging.getLogger("i2vgen_xl")
 
 _COMMANDS = {
-    "generate": "a video from a photo",
+    "generate": "a video from a photo, or a video refined",
     "batch": "many videos, from a table of jobs, on one machine or many",
     "download": "the released files, into ComfyUI's model folders",
     "convert": "one network of a file as a safetensors file",
@@ -26,6 +30,9 @@ _COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; 2 at an input that cannot be used, with the reason on standard error; 130 if stopped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console of few characters, or a pipe, stops nothing
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(arguments).parse_args(arguments)
@@ -41,7 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     """Knows every command, and the options of the one that is asked for: what the others import takes seconds."""
-    parser = argparse.ArgumentParser(prog="python -m i2vgen_core", description=__doc__)
+    name = "i2vgen-xl" if Path(sys.argv[0]).stem == "i2vgen-xl" else "python -m i2vgen_core"
+    parser = argparse.ArgumentParser(prog=name, description=__doc__, epilog=f"Pages: {pages()}")
+    parser.add_argument("--version", action="version", version=f"i2vgen-xl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, purpose in _COMMANDS.items():
         command = commands.add_parser(name, help=purpose)

@@ -5,33 +5,59 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from threading import Event
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import assets
 from .checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
-from .checkpoints.load import open_base, open_refiner
+from .checkpoints.load import UNetCheckpoint, open_base, open_refiner
+from .checkpoints.lora import merge_lora, open_lora, restore, stage_of
 from .config import VAE_SCALE, VAE_STEP, DetailGain, Kind, Release
 from .encoders.clip import ImageEncoder, TextEncoder
 from .encoders.vae import VAE
-from .errors import InputError
-from .media.images import check_images, check_size, clip_pixels, resize_video, video_frame
-from .memory import check_fits, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes, usable_device
+from .errors import InputError, check_shape, check_type, checked
+from .media.given import ImageLike, as_images
+from .media.images import check_images, check_size, clip_pixels, resize_video, size_like, video_frame
+from .memory import check_fits, dtype_of, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes, usable_device
 from .network.image_conditioning import GlobalEncoder
 from .network.unet import UNet
 from .sampling.guidance import guided
 from .sampling.options import BaseOptions, RefineOptions
 from .sampling.schedules import schedule_for
-from .sampling.solvers import Callback
+from .sampling.solvers import Callback, Denoise
 from .sampling.stages import BaseStage, RefineStage
 
 logger = logging.getLogger("i2vgen_xl")
 
 Part = TypeVar("Part")
+Stage = Literal["base", "refiner"]
+
+
+class Cancelled(Exception):
+    """The caller has set the event that a run was told to look at. The cascade can be used again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Videos:
+    """What the cascade has made of a picture.
+
+    Args:
+        base: frames of the first stage, [F, H, W, 3] float32 in 0..1.
+        refined: frames of the second stage, as many; None where it did not run.
+    """
+
+    base: Tensor
+    refined: Tensor | None = None
+
+    @property
+    def frames(self) -> Tensor:
+        """Those of the last stage that ran."""
+        return self.base if self.refined is None else self.refined
 
 
 @dataclass(frozen=True)
@@ -68,49 +94,105 @@ class StageNetwork:
     global_encoder: GlobalEncoder | None = None
 
 
+def sized_like(frames: Tensor, options: RefineOptions, release: Release) -> RefineOptions:
+    """A refinement's options with a size: what they ask for, else the shape of the frames [F, H, W, 3], with about the
+    release's number of pixels."""
+    height, width = frames.shape[1:3]
+    if options.width is None and options.height is None:
+        usual = size_like(width, height, (release.width, release.height))
+        return replace(options, width=usual[0], height=usual[1])
+    wide = options.width or max(64, 8 * round((options.height or 0) * width / height / 8))
+    return replace(options, width=wide, height=options.height or max(64, 8 * round(wide * height / width / 8)))
+
+
 class Cascade:
     """The cascade's parts, read from a folder when a stage first needs them and kept until freed.
+
+    `cascade(image, prompt)` makes a video in one call. `condition`, `sample_base`, `decode`, `encode_video` and
+    `sample_refiner` are its steps. A part may be replaced by assignment: `cascade.vae = load_vae("other.safetensors")`.
 
     Args:
         folder: `unet/ vae/ text_encoder/ image_encoder/ tokenizer/`, and `refiner/` for the second stage; the built-in
             tiny cascade if not given.
-        dtype: type of weights and arithmetic; None is float16 on a GPU and float32 on the CPU.
+        dtype: type of weights and arithmetic, such as torch.float16 or "fp16"; None is float16 on a GPU and float32 on the
+            CPU.
         device: where it runs.
         refiner_kind: which refiner `refiner/` holds; None takes what its config.json says, else vid2vid_xl.
         detail_gain: see UNetConfig.
 
     Raises:
-        InputError: no such folder or device, or a part of the folder is missing.
+        InputError: no such folder, device or type, or a part of the folder is missing.
     """
 
+    @checked
     def __init__(
         self,
         folder: Path | str = assets.FOLDER,
         *,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: torch.device | str = "cpu",
         refiner_kind: Kind | None = None,
         detail_gain: DetailGain = "official",
     ):
         self.folder = Path(folder)
-        if not os.path.isdir(self.folder / "unet"):  # False for names that cannot be, too
+        if not any(
+            os.path.isdir(self.folder / part) for part in ("unet", "refiner")
+        ):  # False for names that cannot be, too
             remedy = "Give a model folder in diffusers' layout, or make one with `scaffold`."
             raise InputError("model folder", "one with unet/ in it", str(self.folder)[:200], remedy)
         self.device = usable_device(device)
-        self.dtype = dtype or (torch.float32 if self.device.type == "cpu" else torch.float16)
+        usual = torch.float32 if self.device.type == "cpu" else torch.float16
+        self.dtype = usual if dtype is None else dtype_of(dtype)
         self._refiner_kind: Kind | None = refiner_kind
         self._detail_gain: DetailGain = detail_gain
-        self._parts: dict[str, object] = {}
+        self._parts: dict[str, Any] = {}
+        self._given: set[str] = set()  # names of the parts that were assigned
+        self._loras: dict[Stage, list[tuple[Path, float]]] = {"base": [], "refiner": []}
+        self._without_loras: dict[Stage, dict[str, Tensor]] = {}
+
+    @checked
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> Cascade:
+        """Moves the cascade, itself, to another device or type; what is None stays.
+
+        Parts that were assigned are moved; those of the folder are moved to a device, and read again for another type, so
+        that nothing of the file's precision is lost on the way.
+        """
+        device = self.device if device is None else usable_device(device)
+        dtype = self.dtype if dtype is None else dtype_of(dtype)
+        if dtype != self.dtype:
+            self.free(*(name for name in self._parts if name not in self._given))
+        self.device, self.dtype = device, dtype
+        for part in self._parts.values():
+            for module in _modules(part):
+                module.to(device, dtype)
+        return self
 
     def free(self, *parts: str) -> None:
-        """Frees parts by the names of their properties, all of them if none is named; what needs one reads it again."""
-        for name in parts or tuple(self._parts):
+        """Frees parts by the names of their properties; what needs one reads it from the folder again. Where none is named,
+        all but those that were assigned."""
+        for name in parts or tuple(name for name in self._parts if name not in self._given):
             self._parts.pop(name, None)
+            self._given.discard(name)
+            self._without_loras.pop(name, None)  # type: ignore[call-overload]
 
     def _part(self, name: str, load: Callable[[], Part]) -> Part:
         if name not in self._parts:
             self._parts[name] = load()
-        return self._parts[name]  # type: ignore[return-value]
+            try:
+                self._put_loras(name)
+            except InputError:
+                self.free(name)  # or the next to ask would have it without them
+                raise
+        return self._parts[name]
+
+    def _assign(self, name: str, part: object, kind: type) -> None:
+        check_type(name, part, kind)
+        self.free(name)
+        for module in _modules(part):
+            module.to(self.device, self.dtype)
+        self._parts[name] = part
+        self._given.add(name)
+        self._put_loras(name)
 
     @property
     def text_encoder(self) -> TextEncoder:
@@ -118,22 +200,34 @@ class Cascade:
         folder, tokenizer = self.folder / "text_encoder", self.folder / "tokenizer"
         return self._part("text_encoder", lambda: load_text_encoder(folder, tokenizer=tokenizer, **self._place))
 
+    @text_encoder.setter
+    def text_encoder(self, encoder: TextEncoder) -> None:
+        self._assign("text_encoder", encoder, TextEncoder)
+
     @property
     def image_encoder(self) -> ImageEncoder:
         """CLIP's image tower."""
         return self._part("image_encoder", lambda: load_image_encoder(self.folder / "image_encoder", **self._place))
+
+    @image_encoder.setter
+    def image_encoder(self, encoder: ImageEncoder) -> None:
+        self._assign("image_encoder", encoder, ImageEncoder)
 
     @property
     def vae(self) -> VAE:
         """The VAE of single frames."""
         return self._part("vae", lambda: load_vae(self.folder / "vae", **self._place))
 
+    @vae.setter
+    def vae(self, vae: VAE) -> None:
+        self._assign("vae", vae, VAE)
+
     @property
     def base(self) -> StageNetwork:
         """The base's network, with its global encoder."""
 
         def load() -> StageNetwork:
-            checkpoint = open_base(self.folder / "unet", self._detail_gain)
+            checkpoint = self._checkpoint("base")
             place = self.dtype, self.device
             return StageNetwork(
                 checkpoint.build_network(*place), checkpoint.release, checkpoint.build_global_encoder(*place)
@@ -141,19 +235,89 @@ class Cascade:
 
         return self._part("base", load)
 
+    @base.setter
+    def base(self, network: StageNetwork) -> None:
+        self._assign("base", network, StageNetwork)
+
     @property
     def refiner(self) -> StageNetwork:
         """The refiner's network."""
 
         def load() -> StageNetwork:
-            path = self.folder / "refiner"
-            if not path.is_dir():
-                remedy = "Put the refiner there, or run the base stage alone."
-                raise InputError("model folder", "one with refiner/ in it", str(self.folder), remedy)
-            checkpoint = open_refiner(path, self._refiner_kind)
+            checkpoint = self._checkpoint("refiner")
             return StageNetwork(checkpoint.build_network(self.dtype, self.device), checkpoint.release)
 
         return self._part("refiner", load)
+
+    @refiner.setter
+    def refiner(self, network: StageNetwork) -> None:
+        self._assign("refiner", network, StageNetwork)
+
+    def _checkpoint(self, stage: Stage) -> UNetCheckpoint:
+        """A stage's network as the folder has it."""
+        if stage == "base":
+            if not (self.folder / "unet").is_dir():
+                remedy = "Put the base there, or run the refiner alone."
+                raise InputError("model folder", "one with unet/ in it", str(self.folder), remedy)
+            return open_base(self.folder / "unet", self._detail_gain)
+        path = self.folder / "refiner"
+        if not path.is_dir():
+            remedy = "Put the refiner there, or run the base stage alone."
+            raise InputError("model folder", "one with refiner/ in it", str(self.folder), remedy)
+        return open_refiner(path, self._refiner_kind)
+
+    @checked
+    def add_lora(self, file: Path | str, strength: float = 1.0, stage: Stage | None = None) -> None:
+        """Puts a LoRA file on a stage's network, beside those that are on it.
+
+        Args:
+            file: of any trainer, see checkpoints.lora_keys.
+            strength: of its change; 0 changes nothing.
+            stage: which network; None is the one that the file says, else the base.
+
+        Raises:
+            CheckpointError: it cannot be read, or is of another network.
+        """
+        path = Path(file)
+        on = stage_of(path) if stage is None else stage
+        if on in self._parts:
+            before = merge_lora(self._network(on), path, float(strength))
+            self._without_loras[on] = before | self._without_loras.get(on, {})
+        else:  # put on when the network is read
+            checkpoint = self._checkpoint(on)
+            open_lora(path, checkpoint.config.kind, {key: value.shape for key, value in checkpoint.network.items()})
+        self._loras[on].append((path, float(strength)))
+
+    @checked
+    def remove_lora(self, file: Path | str | None = None) -> None:
+        """Takes a LoRA file off its network, all of them if None; the weights are then, to the bit, what they were.
+
+        Raises:
+            InputError: that file is not on.
+        """
+        on = [str(path) for files in self._loras.values() for path, _ in files]
+        if file is not None and str(file) not in on:
+            raise InputError("LoRA file", " or ".join(on) or "one that is on", f"{str(file)!r}", "Name one that is on.")
+        for stage, files in self._loras.items():
+            self._loras[stage] = [each for each in files if file is not None and str(each[0]) != str(file)]
+            if before := self._without_loras.pop(stage, None):
+                restore(self._network(stage), before)
+                self._put_loras(stage)
+
+    def _put_loras(self, part: str) -> None:
+        """Puts a stage's LoRA files on its network, which has none."""
+        for stage, files in self._loras.items():
+            for path, strength in files if stage == part else ():
+                before = merge_lora(self._network(stage), path, strength)
+                self._without_loras[stage] = before | self._without_loras.get(stage, {})
+
+    def _network(self, stage: Stage) -> UNet:
+        return (self.base if stage == "base" else self.refiner).unet
+
+    @property
+    def has_refiner(self) -> bool:
+        """Whether there is a second stage."""
+        return "refiner" in self._parts or (self.folder / "refiner").is_dir()
 
     @property
     def _place(self) -> dict:
@@ -172,25 +336,89 @@ class Cascade:
         check_fits(frames, height, width, needed, machine_bytes(self.device))
         check_fits(frames, height, width, frame_bytes(frames, height, width), machine_bytes("cpu"))
 
+    @checked
+    def __call__(
+        self,
+        image: ImageLike,
+        prompt: str,
+        base: BaseOptions | None = None,
+        refine: RefineOptions | None = None,
+        *,
+        stage: Literal["base", "cascade"] | None = None,
+        refine_prompt: str | None = None,
+        callback: Callback | None = None,
+        cancel: Event | None = None,
+    ) -> Videos:
+        """Makes a video of a picture: both stages, with all that lies between.
+
+        Args:
+            image: a path, a PIL image, an array or a tensor, see media.given.ImageLike; the first of many is taken.
+            prompt: what happens in the video.
+            base: settings of the base stage; the release's if None.
+            refine: settings of the second stage; the release's, and the base's seed, if None.
+            stage: `base` leaves the second one out; None runs it where there is a refiner.
+            refine_prompt: the refiner's prompt; the base's if None.
+            callback: see solvers.Callback; it counts the steps of both stages. What it raises ends the run.
+            cancel: looked at between the steps, and between the frames that are decoded.
+
+        Returns:
+            The frames of both stages.
+
+        Raises:
+            InputError: a setting, picture or prompt that cannot be, before anything is sampled.
+            Cancelled: `cancel` was set.
+        """
+        base = base or BaseOptions()
+        refine = refine or RefineOptions(seed=base.seed)
+        refines = self.has_refiner if stage is None else stage == "cascade"
+        first = self._base_stage(base).steps
+        steps = first + (self._refine_stage(refine).steps if refines else 0)
+
+        def counted(start: int) -> Callback:
+            def tell(step: int, _: int, x: Tensor, denoised: Tensor) -> None:
+                _stop_if(cancel)
+                if callback:
+                    callback(start + step, steps, x, denoised)
+
+            return tell
+
+        _stop_if(cancel)
+        conditions = self.condition(image, prompt, base)
+        video = self._decode_until(cancel, self.sample_base(conditions, base, callback=counted(0)))
+        if not refines:
+            return Videos(video)
+        latent = self.encode_video(video, refine)
+        refined_prompt = prompt if refine_prompt is None else refine_prompt
+        latent = self.sample_refiner(latent, refined_prompt, refine, callback=counted(first))
+        return Videos(video, self._decode_until(cancel, latent))
+
+    def _decode_until(self, cancel: Event | None, latent: Tensor) -> Tensor:
+        frames = []
+        for frame in latent.split(1):
+            _stop_if(cancel)
+            frames.append(self.decode(frame))
+        return torch.cat(frames)
+
+    @checked
     @torch.no_grad()
-    def condition(self, image: Tensor, prompt: str, options: BaseOptions) -> BaseConditions:
+    def condition(self, image: ImageLike, prompt: str, options: BaseOptions) -> BaseConditions:
         """Encodes image and prompts for the base stage (paper, section 3.2).
 
         Args:
-            image: [N, H, W, 3] in 0..1; the first is taken.
+            image: as for a call of the cascade; the first of many is taken.
             prompt: what happens in the video.
             options: size, frames, fps and negative prompt are read.
 
         Raises:
             InputError: a setting that cannot be, or a video that this machine has not the memory for.
         """
-        check_images(image)
+        pictures = as_images(image)
         settings = self._base_stage(options).settings
-        image = image[:1].to(self.device)
+        pictures = pictures[:1].to(self.device)
         base, encoder = self.base.unet, self.base.global_encoder
         width, height, frames = settings.width, settings.height, settings.frames
         self._check_video(base, frames, width, height)
-        pixels = clip_pixels(image, width, self.image_encoder.config.image_size)
+        pixels = clip_pixels(pictures, width, self.image_encoder.config.image_size)
         embedding = self.image_encoder.encode(pixels).to(self.dtype)[:, None]
         seen, unseen = base.context_embedding(embedding), base.context_embedding(torch.zeros_like(embedding))
         fps = torch.tensor([float(settings.fps)], device=self.device)
@@ -198,8 +426,9 @@ class Cascade:
         if encoder is None:
             return BaseConditions(seen, unseen, fps, None, shape)
 
-        latent = self.vae.encode(video_frame(image, width, height)).to(self.dtype) * VAE_SCALE
-        text = self.text_encoder.encode([prompt, settings.negative_prompt]).to(self.dtype)
+        latent = self.vae.encode(video_frame(pictures, width, height)).to(self.dtype) * VAE_SCALE
+        whose = ["the prompt", "the negative prompt"]
+        text = self.text_encoder.encode([prompt, settings.negative_prompt], whose).to(self.dtype)
         global_tokens = encoder(latent)
         positive, negated = (
             torch.cat([tokens[None], global_tokens, projected], dim=1)
@@ -207,6 +436,7 @@ class Cascade:
         )
         return BaseConditions(positive, negated, fps, base.detail_encoder(latent, frames), shape)
 
+    @checked
     @torch.no_grad()
     def sample_base(
         self,
@@ -227,17 +457,39 @@ class Cascade:
         Returns:
             Unscaled latent [frames, 4, h, w], float32.
         """
-        stage, base = self._base_stage(options), self.base.unet
-        noise = stage.noise(conditions.shape) if noise is None else noise
-        both = [base.prepare(each, conditions.fps) for each in (conditions.positive, conditions.negative)]
-        guidance, details = stage.settings.guidance, conditions.details
-        denoise = guided(base, stage.schedule, both, guidance, 0.0, details, options.acceleration, self.dtype)
+        stage = self._base_stage(options)
+        settings, shape = stage.settings, conditions.shape
+        asked = settings.frames, shape[1], settings.height // VAE_STEP, settings.width // VAE_STEP
+        check_shape("frames, height and width of the options", asked, shape, "Give the options of the conditions.")
+        noise = stage.noise(shape) if noise is None else noise
+        check_shape("noise", noise.shape, shape, "Draw it in the shape of the conditions.")
+        denoise = self.denoiser(conditions, options)
         return stage.sample(denoise, noise.to(self.device, torch.float32), callback) / VAE_SCALE
 
+    @checked
+    @torch.no_grad()
+    def denoiser(self, conditions: BaseConditions, options: BaseOptions) -> Denoise:
+        """The base under guidance as a function of a noisy latent and a timestep, for a sampler of one's own.
+
+        Args:
+            conditions: of the image and prompts.
+            options: guidance and acceleration are read.
+
+        Returns:
+            See solvers.Denoise: denoise(x, t) is the estimate of the clean latent, of x's shape [frames, 4, h, w], for t in
+            0..999 of schedule_for(kind). Both are scaled: config.VAE_SCALE times the VAE's latent. One is made for each run.
+        """
+        stage, base = self._base_stage(options), self.base.unet
+        both = [base.prepare(each, conditions.fps) for each in (conditions.positive, conditions.negative)]
+        guidance, details = stage.settings.guidance, conditions.details
+        return guided(base, stage.schedule, both, guidance, 0.0, details, options.acceleration, self.dtype)
+
+    @checked
     def decode(self, latent: Tensor, frames_per_batch: int = 1) -> Tensor:
         """Unscaled latent [frames, 4, h, w] to images [frames, 8h, 8w, 3] in 0..1."""
         return self.vae.decode(latent, frames_per_batch)
 
+    @checked
     @torch.no_grad()
     def encode_video(self, images: Tensor, options: RefineOptions) -> Tensor:
         """Images [F, H, W, 3] in 0..1, scaled to the refined size, to an unscaled latent [F, 4, height/8, width/8]."""
@@ -249,6 +501,7 @@ class Cascade:
         self._check_video(self.refiner.unet, len(images), width, height)
         return self.vae.encode(resize_video(images, width, height).to(self.device), frames_per_batch=1)
 
+    @checked
     @torch.no_grad()
     def sample_refiner(
         self,
@@ -275,7 +528,8 @@ class Cascade:
         stage.check_latent(latent)
         settings, speed = stage.settings, options.acceleration
         prompts = [prompt + settings.prompt_suffix, settings.negative_prompt]
-        texts = self.text_encoder.encode(prompts).to(self.dtype).split(1)
+        whose, added = ["the refiner's prompt", "the refiner's negative prompt"], settings.prompt_suffix
+        texts = self.text_encoder.encode(prompts, whose, added).to(self.dtype).split(1)
         positive, negative = (refiner.prepare(text) for text in texts)
         x = latent.to(self.device, torch.float32) * VAE_SCALE
         if stage.inverts:
@@ -283,6 +537,7 @@ class Cascade:
             x = stage.invert(unguided, x, callback)
         else:
             noise = stage.noise(tuple(x.shape)) if noise is None else noise
+            check_shape("noise", noise.shape, x.shape, "Draw it in the latent's shape.")
             x = stage.add_noise(x, noise.to(x))
         both, guidance = [positive, negative], settings.guidance
         denoise = guided(
@@ -295,3 +550,13 @@ class Cascade:
 
     def _refine_stage(self, options: RefineOptions) -> RefineStage:
         return RefineStage(options, self.refiner.release, schedule_for(self.refiner.unet.config.kind))
+
+
+def _stop_if(cancel: Event | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise Cancelled
+
+
+def _modules(part: object) -> list[nn.Module]:
+    """The networks of a part."""
+    return [each for each in vars(part).values() if isinstance(each, nn.Module)]

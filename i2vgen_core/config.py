@@ -9,13 +9,39 @@ from typing import Any, Literal
 
 from .errors import CheckpointError, check_range
 
-Kind = Literal["i2vgen_xl", "image2video", "vid2vid_xl", "sr600"]
+Kind = Literal[
+    "i2vgen_xl",
+    "image2video",
+    "vid2vid_xl",
+    "sr600",
+    "text2video",
+    "tft2v_t2v",
+    "videolcm_t2v",
+    "tft2v_composer",
+    "videolcm_composer",
+    "unianimate",
+    "animate_x",
+]
 DetailGain = Literal["official", "once"]
 Entry = Literal["noise", "inversion"]
+Sampler = Literal["ddim", "lcm"]
 ENTRIES: tuple[Entry, ...] = typing.get_args(Entry)
 
 BASES: tuple[Kind, ...] = ("i2vgen_xl", "image2video")
 REFINERS: tuple[Kind, ...] = ("vid2vid_xl", "sr600")
+TEXT_TO_VIDEO: tuple[Kind, ...] = ("text2video", "tft2v_t2v", "videolcm_t2v")
+COMPOSERS: tuple[Kind, ...] = ("tft2v_composer", "videolcm_composer")
+"""What pictures guide: a sketch, depth, motion, a masked video or a first frame."""
+ANIMATORS: tuple[Kind, ...] = ("unianimate", "animate_x")
+"""What moves a person's picture as poses say."""
+
+Stem = Literal[
+    "depth", "local_image", "motion", "sketch", "single_sketch", "masked", "pose", "reference", "reference_pose"
+]
+"""Pictures that a network may read, each through a stem of its own (network/stems.py), in the order of their sum."""
+
+COMPOSER_STEMS: tuple[Stem, ...] = ("depth", "local_image", "motion", "sketch", "single_sketch", "masked")
+ANIMATOR_STEMS: tuple[Stem, ...] = ("local_image", "pose", "reference", "reference_pose")
 
 VAE_SCALE = 0.18215
 """Latents are multiplied by this before a network sees them (VGen, configs: scale_factor)."""
@@ -36,6 +62,27 @@ TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
+class PoseConfig:
+    """Sizes of what reads a driving video's body points (`animate_x`).
+
+    Args:
+        width: of a frame's features.
+        hidden: width between a layer's two linear ones.
+        layers: over the frames.
+        points: of a body, with an x and a y each.
+        resampler_width: of the queries of the layers that read the driving picture.
+        resampler_layers: how many there are.
+    """
+
+    width: int = 1024
+    hidden: int = 1024
+    layers: int = 3
+    points: int = 18
+    resampler_width: int = 1024
+    resampler_layers: int = 8
+
+
+@dataclass(frozen=True)
 class UNetConfig:
     """Sizes of one network of the UNetSD family.
 
@@ -50,10 +97,13 @@ class UNetConfig:
         head_dim: width of an attention head. Leaves no trace in a state dict's shapes; 64 in every release.
         first_temporal_heads: heads of the temporal transformer right after the first convolution.
         context_dim: width of the context tokens.
-        image_dim: width of the CLIP image embedding (bases).
-        image_tokens: tokens that the CLIP image embedding becomes (bases).
+        image_dim: width of the CLIP image embedding, where it is read.
+        image_tokens: tokens that the CLIP image embedding becomes.
         detail_gain: `official` adds the detail features twice, as the released weights were trained; `once` is for
             weights trained against the diffusers port (`i2vgen_xl`).
+        concat_channels: channels beside the noise that the stems fill, zeros where no picture does.
+        stems: the pictures that it can read.
+        poses: sizes of what reads body points; None where nothing does.
     """
 
     kind: Kind = "i2vgen_xl"
@@ -69,11 +119,24 @@ class UNetConfig:
     image_dim: int = 1024
     image_tokens: int = IMAGE_TOKENS
     detail_gain: DetailGain = "official"
+    concat_channels: int = 0
+    stems: tuple[Stem, ...] = ()
+    poses: PoseConfig | None = None
 
     @property
     def reads_image(self) -> bool:
         """Whether it is conditioned on the CLIP image embedding and the frame rate."""
         return self.kind in BASES
+
+    @property
+    def reads_image_beside_text(self) -> bool:
+        """Whether it is conditioned on the CLIP image embedding through a projection of its own, without a frame rate."""
+        return self.kind == "tft2v_t2v" or bool(self.stems)
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether every video has one more frame in front, which holds the reference and is dropped from what is made."""
+        return "reference" in self.stems
 
     @property
     def reads_details(self) -> bool:
@@ -84,6 +147,19 @@ class UNetConfig:
     def is_refiner(self) -> bool:
         """Whether it is a second stage: text alone, and the refiners' own padding."""
         return self.kind in REFINERS
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the first convolution: the noisy latent's, and those beside it."""
+        return self.in_channels + (self.in_channels if self.reads_details else self.concat_channels)
+
+
+def released_config(kind: Kind) -> UNetConfig:
+    """The sizes that a kind was released in."""
+    stems = COMPOSER_STEMS if kind in COMPOSERS else ANIMATOR_STEMS if kind in ANIMATORS else ()
+    concat_channels = 8 if stems or kind in ("tft2v_t2v", "videolcm_t2v") else 0
+    poses = PoseConfig() if kind == "animate_x" else None
+    return UNetConfig(kind=kind, concat_channels=concat_channels, stems=stems, poses=poses)
 
 
 @dataclass(frozen=True)
@@ -102,6 +178,9 @@ class Release:
         frames, fps: length of a base's videos, and motion's frame rate; 0 for a refiner, which takes any.
         negative_prompt: the release's negative prompt.
         prompt_suffix: what the release appends to every prompt.
+        sampler: what it was made for: `ddim`, or `lcm` without guidance and negative prompt.
+        prior_level, long_prior_level: noise level that an animator's reference is brought to for the first latent, and that
+            of videos in windows; 0 for none.
     """
 
     title: str
@@ -118,6 +197,9 @@ class Release:
     fps: float = 0.0
     negative_prompt: str = ""
     prompt_suffix: str = ""
+    sampler: Sampler = "ddim"
+    prior_level: int = 0
+    long_prior_level: int = 0
 
     def steps_for(self, solver: str) -> int:
         """The release's steps with this solver; FAST_STEPS with a base's other solvers than DDIM."""
@@ -126,11 +208,18 @@ class Release:
         return self.heun_steps if solver == "heun" and self.heun_steps else self.steps
 
 
+_NEGATIVE = (
+    "Distorted, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, "
+    "disconnected limbs, Ugly faces, incomplete arms"
+)
 _REFINER_NEGATIVE = (
     "worst quality, normal quality, low quality, low res, blurry, text, watermark, logo, banner, extra digits, cropped, "
     "jpeg artifacts, signature, username, error, sketch ,duplicate, ugly, monochrome, horror, geometry, mutation, "
     "disgusting"
 )
+
+_TFT2V_SUFFIX = ", cinematic, High Contrast, highly detailed, no blur, 4k render"
+_VIDEOLCM_SUFFIX = ", cinematic, High Contrast, highly detailed, Unreal Engine 5, no blur, 4k render"
 
 RELEASES: dict[Kind, Release] = {
     "i2vgen_xl": Release(
@@ -141,10 +230,7 @@ RELEASES: dict[Kind, Release] = {
         fps=16,
         steps=50,
         guidance=9.0,
-        negative_prompt=(
-            "Distorted, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, "
-            "disconnected limbs, Ugly faces, incomplete arms"
-        ),
+        negative_prompt=_NEGATIVE,
     ),
     "image2video": Release(
         title="MS-Image2Video base",
@@ -189,9 +275,88 @@ RELEASES: dict[Kind, Release] = {
             "hyper sharpness, perfect without deformations, 4k render"
         ),
     ),
+    "text2video": Release(
+        title="VGen text to video",
+        width=448,
+        height=256,
+        frames=16,
+        fps=8,
+        steps=50,
+        guidance=9.0,
+        negative_prompt=_NEGATIVE,
+    ),
+    "tft2v_t2v": Release(
+        title="TF-T2V text to video",
+        width=448,
+        height=256,
+        frames=16,
+        fps=8,
+        steps=50,
+        guidance=9.0,
+        negative_prompt=_NEGATIVE,
+        prompt_suffix=_TFT2V_SUFFIX,
+    ),
+    "videolcm_t2v": Release(
+        title="VideoLCM text to video",
+        width=448,
+        height=256,
+        frames=16,
+        fps=8,
+        steps=4,
+        guidance=1.0,
+        prompt_suffix=_VIDEOLCM_SUFFIX,
+        sampler="lcm",
+    ),
+    "tft2v_composer": Release(
+        title="TF-T2V composer",
+        width=448,
+        height=256,
+        frames=16,
+        fps=8,
+        steps=50,
+        guidance=9.0,
+        negative_prompt=_NEGATIVE,
+        prompt_suffix=_TFT2V_SUFFIX,
+    ),
+    "videolcm_composer": Release(
+        title="VideoLCM composer",
+        width=448,
+        height=256,
+        frames=16,
+        fps=8,
+        steps=4,
+        guidance=1.0,
+        prompt_suffix=_VIDEOLCM_SUFFIX,
+        sampler="lcm",
+    ),
+    "unianimate": Release(
+        title="UniAnimate",
+        width=512,
+        height=768,
+        frames=32,
+        fps=8,
+        steps=30,
+        guidance=2.5,
+        offset_noise=0.1,
+        prior_level=949,
+        long_prior_level=939,
+    ),
+    "animate_x": Release(
+        title="Animate-X",
+        width=512,
+        height=768,
+        frames=32,
+        fps=8,
+        steps=30,
+        guidance=2.5,
+        offset_noise=0.1,
+    ),
 }
-"""By kind: VGen configs/i2vgen_xl_infer.yaml, tools/modules/config.py and configs/sr600_infer.yaml; ModelScope
-image_to_video and video_to_video, utils/config.py and the models' files."""
+"""By kind: VGen configs/i2vgen_xl_infer.yaml, tools/modules/config.py and configs/sr600_infer.yaml, t2v_infer.yaml,
+tft2v_t2v_infer.yaml, tft2v_vcomposer_infer.yaml, videolcm_t2v_infer.yaml and videolcm_vcomposer_infer.yaml; ModelScope
+image_to_video and video_to_video, utils/config.py and the models' files; UniAnimate configs/UniAnimate_infer.yaml and
+UniAnimate_infer_long.yaml; Animate-X configs/Animate_X_infer.yaml. The last seven read no frame rate: theirs is that of the
+saved videos."""
 
 RANGES: dict[str, tuple[float, float]] = {
     "width": (64, 8192),
@@ -201,6 +366,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "rescale": (0, 1),
     "heun_steps": (1, TIMESTEPS - 1),
     "noise_level": (2, TIMESTEPS - 1),
+    "prior_level": (0, TIMESTEPS - 1),
+    "long_prior_level": (0, TIMESTEPS - 1),
     "offset_noise": (0, 1),
     "frames": (1, 4096),
     "fps": (1, 120),
@@ -209,7 +376,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 """What the settings of a video may be, wherever they come from: a block, the command line or a config.json."""
 
-_WHOLE = {"width", "height", "steps", "heun_steps", "noise_level", "frames", "seed"}
+_WHOLE = {"width", "height", "steps", "heun_steps", "noise_level", "prior_level", "long_prior_level", "frames", "seed"}
 """Those of them that count something."""
 
 

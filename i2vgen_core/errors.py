@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+import types
+import typing
+from collections.abc import Callable, Collection
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
+
+_WORDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "True or False",
+    "NoneType": "None",
+    "PathLike": "a path",
+    "Image": "a PIL image",
+    "ndarray": "a numpy array",
+    "Tensor": "a tensor",
+    "Callable": "a function",
+}
+"""What a type is called in a sentence, by its name."""
 
 
 class InputError(ValueError):
@@ -27,6 +48,75 @@ class InputError(ValueError):
 
 class CheckpointError(InputError):
     """A file or a state dict that is not the network it should be."""
+
+
+def checked(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """A function whose arguments have to be of the types that it says: InputError names the first that is not."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            check_type(name, value, _annotations(function).get(name, Any))
+        return function(*args, **kwargs)
+
+    return run
+
+
+@cache
+def _annotations(annotated: Callable[..., object]) -> dict[str, Any]:
+    return typing.get_type_hints(annotated)
+
+
+def check_fields(options: Any) -> None:
+    """Raises InputError for the first field of a dataclass that is of another type than the class says."""
+    own: Any = type(options)
+    for name, kind in _annotations(own).items():
+        check_type(name.replace("_", " "), getattr(options, name), kind)
+
+
+def check_type(what: str, value: object, kind: Any) -> None:
+    """Raises InputError unless a value is of a type.
+
+    Args:
+        what: the value, as the user knows it.
+        value: any.
+        kind: the type, as an annotation states it. Numbers of every library are numbers, True and False are not.
+    """
+    if not _is(value, kind):
+        shape = f" {list(value.shape)}" if hasattr(value, "shape") else ""
+        said = repr(value)[:80] if value is None or isinstance(value, str | numbers.Number) else type(value).__name__
+        raise InputError(what, " or ".join(dict.fromkeys(_named(kind))), said + shape, "Give one of these.")
+
+
+def _is(value: object, kind: Any) -> bool:
+    if _is_union(kind):
+        return any(_is(value, each) for each in typing.get_args(kind))
+    if typing.get_origin(kind) is typing.Literal:
+        return isinstance(value, str) and value in typing.get_args(kind)
+    kind = typing.get_origin(kind) or kind
+    if kind in (int, float):
+        return isinstance(value, numbers.Integral if kind is int else numbers.Real) and not isinstance(value, bool)
+    return kind is Any or isinstance(value, kind)
+
+
+def _named(kind: Any) -> list[str]:
+    if _is_union(kind):
+        return [name for each in typing.get_args(kind) for name in _named(each)]
+    if typing.get_origin(kind) is typing.Literal:
+        return list(typing.get_args(kind))
+    name = getattr(typing.get_origin(kind) or kind, "__name__", str(kind))
+    return [_WORDS.get(name, name)]
+
+
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
+def check_shape(what: str, found: Collection[int], expected: Collection[int], remedy: str) -> None:
+    """Raises InputError unless two shapes are the same."""
+    if tuple(found) != tuple(expected):
+        raise InputError(what, f"shape {list(expected)}", f"{list(found)}", remedy)
 
 
 def check_choice(what: str, value: object, choices: Collection[str]) -> None:

@@ -7,9 +7,10 @@ import math
 
 import psutil
 import torch
+from torch import Tensor, nn
 
 from .config import UNetConfig
-from .errors import InputError
+from .errors import InputError, check_choice
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Types of weights by the names that the command line has for them."""
@@ -19,6 +20,16 @@ _PEAK_IN_FEATURES = 12
 
 _FRAME_VALUES = 3 * 128
 """Values for each pixel that an encoder like Stable Diffusion's holds at once: three times its first level's channels."""
+
+
+def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
+    """A type of weights, given as such or by its name: DTYPES' or torch's. Raises InputError for another."""
+    named = DTYPES | {str(each).removeprefix("torch."): each for each in DTYPES.values()}
+    if isinstance(dtype, str):
+        check_choice("dtype", dtype, named)
+        return named[dtype]
+    check_choice("dtype", str(dtype).removeprefix("torch."), named)
+    return dtype
 
 
 def even_part(number: int, most: int) -> int:
@@ -34,6 +45,7 @@ def evaluation_bytes(network: UNetConfig, frames: int, height: int, width: int, 
         frames, height, width: of the latent.
         value_bytes: of one number.
     """
+    frames += network.reads_reference  # the frame in front
     return _PEAK_IN_FEATURES * frames * height * width * network.model_channels * value_bytes
 
 
@@ -64,7 +76,13 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     words = str(error).lower()
     said = ("out of memory", "allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(each in words for each in said)
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(each in words for each in said)
+
+
+def like_weights(tensor: Tensor, network: nn.Module) -> Tensor:
+    """A tensor on the device and in the type of a network's weights."""
+    weight = next(network.parameters())
+    return tensor.to(device=weight.device, dtype=weight.dtype)
 
 
 def usable_device(device: torch.device | str) -> torch.device:

@@ -57,10 +57,10 @@ class GlobalEncode(io.ComfyNode):
                 io.Int.Input(
                     "fps",
                     default=16,
-                    min=1,
+                    min=0,
                     max=120,
-                    tooltip="A condition on motion: 16 calmer, 8 livelier from frame to frame; training saw these two. Not the "
-                    "saved file's rate. Costs nothing.",
+                    tooltip="A condition on motion: 16 calmer, 8 livelier from frame to frame; training saw these two. 0: the "
+                    "model's own. Not the saved file's rate. Costs nothing.",
                 ),
             ],
             outputs=[

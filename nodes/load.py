@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..i2vgen_core.config import REFINERS
@@ -28,14 +30,14 @@ class CascadeLoader(io.ComfyNode):
             node_id="I2VGenXLCascadeLoader",
             display_name="I2VGen-XL Cascade Loader",
             category=CATEGORY,
-            description="Loads the base stage and its encoders from one folder in diffusers' layout.",
+            description="Loads the base stage and its encoders: built in, the released files, or one folder in diffusers' layout.",
             inputs=[
                 io.Combo.Input(
                     "bundle",
                     options=folders.bundles(),
-                    tooltip="tiny (built in) was trained on moving shapes and runs anywhere, at 128x64. Else a folder under "
-                    "models/diffusers with unet, vae, text_encoder, image_encoder and tokenizer. Its refiner, if it has "
-                    "one, is in the Refiner Loader's list.",
+                    tooltip="tiny (built in) was trained on moving shapes and runs anywhere, at 128x64. released files: those of "
+                    "download cascade, in diffusion_models, text_encoders, clip_vision and vae; what is missing is named with "
+                    "its link. Else a folder under models/diffusers with unet, vae, text_encoder, image_encoder and tokenizer.",
                 ),
                 _WEIGHT_DTYPE,
             ],
@@ -104,7 +106,8 @@ class RefinerLoader(io.ComfyNode):
                     "model_name",
                     options=folders.refiners(),
                     tooltip="A file under models/diffusion_models (non_ema_0035000.pth, sr_step_110000_ema.pth, or a GGUF "
-                    "file of one of them), the refiner of a bundle under models/diffusers, or the built-in one, for 288x144.",
+                    "file of one of them), the refiner of a bundle under models/diffusers, or the built-in one, for 288x144. "
+                    "goes with the base: that of the base's bundle, or MS-Vid2Vid-XL.",
                 ),
                 io.Combo.Input(
                     "variant",
@@ -114,11 +117,14 @@ class RefinerLoader(io.ComfyNode):
                     "says, else vid2vid_xl. sr600 inverts the video instead of adding noise, and filters two skips.",
                 ),
                 _WEIGHT_DTYPE,
+                io.Model.Input(
+                    "base", optional=True, tooltip="The base that it goes with: the Cascade Loader's MODEL."
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The refiner; to Refine Sampler, LoRA loaders between.")],
             search_aliases=["video to video", "vid2vid", "video upscale", "i2vgen"],
         )
 
     @classmethod
-    def execute(cls, model_name: str, variant: str, weight_dtype: str) -> io.NodeOutput:
-        return io.NodeOutput(load_refiner(model_name, variant, weight_dtype))
+    def execute(cls, model_name: str, variant: str, weight_dtype: str, base: Any = None) -> io.NodeOutput:
+        return io.NodeOutput(load_refiner(model_name, variant, weight_dtype, base))

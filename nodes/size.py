@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
-from ..i2vgen_core.errors import check_choice
 from ..i2vgen_core.media.images import SIZES
 from .host.schema import CATEGORY, schema
+from .host.sizes import OWN, size_of
 
 
 class Size(io.ComfyNode):
@@ -20,11 +22,14 @@ class Size(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "size",
-                    options=list(SIZES),
+                    options=[*SIZES, OWN],
                     default="base 1280x704",
-                    tooltip="base: for CLIP Encode and Global Encode. refiner: for the frames before the second stage. "
-                    "The base's time and memory grow with the pixels: 448x256 has an eighth of 1280x704's. "
+                    tooltip="the model's own: of the model that is wired in. base: for CLIP Encode and Global Encode. "
+                    "refiner: for the frames before the second stage. The base's time and memory grow with the pixels: 448x256 has an eighth of 1280x704's. "
                     "Other multiples of 8 are typed into the blocks themselves.",
+                ),
+                io.Model.Input(
+                    "model", optional=True, tooltip="Of a loader of this pack; read for the model's own size."
                 ),
             ],
             outputs=[
@@ -35,6 +40,5 @@ class Size(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, size: str) -> io.NodeOutput:
-        check_choice("size", size, SIZES)
-        return io.NodeOutput(*SIZES[size])
+    def execute(cls, size: str, model: Any = None) -> io.NodeOutput:
+        return io.NodeOutput(*size_of(size, model))

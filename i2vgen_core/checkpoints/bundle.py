@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..config import UNetConfig
+from ..config import TEXT_TOKENS, UNetConfig
 from ..encoders.config import LATENT_RGB
+from ..encoders.tokenizer import VOCABULARY
 from ..errors import InputError
+from .read import read_config
 from .unet_keys import to_diffusers, to_official
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -106,19 +109,63 @@ def write_tensors(file: Path, state: Mapping[str, Tensor], metadata: Mapping[str
         unfinished.unlink(missing_ok=True)
 
 
+_INDEX = {
+    "_class_name": "I2VGenXLPipeline",
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "I2VGenXLUNet"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+"""What diffusers makes of each part."""
+
+
 def write_index(folder: Path) -> None:
-    """model_index.json, as diffusers' pipelines have it."""
-    index = {
-        "_class_name": "I2VGenXLPipeline",
-        "feature_extractor": ["transformers", "CLIPImageProcessor"],
-        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "I2VGenXLUNet"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    write_json(folder / "model_index.json", index)
+    """Makes a folder one that diffusers' I2VGenXLPipeline.from_pretrained takes: model_index.json, and the parts that are
+    settings alone: scheduler/, feature_extractor/ and tokenizer/, where they are not there yet.
+
+    Nothing is written where a part with weights is missing, or where the base is of another kind than I2VGen-XL.
+
+    Args:
+        folder: with unet/, vae/, text_encoder/ and image_encoder/.
+    """
+    parts = [folder / name for name in ("unet", "vae", "text_encoder", "image_encoder")]
+    if not all(part.is_dir() for part in parts) or read_config(folder / "unet").get("kind") != "i2vgen_xl":
+        return
+    from diffusers import DDIMScheduler  # seconds to import, and only needed here
+    from transformers import CLIPImageProcessor
+
+    if not (folder / "scheduler").exists():
+        DDIMScheduler(
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="leading",
+            steps_offset=1,
+            set_alpha_to_one=False,
+            clip_sample=False,
+        ).save_pretrained(folder / "scheduler")
+    if not (folder / "feature_extractor").exists():
+        side = read_config(folder / "image_encoder").get("image_size", 224)
+        CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(
+            folder / "feature_extractor"
+        )
+    if not (folder / "tokenizer").exists():
+        write_tokenizer(folder / "tokenizer")
+    write_json(folder / "model_index.json", _INDEX)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """CLIP's vocabulary, padding with token 0, `!`, as the official code does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(VOCABULARY / name, folder / name)
+    end = "<|endoftext|>"
+    tokens = {"bos_token": "<|startoftext|>", "eos_token": end, "unk_token": end, "pad_token": "!"}
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": TEXT_TOKENS, **tokens}
+    write_json(folder / "tokenizer_config.json", settings)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from ..config import REFINERS, DetailGain, Kind, UNetConfig
+from ..config import BASES, COMPOSERS, REFINERS, DetailGain, Kind, PoseConfig, Stem, UNetConfig
 from ..errors import CheckpointError
+from ..network.stems import STEMS
 from .check import named
 from .unet_keys import GLOBAL_ENCODER, StateDict
 
@@ -22,15 +23,74 @@ _DERIVED = {
 }
 """Parts of names that only one of them has (VEnhancer and STAR, video_to_video/modules/unet_v2v.py)."""
 
-_STEMS = re.compile(r"(depth|motion|sketch|single_sketch|masked|canny|histogram|local_image)_embedding\.")
-"""Of the pictures that compositional networks are guided by (VGen, unet_tf2tv.py and unet_videolcm.py)."""
-
 UNSAID = (
     "MS-Vid2Vid-XL, SR600 and the text-to-video networks of VGen and ModelScope have the same tensors, so that shapes cannot "
     "tell which one it is, and the file does not say: vid2vid_xl is assumed. For SR600, say so with the loader's variant, "
-    "--refiner, or `kind` in the metadata or config.json; a text-to-video network gives no good video here"
+    "--refiner, or `kind` in the metadata or config.json. VGen's text to video is text2video, for --kind or `kind`; "
+    "ModelScope's predicts noise, not the velocity, and gives no good video here"
 )
 """What is to be said wherever a second stage's kind was assumed."""
+
+_POINTS = "pose_embedding_before.increase_embed_dim.0.weight"
+
+_REFINERS_TENSORS: tuple[Kind, ...] = (*REFINERS, "text2video")
+
+
+class UnsaidKindError(CheckpointError):
+    """A network of tensors that more than one kind has, and nobody's word which it is.
+
+    Args:
+        kinds: those that it may be.
+    """
+
+    def __init__(self, kinds: tuple[Kind, ...]):
+        remedy = "Say it with --kind, or as `kind` in the metadata or config.json: `convert --kind` writes it into a new file."
+        found = f"no word whether it is {' or '.join(kinds)}, which have the same tensors"
+        super().__init__("the model file", "one that says what it is", found, remedy)
+        self.kinds = kinds
+
+
+def kinds_of(state: StateDict) -> tuple[Kind, ...]:
+    """The kinds that a network's tensors may be of, by our names: one, or all those that shapes cannot tell apart.
+
+    Raises:
+        CheckpointError: a network that reads beside the noise what none of them does.
+    """
+    if "local_image_concat.0.weight" in state:
+        return ("i2vgen_xl",)
+    channels, latent = _size(state, "input_blocks.0.0.weight", 1), _size(state, "out.2.weight", 0)
+    stems = _stems(state)
+    if channels > latent and "pose" in stems:
+        return ("animate_x",) if _POINTS in state else ("unianimate",)
+    if channels > latent and stems:
+        return COMPOSERS
+    if channels == 3 * latent and "context_embedding.0.weight" not in state:
+        return ("tft2v_t2v",) if "pre_image_condition.0.weight" in state else ("videolcm_t2v",)
+    if channels == latent:
+        return ("image2video",) if "context_embedding.0.weight" in state else _REFINERS_TENSORS
+    found = f"a network of {channels} input channels: {latent} of the noise and {channels - latent} of conditions"
+    remedy = "It is not built in here: use a release of the I2VGen-XL family."
+    raise CheckpointError("the model file", f"a network of {latent} latent channels", found, remedy)
+
+
+def _stems(state: StateDict) -> tuple[Stem, ...]:
+    """Told by their transformers: the global encoder of I2VGen-XL has the name of a stem's convolutions."""
+    return tuple(name for name, kind in STEMS.items() if f"{kind.transformer}.layers.0.0.norm.weight" in state)
+
+
+def _kind(state: StateDict, said: Kind | None) -> Kind:
+    """What a network is, where need be by somebody's word. Raises CheckpointError where the word is not that of its
+    tensors, or there is none."""
+    kinds = kinds_of(state)
+    if said in kinds:
+        return said
+    if said is not None:
+        found = f"one of kind {kinds[0]}" if kinds[0] in BASES + REFINERS else f"one of kind {' or '.join(kinds)}"
+        remedy = "Bases go into the base loader, refiners into the refiner loader."
+        raise CheckpointError("the model file", f"a network of kind {named(str(said))}", found, remedy)
+    if kinds == COMPOSERS:  # they are sampled in ways that have nothing in common
+        raise UnsaidKindError(kinds)
+    return kinds[0]
 
 
 def unet_config(
@@ -44,12 +104,12 @@ def unet_config(
 
     Args:
         state: tensors by our names, with or without the global encoder's.
-        kind: what the caller knows; the two refiners have the same keys, and `vid2vid_xl` is taken if nobody says.
+        kind: what the caller knows. Of a refiner's tensors `vid2vid_xl` is taken if nobody says; of a composer's, none.
         head_dim: width of an attention head, from config.json or metadata; 64, the releases', if None.
         detail_gain: see UNetConfig.
 
     Raises:
-        CheckpointError: another model, or not the kind that the caller asks for.
+        CheckpointError: another model, not the kind that the caller asks for, or one that shapes cannot tell.
     """
     missing = [key for key in _NEEDED if key not in state]
     if missing:
@@ -58,16 +118,7 @@ def unet_config(
         remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600 checkpoint."
         raise CheckpointError("the model file", "a network of the I2VGen-XL family", found, remedy)
 
-    has_image = "context_embedding.0.weight" in state
-    has_details = "local_image_concat.0.weight" in state
-    if not has_details:
-        _refuse_conditions_beside_the_noise(state)
-    found_kind: Kind = "i2vgen_xl" if has_details else "image2video" if has_image else "vid2vid_xl"
-    if kind not in (None, found_kind) and not (kind in REFINERS and found_kind in REFINERS):
-        remedy = "Bases go into the base loader, refiners into the refiner loader."
-        expected = f"a network of kind {named(str(kind))}"
-        raise CheckpointError("the model file", expected, f"one of kind {found_kind}", remedy)
-
+    kind = _kind(state, kind)
     head_dim = head_dim or UNetConfig.head_dim
     model_channels = _size(state, "time_embed.0.weight", 1)
     mult, attention, blocks = _levels(state, model_channels)
@@ -78,10 +129,11 @@ def unet_config(
         remedy = "Say the head dimension in the file's metadata (head_dim) or in config.json beside it."
         raise CheckpointError("the model file", expected, ", ".join(map(str, sorted(set(widths)))), remedy)
     middle_key = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    latent = _size(state, "out.2.weight", 0)
     config = UNetConfig(
-        kind=kind or found_kind,
-        in_channels=_size(state, "input_blocks.0.0.weight", 1) // (2 if has_details else 1),
-        out_channels=_size(state, "out.2.weight", 0),
+        kind=kind,
+        in_channels=latent,
+        out_channels=latent,
         model_channels=model_channels,
         channel_mult=mult,
         attention_levels=attention,
@@ -91,11 +143,32 @@ def unet_config(
         context_dim=_size(state, middle_key, 1),
         detail_gain=detail_gain,
     )
-    if has_image:
-        image_dim = _size(state, "context_embedding.0.weight", 1)
-        tokens = _size(state, "context_embedding.2.weight", 0) // config.context_dim
-        config = replace(config, image_dim=image_dim, image_tokens=tokens)
+    channels = _size(state, "input_blocks.0.0.weight", 1)
+    if config.reads_details:
+        config = replace(config, in_channels=channels // 2)
+    else:
+        poses = _pose_config(state) if kind == "animate_x" else None
+        config = replace(config, concat_channels=channels - latent, stems=_stems(state), poses=poses)
+    for projection in ("context_embedding", "pre_image_condition"):
+        if f"{projection}.0.weight" in state:
+            image_dim = _size(state, f"{projection}.0.weight", 1)
+            tokens = _size(state, f"{projection}.2.weight", 0) // config.context_dim
+            config = replace(config, image_dim=image_dim, image_tokens=tokens)
     return config
+
+
+def _pose_config(state: StateDict) -> PoseConfig:
+    def count(names: str) -> int:
+        return len({found[1] for key in state if (found := re.match(names + r"\.(\d+)\.", key))})
+
+    return PoseConfig(
+        width=_size(state, "pose_embedding_before.increase_embed_dim.1.weight", 0),
+        hidden=_size(state, "pose_embedding_before.encoder.layers.0.linear1.weight", 0),
+        layers=count(r"pose_embedding_before\.encoder\.layers"),
+        points=_size(state, _POINTS, 1) // 2,
+        resampler_width=_size(state, "pose_embedding_after.layers.0.0.to_q.weight", 0),
+        resampler_layers=count(r"pose_embedding_after\.layers"),
+    )
 
 
 def refuse_derived(state: StateDict) -> None:
@@ -112,25 +185,11 @@ def refuse_derived(state: StateDict) -> None:
     raise CheckpointError("the model file", "a network of the I2VGen-XL family", found, remedy)
 
 
-def _refuse_conditions_beside_the_noise(state: StateDict) -> None:
-    """Raises CheckpointError, with its name, for a network whose first convolution reads more than the latent."""
-    channels, latent = _size(state, "input_blocks.0.0.weight", 1), _size(state, "out.2.weight", 0)
-    if channels == latent:
-        return
-    name = f"a network of {channels} input channels"
-    if any(_STEMS.match(key) for key in state):
-        name = "a compositional network (TF-T2V's or VideoLCM's composer)"
-    elif any(key.startswith("pre_image_condition.") for key in state):
-        name = "TF-T2V's text-to-video network"
-    elif channels == 3 * latent:
-        name = "VideoLCM's text-to-video network"
-    found = f"{name}, {channels} channels: {latent} of the noise and {channels - latent} of conditions"
-    remedy = "It is not built in here: use I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600."
-    raise CheckpointError("the model file", f"a network of {latent} latent channels", found, remedy)
-
-
 def split_global_encoder(state: StateDict) -> tuple[StateDict, StateDict]:
-    """The network's tensors, and the global encoder's by its own names (empty where there is none)."""
+    """The network's tensors, and the global encoder's by its own names (empty where there is none). Composers and animators
+    have a stem of the encoder's name."""
+    if "local_image" in _stems(state):
+        return state, {}
     network = {key: value for key, value in state.items() if not key.startswith(GLOBAL_ENCODER)}
     encoder = {key.removeprefix(GLOBAL_ENCODER): value for key, value in state.items() if key not in network}
     return network, encoder

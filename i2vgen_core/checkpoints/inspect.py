@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from ..config import REFINERS
+from ..config import BASES, REFINERS, RELEASES, released_config
 from ..errors import InputError
-from .detect import UNSAID
+from ..network.unet import UNet
+from .detect import UNSAID, UnsaidKindError
+from .download import released_kind
 from .gguf import GGUF_SUFFIX, read_gguf_header
+from .lora_keys import is_lora, known_layers
 from .parts import PartName, Settings, find_part, settings_of, signs_of
 from .read import read_state_dict
 from .unet_keys import StateDict
@@ -24,7 +28,7 @@ class Finding:
     """One network of a file.
 
     Args:
-        part: which.
+        part: which, or LoRA: the change of one.
         whole: whether its names and shapes are right, all of them.
         title: for people; empty unless it is whole.
         sure: how sure that is, or what is wrong.
@@ -32,7 +36,7 @@ class Finding:
         loader: the block that takes it; empty unless it is whole.
     """
 
-    part: PartName
+    part: PartName | Literal["LoRA"]
     whole: bool
     title: str
     sure: str
@@ -68,8 +72,28 @@ def inspect_file(path: Path) -> Inspection:
     """
     state, metadata, types = _gguf(path) if path.suffix == GGUF_SUFFIX else _tensors(path)
     settings = settings_of(path, metadata)
-    findings = [_finding(state, settings, part) for part in signs_of(state)]
+    if is_lora(state):
+        return Inspection(len(state), types, [_lora(state, metadata)], metadata)
+    known = {} if "kind" in settings else released_kind(path)
+    findings = [_finding(state, dict(settings) | known, part) for part in signs_of(state)]
     return Inspection(len(state), types, findings, metadata)
+
+
+def _lora(state: StateDict, metadata: Mapping[str, str]) -> Finding:
+    """A LoRA file: of which network it says, and how many of that network's layers it names."""
+    said = next((kind for kind in RELEASES if kind == metadata.get("kind")), None)
+    kind = said or BASES[0]
+    network = {key: value.shape for key, value in UNet(released_config(kind), device="meta").state_dict().items()}
+    names = known_layers(state, network)
+    if not names:
+        return Finding("LoRA", False, "", f"{len(state)} tensors, none of which names a layer of our networks", 0, "")
+    title = f"LoRA for the {RELEASES[kind].title} ({kind})" if said else "LoRA for a network of this family"
+    sizes = "which have the released sizes" if all(names.values()) else "of other sizes than the released ones"
+    sure = f"it names {len(names)} of the network's layers, {sizes}" + (
+        "; it does not say which network's" * (not said)
+    )
+    parameters = sum(tensor.numel() for tensor in state.values())
+    return Finding("LoRA", True, title, sure, parameters, "ComfyUI's LoraLoaderModelOnly, from models/loras; or --lora")
 
 
 def _tensors(path: Path) -> tuple[StateDict, dict[str, str], Counter[str]]:
@@ -90,11 +114,16 @@ def _gguf(path: Path) -> tuple[StateDict, dict[str, str], Counter[str]]:
 
 def _finding(state: StateDict, settings: Settings, name: PartName) -> Finding:
     try:
-        part = find_part(state, settings, name)
+        try:
+            part, unsaid = find_part(state, settings, name), ""
+            title = part.title
+            if part.metadata["kind"] in REFINERS and "kind" not in settings:
+                unsaid = UNSAID
+        except UnsaidKindError as error:
+            part, unsaid = find_part(state, settings, name, error.kinds[0]), str(error)
+            title = " or ".join(f"{RELEASES[kind].title} ({kind})" for kind in error.kinds)
     except InputError as error:
         return Finding(name, False, "", str(error), 0, "")
-    sure = f"all of its {len(part.tensors)} tensors have the right names and shapes"
-    if part.metadata["kind"] in REFINERS and "kind" not in settings:
-        sure += f". {UNSAID}"
+    sure = f"all of its {len(part.tensors)} tensors have the right names and shapes" + (unsaid and f". {unsaid}")
     parameters = sum(tensor.numel() for tensor in part.tensors.values())
-    return Finding(name, True, part.title, sure, parameters, part.loader)
+    return Finding(name, True, title, sure, parameters, part.loader)

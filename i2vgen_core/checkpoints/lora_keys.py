@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -82,12 +82,7 @@ def in_our_names(lora: Mapping[str, Tensor], network: Mapping[str, torch.Size]) 
         lora: tensors by name, of any trainer.
         network: the shapes of its tensors, by our names.
     """
-    layers = layers_by_name(network)
-    flat = {name.replace(".", "_"): layer for name, layer in layers.items()}
-    found = {key: _find(_respelled(key), layers, flat) for key in lora}
-    counts = Counter(each.prefix for each in found.values() if each)
-    prefix = counts.most_common(1)[0][0] if counts else None
-    ours = {key: each for key, each in found.items() if each and each.prefix == prefix}
+    ours = _ours(lora, network)
     inner = {each.layer for each in ours.values() if each.rest == _MID}  # a third matrix between the two
     others = {each.layer for key, each in ours.items() if not (each.layer in inner or _fits(lora[key], each, network))}
     if others:
@@ -102,6 +97,34 @@ def in_our_names(lora: Mapping[str, Tensor], network: Mapping[str, torch.Size]) 
         elif ours[key].layer not in others:
             renamed[f"{OURS}{ours[key].layer.name}{ours[key].rest}"] = value
     return renamed
+
+
+def known_layers(lora: Mapping[str, Tensor], network: Mapping[str, torch.Size]) -> dict[str, bool]:
+    """Layers of a network that a LoRA file names, by our names, and whether its matrices are of their sizes.
+
+    Args:
+        lora: see in_our_names.
+        network: see in_our_names.
+    """
+    known: dict[str, bool] = {}
+    for key, found in _ours(lora, network).items():
+        known[found.layer.name] = known.get(found.layer.name, True) and _fits(lora[key], found, network)
+    return known
+
+
+def _ours(lora: Iterable[str], network: Mapping[str, torch.Size]) -> dict[str, _Found]:
+    """What the keys are of that name a layer, all under the prefix that most of them have."""
+    layers = layers_by_name(network)
+    flat = {name.replace(".", "_"): layer for name, layer in layers.items()}
+    found = {key: _find(_respelled(key), layers, flat) for key in lora}
+    counts = Counter(each.prefix for each in found.values() if each)
+    prefix = counts.most_common(1)[0][0] if counts else None
+    return {key: each for key, each in found.items() if each and each.prefix == prefix}
+
+
+def is_lora(keys: Iterable[str]) -> bool:
+    """Whether names speak of low-rank matrices."""
+    return any(_respelled(key).endswith((UP, DOWN)) for key in keys)
 
 
 def _respelled(key: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..config import RELEASES, Kind
+from ..config import BASES, REFINERS, RELEASES, Kind
 from ..encoders.config import TextConfig, VisionConfig
 from . import clip_keys, unet_keys, vae_keys
 from .clip_keys import text_to_transformers, text_tower, vision_to_transformers, vision_tower
@@ -89,10 +89,17 @@ def _unet(state: StateDict, settings: Settings, kind: Kind | None) -> Part:
     config, release = checkpoint.config, RELEASES[checkpoint.config.kind]
     return Part(
         title=f"{release.title} ({config.kind})" + (" with its global encoder" if checkpoint.global_encoder else ""),
-        loader=f"I2VGen-XL {'Refiner' if config.is_refiner else 'Base'} Loader, from models/diffusion_models",
+        loader=_LOADERS[config.kind],
         tensors=_unet_tensors(state),
         metadata={"config": json.dumps(asdict(config)), **checkpoint.metadata()},
     )
+
+
+_LOADERS: dict[Kind, str] = {
+    **dict.fromkeys(RELEASES, "i2vgen_core.checkpoints.load.open_unet; no block takes it yet"),
+    **dict.fromkeys(BASES, "I2VGen-XL Base Loader, from models/diffusion_models"),
+    **dict.fromkeys(REFINERS, "I2VGen-XL Refiner Loader, from models/diffusion_models"),
+}
 
 
 def _text(state: StateDict, settings: Settings) -> Part:

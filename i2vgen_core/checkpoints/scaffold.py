@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +11,13 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ..config import TEXT_TOKENS, VAE_SCALE, Kind, UNetConfig
-from ..encoders.tokenizer import VOCABULARY, VOCABULARY_SIZE
+from ..config import VAE_SCALE, Kind, UNetConfig
+from ..encoders.tokenizer import VOCABULARY_SIZE
 from ..errors import InputError
 from ..network.blocks import Layers
 from ..network.image_conditioning import GlobalEncoder
 from ..network.unet import UNet
-from .bundle import write_index, write_json, write_tower, write_unet, write_vae
+from .bundle import write_index, write_tokenizer, write_tower, write_unet, write_vae
 from .unet_keys import GLOBAL_ENCODER
 
 
@@ -97,7 +96,7 @@ def scaffold(
     _write_network(folder / "refiner", _of_kind(size.unet, refiner), weights)
     _write_encoders(folder, size, weights)
     _write_autoencoder(folder / "vae", size, weights)
-    _write_tokenizer(folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer")
     write_index(folder)
 
 
@@ -171,10 +170,3 @@ def _write_autoencoder(folder: Path, size: Size, weights: _Weights) -> None:
             scaling_factor=VAE_SCALE,
         )
     write_vae(folder, vae, weights.fill(vae.state_dict()))
-
-
-def _write_tokenizer(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copyfile(VOCABULARY / name, folder / name)
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer", "model_max_length": TEXT_TOKENS})

@@ -35,10 +35,12 @@ from ..batch.plain import run_plain
 from ..batch.stages import COLUMNS, Base, Decode, Encode, Model, Refine, cascade_job
 from ..batch.worker import Stage
 from ..batch.workflow import Comfy, Workflow
-from ..cascade import Cascade
 from ..config import REFINERS
 from ..errors import InputError
+from ..media.rows import read_header
 from ..memory import DTYPES
+from . import pages
+from .generate import add_lora_option, loras_of
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -50,7 +52,8 @@ _SMALL_CORES = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `batch`."""
     policy = Policy()
-    parser.epilog = "docs/batches.md says what a row may have, what is promised, and how to run it on many machines."
+    page = pages() / "batches.md"
+    parser.epilog = f"What a row may have, what is promised, and how to run it on many machines: {page}"
     add = parser.add_argument
     add(
         "jobs",
@@ -84,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--detail-gain", choices=["official", "once"], default="official", help="once: weights of the diffusers port")
     add("--refiner", choices=REFINERS, help="which refiner the folder holds, where its config.json does not say")
     add("--dtype", choices=list(DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
+    add_lora_option(cascade)
     workflow = parser.add_argument_group("on ComfyUI")
     add = workflow.add_argument
     add("--workflow", type=Path, metavar="API.json", help="a graph from Export (API), in place of the cascade")
@@ -108,7 +112,10 @@ def run(options: argparse.Namespace) -> int:
     if workflow:
         check_header(table, (), workflow.needed)
     else:
-        check_header(table, (*COLUMNS, options.names, "takes"), ("image", "prompt"))
+        names = {name.lower() for name in read_header(table, "JOBS") or ()}
+        videos = "video" in names and "image" not in names
+        needed = ("video",) if videos else ("image", "prompt")
+        check_header(table, (*COLUMNS, options.names, "takes"), needed)
     count = count_jobs(table)
     ray = None if plain else _ray(options.address)
     outputs = Outputs(options.out.resolve())
@@ -124,8 +131,9 @@ def run(options: argparse.Namespace) -> int:
             model = workflow.hash
             plans, make = [_comfy(options, workflow, gpus)], partial(workflow.job, folder=folder_of(table))
         else:
-            plans, model = _cascade(options, gpus)
-            make = partial(cascade_job, folder=folder_of(table), model=model)
+            plans, model = _cascade(options, gpus, videos)
+            refines = any(plan.kind is Refine for plan in plans)
+            make = partial(cascade_job, folder=folder_of(table), model=model, refines=refines)
         ledger = Ledger([plan.name for plan in plans], outputs, count)
         jobs = _jobs(table, make, model, options.names, workflow)
         policy = Policy(options.attempts, options.backoff, options.timeout)
@@ -169,7 +177,7 @@ def _ray(address: str | None) -> Any:
     try:
         import ray
     except ImportError:
-        remedy = "Install it: pip install 'comfyui-i2vgen-xl[batch]'; or leave it out with --plain."
+        remedy = "Install it: pip install 'ray[default]' pyarrow 'fsspec[http]' filelock; or leave it out with --plain."
         raise InputError("batch", "the package ray", "none", remedy) from None
     return ray
 
@@ -190,7 +198,7 @@ def _jobs(
             takes = takes_of(None if "takes" in used else take_column(given, "takes"))
             for take in range(takes):
                 job = make(number, given, take=take)
-                picture = workflow.picture(job) if workflow else job.content["image"]
+                picture = workflow.picture(job) if workflow else job.content.get("image") or job.content["video"]
                 called = title_of(title, picture, number) + (f"-take{take + 1}" if take else "")
                 if (first := titles.setdefault(called.casefold(), number)) != number:
                     raise InputError(
@@ -201,12 +209,14 @@ def _jobs(
             yield number, name_of(row, model), error
 
 
-def _cascade(options: argparse.Namespace, gpus: float) -> tuple[list[Plan], str]:
-    """The cascade's stages, and the hash of all that changes the pixels."""
-    model = Model(options.model.resolve(), options.refiner, options.detail_gain, options.dtype)
+def _cascade(options: argparse.Namespace, gpus: float, videos: bool = False) -> tuple[list[Plan], str]:
+    """The cascade's stages, the last two alone of a table of videos, and the hash of all that changes the pixels."""
+    loras = tuple((file.resolve(), strength) for file, strength in loras_of(options))
+    model = Model(options.model.resolve(), options.refiner, options.detail_gain, options.dtype, loras)
     stage = options.stage or ("cascade" if (model.folder / "refiner").is_dir() else "base")
-    Cascade(model.folder)  # says so if it is no model folder
+    model.new("cpu")  # says so if it is no model folder, or a LoRA is of another network
     kinds: list[type[Stage]] = [Encode, Base, Refine, Decode] if stage == "cascade" else [Encode, Base, Decode]
+    kinds = kinds[2:] if videos and stage == "cascade" else kinds
     plans = []
     for kind in kinds:
         workers, part = _share(options, kind, _GPU_PART if gpus else 0)

@@ -11,13 +11,13 @@ import torch
 
 from .. import assets
 from ..cascade import Cascade
-from ..media.images import write_image
+from ..media.images import check_image_file, write_image
 from ..media.spectrum import band_levels
 from ..media.tables import plain_table
 from ..memory import DTYPES
 from ..sampling.options import BaseOptions
 from ..sampling.schedules import BASE_SOLVERS
-from .generate import acceleration_of, add_acceleration
+from .generate import acceleration_of, add_acceleration, add_lora_option, loras_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, help="of the base (the model's own)")
     add("--solver", choices=BASE_SOLVERS, default="ddim", help="of the base (%(default)s)")
     add_acceleration(parser, "", "base")
+    add_lora_option(parser)
     add("--json", type=Path, metavar="FILE", help="the figures in a file too")
     add("--sheet", type=Path, metavar="FILE.png", help="frames of some scenes, to look at")
     add("--plot", type=Path, metavar="FILE.png", help="spatial and temporal spectra")
@@ -41,9 +42,13 @@ def run(options: argparse.Namespace) -> int:
     """Measures; 1 if a figure misses its limit."""
     from ..training import evaluate
 
+    for picture in filter(None, (options.sheet, options.plot)):
+        check_image_file(picture)
     cascade = Cascade(options.model, dtype=DTYPES.get(options.dtype), device=options.device)
     base = BaseOptions(steps=options.steps, solver=options.solver, acceleration=acceleration_of(options))
     base.check()
+    for file, strength in loras_of(options):
+        cascade.add_lora(file, strength)
     if options.ablations:
         tables = evaluate.ablations(cascade, options.seeds, refined=options.refined, base=base)
         for rows in tables.values():

@@ -1,24 +1,31 @@
-"""`generate`: a video from a photo."""
+"""`generate`: a video from a photo, or a video refined."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from .. import assets
-from ..cascade import Cascade
+from ..cascade import Cascade, sized_like
 from ..config import FAST_STEPS, REFINERS, RELEASES
+from ..errors import InputError
+from ..media.encoding import ENDINGS
 from ..media.images import read_image
-from ..media.video import check_video_file, write_video
+from ..media.source import read_source, source_files
+from ..media.video import check_video_file, same_rate, write_video
+from ..media.world import caption, render, sample_scene
 from ..memory import DTYPES
 from ..network.acceleration import EXACT, Acceleration
 from ..sampling.options import BaseOptions, RefineOptions
@@ -26,6 +33,10 @@ from ..sampling.schedules import BASE_SOLVERS
 from ..sampling.solvers import Callback
 
 logger = logging.getLogger("i2vgen_xl")
+
+_FILE_FPS = 8
+_SCENE = 512, 256
+"""Width and height of a scene's picture."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,13 +55,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder in diffusers' layout, with refiner/ for cascade (the built-in tiny cascade)",
     )
-    add("--image", type=Path, required=True, metavar="FILE", help="the photo")
-    add("--prompt", required=True, metavar="TEXT", help="what happens in the video")
-    add("--out", type=Path, required=True, metavar="FILE.mp4", help="where the video goes")
-    add("--stage", choices=["base", "cascade"], help="default: cascade where the folder has a refiner")
+    add(
+        "--image",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="the photo, or several, one video each (without --model: a scene of the built-in cascade's own world)",
+    )
+    add(
+        "--video",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="in place of a photo, a video for the refiner alone, with its sound; or its frames: pictures, or a folder",
+    )
+    add("--prompt", metavar="TEXT", help="what happens in the video (without --image: what happens in that scene)")
+    endings = ", ".join((*ENDINGS, "_%04d.png")).replace("%", "%%")
+    out = f"where the video goes, in the format of its ending ({endings}); of several, a folder"
+    add("--out", type=Path, required=True, metavar="FILE.mp4", help=out)
+    stages = "default: cascade where the folder has a refiner; with --video, refine"
+    add("--stage", choices=["base", "cascade", "refine"], help=stages)
     add("--frames", type=int, help=f"frames of the video (the release's, {i2vgen.frames})")
     add("--fps", type=int, help=f"condition on motion, 8 or 16 (the release's, {i2vgen.fps:g})")
-    add("--file-fps", type=float, default=8, help="frame rate of the file (%(default)s)")
+    add("--file-fps", type=float, help=f"frame rate of the file ({_FILE_FPS}; with --video, that of the video)")
     add("--width", type=int, help=f"of the base video (the release's, {i2vgen.width})")
     add("--height", type=int, help=f"of the base video (the release's, {i2vgen.height})")
     add("--steps", type=int, help=f"of the base (the release's 50; {FAST_STEPS} with other solvers than ddim)")
@@ -60,8 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of both stages (%(default)s)")
     add("--negative", metavar="TEXT", help=f"negative prompt of the base (the release's: {_short('i2vgen_xl')})")
     add("--detail-gain", choices=["official", "once"], default="official", help="once: weights of the diffusers port")
-    add("--refine-width", type=int, help=f"of the refined video (the release's, {vid2vid.width})")
-    add("--refine-height", type=int, help=f"of the refined video (the release's, {vid2vid.height})")
+    shape = "with --video, of its shape"
+    add("--refine-width", type=int, help=f"of the refined video (the release's, {vid2vid.width}; {shape})")
+    add("--refine-height", type=int, help=f"of the refined video (the release's, {vid2vid.height}; {shape})")
     add("--refine-prompt", metavar="TEXT", help="the refiner's, its release's suffix is appended (the base's prompt)")
     add(
         "--refine-negative",
@@ -83,6 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--refine-eta", type=float, default=refine.eta, help="noise of the SDE solver, 0..1 (%(default)s)")
     for prefix, stage in (("", "base"), ("refine-", "refiner")):
         add_acceleration(parser, prefix, stage)
+    add_lora_option(parser)
     add("--refiner", choices=REFINERS, help="which refiner the folder holds, where its config.json does not say")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     add("--dtype", choices=list(DTYPES), help="of weights and arithmetic (fp16 on a GPU, fp32 on the CPU)")
@@ -95,6 +124,29 @@ def add_acceleration(parser: argparse.ArgumentParser, prefix: str, stage: str) -
         parser.add_argument(f"--{prefix}guidance-{end}", type=float, default=default, metavar="0..1", help=words)
     words = f"the {stage} runs whole once in so many evaluations, else its outer blocks (%(default)s)"
     parser.add_argument(f"--{prefix}reuse-interval", type=int, default=EXACT.reuse_interval, metavar="N", help=words)
+
+
+def add_lora_option(parser: argparse._ActionsContainer) -> None:
+    """`--lora`, see loras_of."""
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA file, for the stage that it says, else the base (strength 1); again for more",
+    )
+
+
+def loras_of(options: argparse.Namespace) -> list[tuple[Path, float]]:
+    """Files and strengths of `--lora`. What stands after the last colon is a strength where it is a number."""
+    found = []
+    for text in options.lora:
+        file, _, strength = text.rpartition(":")
+        try:
+            found.append((Path(file), float(strength)) if file else (Path(text), 1.0))
+        except ValueError:
+            found.append((Path(text), 1.0))
+    return found
 
 
 def acceleration_of(options: argparse.Namespace, prefix: str = "") -> Acceleration:
@@ -139,37 +191,136 @@ def run(options: argparse.Namespace) -> None:
         negative=options.refine_negative,
         acceleration=acceleration_of(options, "refine_"),
     )
-    stage = options.stage or ("cascade" if (options.model / "refiner").is_dir() else "base")
     base.check()
     refine.check()
     cascade.check_frame(base.width, base.height)
+    if options.video or options.stage == "refine":
+        _refine_video(options, cascade, refine)
+        return
+    stage = options.stage or ("cascade" if (options.model / "refiner").is_dir() else "base")
     if stage == "cascade":
         cascade.check_frame(refine.width, refine.height)
-    check_video_file(options.out, options.file_fps)
-    image = read_image(options.image)
+    fps = _FILE_FPS if options.file_fps is None else options.file_fps
+    outputs = _outputs(options.image, options.out)
+    for out in outputs:
+        check_video_file(out, fps, options.image)
+    images, prompt = _pictures(options)
+    for file, strength in loras_of(options):
+        cascade.add_lora(file, strength)
+    refined_prompt = prompt if options.refine_prompt is None else options.refine_prompt
     seconds: dict[str, float] = {}
     with _timed(seconds, "encode"):
-        conditions = cascade.condition(image, options.prompt, base)
+        conditions = [cascade.condition(image, prompt, base) for image in images]
         cascade.free("text_encoder", "image_encoder")
-    with _timed(seconds, "base"), _progress("base") as callback:
-        latent = cascade.sample_base(conditions, base, callback=callback)
+    with _timed(seconds, "base"), _progress("base", len(images)) as callback:
+        latents = [cascade.sample_base(each, base, callback=callback) for each in conditions]
         cascade.free("base")
-    with _timed(seconds, "decode"):
+    bar = _progress("refine", len(images)) if stage == "cascade" else nullcontext()
+    with bar as callback:
+        for out, latent in zip(outputs, latents, strict=True):
+            with _timed(seconds, "decode"):
+                frames = cascade.decode(latent)
+            if stage == "cascade":
+                with _timed(seconds, "encode for refinement"):
+                    latent = cascade.encode_video(frames, refine)
+                with _timed(seconds, "refine"):
+                    latent = cascade.sample_refiner(latent, refined_prompt, refine, callback=callback)
+                    if out is outputs[-1]:
+                        cascade.free("text_encoder", "refiner")
+                with _timed(seconds, "decode refined"):
+                    frames = cascade.decode(latent)
+            _write(out, frames, fps)
+    _say_costs(seconds, cascade)
+
+
+def _refine_video(options: argparse.Namespace, cascade: Cascade, refine: RefineOptions) -> None:
+    """The second stage alone, on a video or its pictures: frames, rate, length, shape and sound stay."""
+    if options.image or options.stage not in (None, "refine"):
+        found = "--image too" if options.image else f"--stage {options.stage}"
+        raise InputError("--video", "a video for the refiner alone", found, "Give a photo or a video, not both.")
+    if not options.video:
+        raise InputError("--stage refine", "a video in --video", "none", "Name the video, or its pictures.")
+    files = source_files("--video", options.video)
+    check_video_file(options.out, _FILE_FPS if options.file_fps is None else options.file_fps, files)
+    source = read_source(files)
+    fps: Fraction | float = options.file_fps or source.rate or _FILE_FPS  # type: ignore[assignment]
+    sound = source.sound if source.rate and same_rate(fps, source.rate) else None
+    if source.sound and not sound:
+        logger.warning("The sound is left out: at %g frames a second it would not fit the pictures.", fps)
+    for file, strength in loras_of(options):
+        cascade.add_lora(file, strength, "refiner")
+    refine = sized_like(source.frames, refine, cascade.refiner.release)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "encode for refinement"):
+        latent = cascade.encode_video(source.frames, refine)
+    prompts = (options.refine_prompt, options.prompt, "")
+    prompt = next(text for text in prompts if text is not None)
+    with _timed(seconds, "refine"), _progress("refine", 1) as callback:
+        latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
+        cascade.free("text_encoder", "refiner")
+    with _timed(seconds, "decode refined"):
         frames = cascade.decode(latent)
-    if stage == "cascade":
-        with _timed(seconds, "encode for refinement"):
-            latent = cascade.encode_video(frames, refine)
-        with _timed(seconds, "refine"), _progress("refine") as callback:
-            prompt = options.prompt if options.refine_prompt is None else options.refine_prompt
-            latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
-            cascade.free("text_encoder", "refiner")
-        with _timed(seconds, "decode refined"):
-            frames = cascade.decode(latent)
-    write_video(options.out, frames, options.file_fps)
+    _write(options.out, frames, fps, sound)
+    _say_costs(seconds, cascade)
+
+
+def _write(out: Path, frames: torch.Tensor, fps: Fraction | float, sound: Path | None = None) -> None:
+    """Writes a video; in another folder where that one takes no more, so that nothing that was sampled is lost.
+
+    Raises:
+        InputError: it could not be written there; the message says where it is.
+    """
+    try:
+        write_video(out, frames, fps, sound=sound)
+    except OSError as error:
+        found = f"'{out.parent}', where the video could not be written ({error.strerror or error})"
+        expected = "a folder with room to write"
+        for folder in (Path(tempfile.gettempdir()), Path.home()):
+            other = folder / f"{uuid.uuid4().hex[:8]}-{out.name}"
+            try:
+                write_video(other, frames, fps, sound=sound)
+            except (OSError, InputError):
+                continue
+            raise InputError("--out", expected, found, f"It is whole in '{other}': make room, and move it.") from error
+        raise InputError("--out", expected, found, "Make room, and run the command again.") from error
     count, height, width, _ = frames.shape
-    logger.info("%s: %d frames of %dx%d", options.out, count, width, height)
+    logger.info("%s: %d frames of %dx%d", out, count, width, height)
+
+
+def _say_costs(seconds: dict[str, float], cascade: Cascade) -> None:
     logger.info("seconds: %s", ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
     logger.info("peak memory: %s", _peak_memory(cascade.device))
+
+
+def _outputs(images: list[str], out: Path) -> list[Path]:
+    """Where the videos go: of one picture, the file; of several, files in the folder that are called as the pictures."""
+    for image in images:
+        if "://" in image:
+            remedy = "Fetch it first, and name the file; `batch` takes addresses."
+            raise InputError("--image", "a file of this machine", f"the address '{image}'", remedy)
+    if len(images) < 2:
+        return [out]
+    outputs = [out / f"{Path(image).stem}.mp4" for image in images]
+    if twice := [file.name for file in outputs if outputs.count(file) > 1]:
+        raise InputError("--image", "pictures of different names", f"{twice[0]} twice", "Rename one of them.")
+    if out.suffix or not out.is_dir():
+        raise InputError("--out", "a folder that exists, for several pictures", f"'{out}'", "Make it, or name another.")
+    return outputs
+
+
+def _pictures(options: argparse.Namespace) -> tuple[list[torch.Tensor], str]:
+    """The pictures [1, H, W, 3] and the prompt: those given, or a scene of the built-in cascade's own world."""
+    if options.image and options.prompt is not None:
+        return [read_image(file) for file in options.image], options.prompt
+    if options.image or options.model != assets.FOLDER:
+        missing, expected = ("--prompt", "what happens in the video") if options.image else ("--image", "a photo")
+        raise InputError(
+            missing, expected, "none", "Only the built-in cascade has a picture and a sentence of its own."
+        )
+    scene = sample_scene(options.seed, split="held_out")
+    prompt = caption(scene, options.seed) if options.prompt is None else options.prompt
+    logger.info("a scene of the built-in cascade's world, that of --seed %d: %s", options.seed, prompt)
+    return [render(scene, *_SCENE, frames=1, fps=8).frames], prompt
 
 
 def _short(kind: str) -> str:
@@ -179,18 +330,20 @@ def _short(kind: str) -> str:
 
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Adds what the block takes."""
     start = time.perf_counter()
     yield
-    seconds[name] = time.perf_counter() - start
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[Callback]:
+def _progress(name: str, runs: int) -> Iterator[Callback]:
+    """A bar over the steps of so many runs, one after the other."""
     with tqdm(desc=name, unit="step") as bar:
 
         def callback(step: int, steps: int, *_: torch.Tensor) -> None:
-            bar.total = steps
-            bar.update(step + 1 - bar.n)
+            bar.total = steps * runs
+            bar.update(1)
 
         yield callback
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import transformers
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..memory import like_weights
 from .config import TextConfig, VisionConfig
 from .tokenizer import Tokenizer
 
@@ -35,9 +37,14 @@ class TextEncoder:
         """Embeddings float32 [B, N, width] of tokens [B, N], N at most the context length."""
         return self.model(input_ids=tokens.to(_device(self.model)).long()).last_hidden_state.float()
 
-    def encode(self, prompts: list[str]) -> Tensor:
-        """Embeddings float32 [B, 77, width] of prompts, on the model's device. An empty prompt is a prompt."""
-        return self(self.tokenizer(prompts))
+    def encode(self, prompts: list[str], whose: Sequence[str] = (), added: str = "") -> Tensor:
+        """Embeddings float32 [B, 77, width] of prompts, on the model's device. An empty prompt is a prompt.
+
+        Args:
+            prompts: what is cut of them is logged.
+            whose, added: see Tokenizer.
+        """
+        return self(self.tokenizer(prompts, whose, added))
 
 
 class ImageEncoder:
@@ -72,7 +79,7 @@ class ImageEncoder:
             raise InputError(
                 "CLIP image", f"shape [B, {expected[0]}, {expected[1]}, {expected[2]}]", f"{list(pixels.shape)}", remedy
             )
-        return self.model(pixel_values=_like(pixels, self.model)).image_embeds.float()
+        return self.model(pixel_values=like_weights(pixels, self.model)).image_embeds.float()
 
 
 def text_model(config: TextConfig) -> Any:
@@ -109,8 +116,3 @@ def vision_model(config: VisionConfig) -> Any:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _like(tensor: Tensor, model: nn.Module) -> Tensor:
-    parameter = next(model.parameters())
-    return tensor.to(device=parameter.device, dtype=parameter.dtype)

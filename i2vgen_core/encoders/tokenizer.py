@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import ftfy
@@ -47,9 +48,15 @@ class Tokenizer:
         if self._bpe.vocab_size != VOCABULARY_SIZE or self._bpe("").input_ids != [START, END]:
             raise CheckpointError(what, expected, f"{self._bpe.vocab_size} tokens", remedy)
 
-    def __call__(self, prompts: list[str]) -> Tensor:
-        """Tokens int64 [B, length]: start, text cut to fit, end, zeros. What is cut off is logged."""
-        texts = [" ".join(repaired(prompt).split()).lower() for prompt in prompts]
+    def __call__(self, prompts: list[str], whose: Sequence[str] = (), added: str = "") -> Tensor:
+        """Tokens int64 [B, length]: start, text cut to fit, end, zeros. What is cut off is logged.
+
+        Args:
+            prompts: of any length.
+            whose: what the log calls each of them.
+            added: what a release has added to the end of a prompt. Where that alone is cut, nobody needs a warning.
+        """
+        texts = [_plain(prompt) for prompt in prompts]
         rows = self._bpe(
             texts,
             truncation=True,
@@ -59,12 +66,23 @@ class Tokenizer:
             return_offsets_mapping=True,
         )
         tokens = torch.full((len(texts), self.length), PAD, dtype=torch.int64)
-        for row, ids, places, text in zip(tokens, rows.input_ids, rows.offset_mapping, texts, strict=True):
+        names = whose or ["a prompt"] * len(texts)
+        for row, ids, places, text, name in zip(tokens, rows.input_ids, rows.offset_mapping, texts, names, strict=True):
             row[: len(ids)] = torch.tensor(ids)
             if len(ids) == self.length and (rest := text[places[-2][1] :].strip()):
                 shown = rest if len(rest) <= _SHOWN else rest[:_SHOWN] + "..."
-                logger.warning("a prompt's text after its first %d tokens is not read: %s", self.length - 2, shown)
+                if added and _plain(added).endswith(rest):
+                    said = "%s: of the words that its release adds, those after the first %d tokens are not read: %s"
+                    logger.info(said, name, self.length - 2, shown)
+                else:
+                    logger.warning(
+                        "%s: what comes after the first %d tokens is not read: %s", name, self.length - 2, shown
+                    )
         return tokens
+
+
+def _plain(text: str) -> str:
+    return " ".join(repaired(text).split()).lower()
 
 
 def repaired(text: str) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
+from ..memory import like_weights
 from .config import VAEConfig
 from .vae_decoder import decode
 
@@ -32,12 +33,12 @@ class VAE:
     @torch.no_grad()
     def moments(self, pixels: Tensor) -> Tensor:
         """Mean and log-variance float32 [N, 2 * latent channels, H/8, W/8] of pixels [N, 3, H, W] in -1..1."""
-        return self.model.encode(_like(pixels, self.model)).latent_dist.parameters.float()
+        return self.model.encode(like_weights(pixels, self.model)).latent_dist.parameters.float()
 
     @torch.no_grad()
     def decode_pixels(self, latent: Tensor) -> Tensor:
         """Pixels float32 [N, 3, H, W], near -1..1 and not cut to it, of an unscaled latent [N, 4, H/8, W/8]."""
-        return decode(self.model, _like(latent, self.model)).float()
+        return decode(self.model, like_weights(latent, self.model)).float()
 
     def encode(self, images: Tensor, frames_per_batch: int = 4) -> Tensor:
         """The posterior's mode, unscaled, float32 [N, 4, H/8, W/8], on the images' device.
@@ -103,11 +104,6 @@ def vae_model(config: VAEConfig) -> Any:
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
     )
-
-
-def _like(tensor: Tensor, model: nn.Module) -> Tensor:
-    parameter = next(model.parameters())
-    return tensor.to(device=parameter.device, dtype=parameter.dtype)
 
 
 def _positive(frames_per_batch: int) -> int:

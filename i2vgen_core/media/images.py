@@ -7,17 +7,17 @@ filter is off by up to 165 of 255 on the golden photos), so that one is built he
 
 import math
 import os
-import struct
+from pathlib import Path
 
 import kornia
-import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from ..errors import InputError
+from .photo import read_pixels
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -25,10 +25,6 @@ _LUMA = (0.2126, 0.7152, 0.0722)  # BT.709
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LOWEST, _HIGHEST = -1, 2
-
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # none that starts another program, as EPS does
-# What Pillow raises on damaged files, found by corrupting files of every format above.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, struct.error, Image.DecompressionBombError)
 
 
 def video_frame(images: Tensor, width: int, height: int) -> Tensor:
@@ -108,39 +104,42 @@ def resize_video(images: Tensor, width: int, height: int) -> Tensor:
 
 
 def read_image(path: str | os.PathLike[str]) -> Tensor:
-    """Reads a photo: turned upright by its EXIF orientation, transparency composited on white, first picture of many.
-
-    Greyscale (16-bit included), palette and CMYK become RGB; colour profiles are not applied, as in the official code.
+    """Reads a photo as viewers show it: upright, in sRGB by its colour profile, on white where it is transparent, the
+    first picture of many. Greyscale (16-bit included), palette and CMYK become RGB.
 
     Args:
         path: a PNG, JPEG, WebP, TIFF, BMP, GIF, PPM or (where Pillow reads it) AVIF file.
 
     Returns:
-        [1, H, W, 3] float32 in 0..1.
+        [1, H, W, 3] float32 in 0..1. A picture of more than photo.MOST_PIXELS is read at a half, a quarter or an eighth
+        of its sides.
 
     Raises:
-        InputError: there is no such file, or it is not a whole image of these formats.
+        InputError: there is no such file, it is not a whole image of these formats, or it is larger than the memory.
     """
-    if not os.path.isfile(path):
-        raise InputError("the image file", "a file", f"nothing at {os.fspath(path)!r}", "Check the path.")
-    Image.init()
-    try:
-        with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as file:
-            pixels = _rgb(ImageOps.exif_transpose(file))
-    except _PILLOW_ERRORS as error:
-        raise InputError(
-            "the image file",
-            "a whole PNG, JPEG, WebP, TIFF, BMP, GIF, PPM or AVIF image",
-            f"{os.fspath(path)!r}, which Pillow cannot read ({error})",
-            "Open it in an image editor and save it as PNG or JPEG.",
-        ) from error
-    return torch.from_numpy(pixels)[None]
+    return torch.from_numpy(read_pixels(path))[None]
 
 
 def write_image(path: str | os.PathLike[str], image: Tensor) -> None:
-    """Writes a picture [H, W, 3] in 0..1; the file's ending says in which format."""
+    """Writes a picture [H, W, 3] in 0..1; the file's ending says in which format.
+
+    Raises:
+        InputError: as check_image_file.
+    """
+    check_image_file(path)
     pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte()
     Image.fromarray(pixels.numpy()).save(path)
+
+
+def check_image_file(path: str | os.PathLike[str]) -> None:
+    """Raises InputError unless a picture can be written there. For saying so before the work."""
+    Image.init()
+    place = Path(path)
+    if Image.EXTENSION.get(place.suffix.lower()) not in Image.SAVE:
+        remedy = f"Name it {place.stem}.png."
+        raise InputError("the picture file", "a name that ends in .png, .jpg or .webp", f"'{place.name}'", remedy)
+    if not place.parent.is_dir():
+        raise InputError("the picture file", "a path in a folder that exists", f"'{place}'", "Create the folder first.")
 
 
 def luma(images: Tensor) -> Tensor:
@@ -197,6 +196,17 @@ SIZES: dict[str, tuple[int, int]] = {
 }
 """Sizes that go through a network's levels without a remainder, width and height by name: the releases' own 1280x704,
 448x256 and 1280x720, portrait and square ones of about the same area, and one of twice the refiner's."""
+
+
+def size_like(width: int, height: int, usual: tuple[int, int]) -> tuple[int, int]:
+    """The size of a video of the shape width x height and of about as many pixels as a usual one: that itself, where the
+    shapes are within 2 %, else one that goes through a network's levels without a remainder, as those of SIZES do."""
+    shape = width / height
+    if abs(shape * usual[1] / usual[0] - 1) < 0.02:
+        return usual
+    pixels = usual[0] * usual[1]
+    wide, high = round(math.sqrt(pixels * shape) / 64), round((math.sqrt(pixels / shape) - 16) / 64)
+    return max(1, wide) * 64, max(1, high) * 64 + 16
 
 
 _SHORTEST, _LONGEST = 64, 16384
@@ -262,16 +272,3 @@ def _box_resize(images: Tensor, dim: int, size: int, start: int, length: int) ->
     for tap, weight in zip(taps.unbind(1), weights.unbind(1), strict=True):
         resized = resized + images.index_select(dim, tap) * weight.view(shape)
     return resized
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Any Pillow image as [H, W, 3] float32 in 0..1."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
-        grey = np.clip(np.asarray(image).astype(np.float32) / 65535, 0, 1)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise ValueError("its values are floating point and have no known range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB")).astype(np.float32) / 255

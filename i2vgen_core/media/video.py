@@ -1,43 +1,55 @@
-"""Frames to an H.264 MP4 file and back, through PyAV; and a contact sheet for looking at frames in one picture."""
+"""Frames to a video file and back; and a contact sheet for looking at frames in one picture."""
 
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from bisect import bisect_right
+from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
-import av
-import torch
-from av.container import InputContainer
-from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace
-from av.video.stream import VideoStream
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
 from ..errors import InputError, check_range
+from ..memory import machine_bytes
+from .decoding import Frame, Planes, open_clip, to_tensor, unreadable
+from .encoding import check_target, encode, targets
 from .images import check_images
 
 _TIE = 1e-6  # seconds; halfway between two frames it is the earlier one, whatever the rounding of their times
-_BT709 = 1  # the code of BT.709 in ISO/IEC 23091-2, for primaries and transfer alike
+_STILL_RATE = Fraction(25)  # of a file that states none, as in FFmpeg
+_SAME_RATE = 0.001
+_FRAME_BYTES = 3 + 12  # of a pixel, as it is decoded and as it is handed on
+_MOST_REPEATED = 4  # times as many frames as the file has, where they are not evenly spaced
 
 
-def write_video(path: str | os.PathLike[str], frames: Tensor, fps: Fraction | float, crf: int = 17) -> None:
-    """Writes an H.264 MP4: yuv420p, BT.709, limited range, readable by every common player.
+def write_video(
+    path: str | os.PathLike[str],
+    frames: Tensor,
+    fps: Fraction | float,
+    crf: int = 17,
+    sound: str | os.PathLike[str] | None = None,
+) -> None:
+    """Writes a video in the format that its name's ending says: H.264 in .mp4, .m4v, .mov and .mkv (an MP4 without an
+    ending), VP9 in .webm, a .gif, an animated .webp, or a picture for each frame, `name_%04d.png`.
 
-    4:2:0 needs even sides: an odd width or height grows by one pixel, a repeat of the last column or row.
-    The file is written under another name beside the target and renamed when whole.
+    H.264 and VP9 are yuv420p, BT.709, limited range, as every common player reads. 4:2:0 needs even sides: an odd width or
+    height grows by one pixel, a repeat of the last column or row. The same frames give the same bytes, whatever number of
+    processors. The file is written under another name beside the target and renamed when whole.
 
     Args:
         path: the file to write; an existing one is replaced.
         frames: [F, H, W, 3] in 0..1; values outside are clamped.
         fps: frames per second; a float is taken as the nearest fraction over at most 1001 (29.97 as 2997/100).
-        crf: x264's quality, 1 (best) to 51.
+        crf: x264's quality, 1 (best) to 51; VP9's is chosen to match.
+        sound: a video whose sound is copied, where the format takes it as it is.
 
     Raises:
-        InputError: frames is not such a tensor, its folder does not exist, or fps or crf is out of range.
+        InputError: frames is not such a tensor, the folder does not exist, the ending is none of these, or fps or crf is
+            out of range.
+        OSError: the disk is full, or fails. Nothing is left behind.
     """
     check_images(frames, "the video")
     check_video_file(path, fps)
@@ -47,14 +59,20 @@ def write_video(path: str | os.PathLike[str], frames: Tensor, fps: Fraction | fl
 
     temporary = path.absolute().with_name(f".{uuid.uuid4().hex}.part")  # FFmpeg reads "a:b.mp4" as a protocol
     try:
-        _encode(temporary, frames, Fraction(fps).limit_denominator(1001), crf)
-        os.replace(temporary, path)
+        rate = Fraction(fps).limit_denominator(1001)
+        written = encode(temporary, path.suffix.lower(), frames, rate, crf, sound)
+        for part, target in zip(written, targets(path, len(frames)), strict=True):
+            os.replace(part, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        for part in temporary.parent.glob(f"{temporary.name}*"):
+            part.unlink(missing_ok=True)
 
 
-def check_video_file(path: str | os.PathLike[str], fps: Fraction | float) -> None:
-    """Raises InputError unless a video of this rate can be written there. For saying so before the work."""
+def check_video_file(
+    path: str | os.PathLike[str], fps: Fraction | float, inputs: Sequence[str | os.PathLike[str]] = ()
+) -> None:
+    """Raises InputError unless a video of this rate can be written there, over none of the inputs. For saying so before
+    the work."""
     path = Path(path)
     try:
         os.stat(path)
@@ -70,49 +88,89 @@ def check_video_file(path: str | os.PathLike[str], fps: Fraction | float) -> Non
         raise InputError("the video file", "a path in a folder of yours", found, "Choose another folder.")
     if path.is_dir():
         raise InputError("the video file", "the path of a file", f"the folder '{path}'", "Add a file name.")
+    check_target(path, inputs)
     if not 0.1 <= fps <= 1000:
         raise InputError("fps", "0.1 to 1000 frames per second", str(fps), "Use 8 or 16.")
 
 
 def read_video(path: str | os.PathLike[str], frames: int | None = None) -> tuple[Tensor, Fraction]:
-    """Reads a video file's first video stream.
+    """Reads a video as players show it: its first frame to its last, at one rate.
+
+    Turned and mirrored as the file says, with square pixels, deinterlaced, HDR and wide gamuts as SDR, on white where it is
+    transparent. Where the frames of a file are not evenly spaced in time, each moment has the frame that is shown then.
 
     Args:
-        path: any file FFmpeg decodes.
+        path: any file FFmpeg decodes, or an animated WebP, PNG or AVIF.
         frames: how many frames to read from the start; None reads all, a shorter video gives what it has.
 
     Returns:
-        Frames [F, H, W, 3] float32 in 0..1, turned upright, and the average frame rate.
+        Frames [F, H, W, 3] float32 in 0..1, and their rate.
 
     Raises:
-        InputError: there is no such file, or it has no video that can be decoded.
+        InputError: there is no such file, it has no video that can be decoded, or more frames than the memory holds.
     """
     if frames is not None and frames < 1:
         raise InputError("frames", "at least 1, or None for all", str(frames), "Ask for one frame or more.")
-    pictures: list[Tensor] = []
-    with _open(path) as (container, stream):
-        fps = stream.average_rate
-        for frame in container.decode(stream):
-            pictures.append(_picture(frame))
+    pictures: list[Planes] = []
+    times: list[float | None] = []
+    end, memory = None, machine_bytes("cpu")
+    with open_clip(path) as clip:
+        for frame in clip.frames():
+            pictures.append(frame.planes())
+            height, width = pictures[0][0].shape
+            if len(pictures) * height * width * _FRAME_BYTES > memory:
+                fits = f"frames that fit into the {memory / 2**30:.1f} GiB of memory of this machine"
+                found = f"{len(pictures)} frames of {width}x{height} and more in '{path}'"
+                raise InputError("the video", fits, found, "Cut it into shorter ones, or make it smaller.")
+            times.append(frame.time)
+            end = None if frame.time is None or frame.seconds is None else frame.time + frame.seconds
             if len(pictures) == frames:
                 break
-    if not pictures or not fps:
-        raise _unreadable(path, "it has no frames")
-    return torch.stack(pictures).float() / 255, fps
+        if not pictures:
+            raise unreadable(path, "it has no frames")
+        rate = clip.rate or _STILL_RATE
+    shown, rate = _evenly(times, end, rate)
+    return to_tensor([pictures[index] for index in shown[:frames]]), rate
+
+
+def _evenly(times: list[float | None], end: float | None, rate: Fraction) -> tuple[list[int], Fraction]:
+    """Which frames to show at one rate, and the rate: the file's average where each frame is within half of its place,
+    else that of the commonest interval.
+
+    Args:
+        times: of the frames, in seconds.
+        end: of the last one, where it is known.
+        rate: the file's average.
+    """
+    known = [time for time in times if time is not None]
+    every = list(range(len(times)))
+    if len(known) < max(len(times), 2):
+        return every, rate
+    places = [(time - known[0]) * rate for time in known]
+    if all(abs(place - index) <= 0.5 for index, place in enumerate(places)):
+        return every, rate
+    intervals = sorted(later - time for time, later in pairwise(known) if later > time)
+    usual = intervals[len(intervals) // 2]
+    last = end if end is not None and end > known[-1] else known[-1] + usual
+    if (last - known[0]) / usual <= _MOST_REPEATED * len(known):
+        rate = Fraction(1 / usual).limit_denominator(1001)
+    count = max(1, round((last - known[0]) * rate))
+    moments = [known[0] + float(index / rate) + _TIE for index in range(count)]
+    return [bisect_right(known, moment) - 1 for moment in moments], rate
 
 
 def read_video_at(path: str | os.PathLike[str], frames: int, fps: float, start: float = 0.0) -> Tensor:
-    """Reads a clip out of a video file: for each of its moments the frame that is nearest in time. The file is decoded
-    from the keyframe before the clip to the clip's end.
+    """Reads a clip out of a video file, as `read_video` shows it: for each of its moments the frame that is nearest in time.
+    The file is decoded from the keyframe before the clip to the clip's end.
 
     Args:
-        path: any file FFmpeg decodes.
+        path: any file `read_video` reads.
         frames: of the clip, which lasts frames / fps seconds.
         fps: the clip's rate, whatever the file's.
         start: where in the video, in 0..1 of the room there is: 0 at its beginning, 1 so that both end together.
 
     Returns:
-        [frames, H, W, 3] float32 in 0..1, turned upright. Where the clip ends after the video, its last frame is held.
+        [frames, H, W, 3] float32 in 0..1. Where the clip ends after the video, its last frame is held.
 
     Raises:
         InputError: there is no such file, it has no video that can be decoded, an argument is out of range, or the
@@ -121,9 +179,9 @@ def read_video_at(path: str | os.PathLike[str], frames: int, fps: float, start: 
     check_range("frames", frames, 1, 10**6)
     check_range("fps", fps, 0.1, 1000)
     check_range("start", start, 0, 1)
-    pictures: list[Tensor] = []
-    with _open(path) as (container, stream):
-        first, end = _span(path, container, stream)
+    pictures: list[Planes] = []
+    with open_clip(path) as clip:
+        first, end = clip.span()
         if end - first < (frames - 1) / fps:
             what, found = f"the video '{path}'", f"{end - first:.2f} s"
             raise InputError(
@@ -132,33 +190,37 @@ def read_video_at(path: str | os.PathLike[str], frames: int, fps: float, start: 
         begin = first + start * max(0.0, end - first - frames / fps)
         moments = [begin + index / fps for index in range(frames)]
         # A file's index may lead past the moment asked for, by some frames: open groups of pictures do.
-        container.seek(int(max(first, begin - 1) * av.time_base))
-        before = None
-        for frame in container.decode(stream):
+        before: tuple[float, Frame] | None = None
+        for frame in clip.frames(max(first, begin - 1)):
             if frame.time is None:
                 continue
             while len(pictures) < frames and frame.time >= (moment := moments[len(pictures)]):
-                nearer = frame if before is None or frame.time - moment < moment - before.time - _TIE else before
-                pictures.append(_picture(nearer))
+                nearer = before is None or frame.time - moment < moment - before[0] - _TIE
+                pictures.append((frame if before is None or nearer else before[1]).planes())
             if len(pictures) == frames:
                 break
-            before = frame
+            before = frame.time, frame
         if before:
-            pictures += [_picture(before)] * (frames - len(pictures))
-    if not pictures:
-        raise _unreadable(path, "it has no frames")
-    return torch.stack(pictures).float() / 255
+            pictures += [before[1].planes()] * (frames - len(pictures))
+        if not pictures:
+            raise unreadable(path, "it has no frames")
+    return to_tensor(pictures)
 
 
 def video_seconds(path: str | os.PathLike[str]) -> float:
-    """How long a file's first video stream lasts, from the beginning of its first frame to the end of its last.
+    """How long a file's video lasts, from the beginning of its first frame to the end of its last.
 
     Raises:
         InputError: there is no such file, or it has no video.
     """
-    with _open(path) as (container, stream):
-        first, end = _span(path, container, stream)
+    with open_clip(path) as clip:
+        first, end = clip.span()
         return end - first
+
+
+def same_rate(first: Fraction | float, second: Fraction | float) -> bool:
+    """Whether two rates are one, but for rounding: sound that goes with the one goes with the other."""
+    return abs(float(first) / float(second) - 1) < _SAME_RATE
 
 
 def contact_sheet(frames: Tensor, columns: int) -> Tensor:
@@ -167,59 +229,3 @@ def contact_sheet(frames: Tensor, columns: int) -> Tensor:
     empty = -len(frames) % columns
     frames = functional.pad(frames, (0, 0, 0, 0, 0, 0, 0, empty), value=1.0)
     return rearrange(frames, "(rows columns) h w c -> (rows h) (columns w) c", columns=columns)
-
-
-@contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, VideoStream]]:
-    if not Path(path).is_file():
-        raise InputError("the video file", "a file", f"nothing at '{path}'", "Check the path.")
-    try:
-        with av.open(os.path.abspath(path)) as container:  # FFmpeg reads "a:b.mp4" as a protocol
-            yield container, container.streams.video[0]
-    except (av.FFmpegError, IndexError) as error:
-        raise _unreadable(path, str(error)) from error
-
-
-def _span(path: str | os.PathLike[str], container: InputContainer, stream: VideoStream) -> tuple[float, float]:
-    """When the first frame begins and the last one ends, in seconds. A file may state no length, or that of its sound:
-    so the end is read from the stream's last packets."""
-    if container.duration:
-        container.seek(container.duration)
-    ends = [packet.pts + (packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
-    if not ends or not stream.time_base:
-        raise _unreadable(path, "it has no frames")
-    return float((stream.start_time or 0) * stream.time_base), float(max(ends) * stream.time_base)
-
-
-def _picture(frame: VideoFrame) -> Tensor:
-    """[H, W, 3] uint8, turned as the file says it is to be shown."""
-    # Older PyAV (16.0 among them) converts by the frame's own matrix only when a range is asked for.
-    rgb = frame.to_ndarray(format="rgb24", dst_color_range=ColorRange.JPEG)
-    return torch.from_numpy(rgb).rot90(round(frame.rotation / 90))
-
-
-def _encode(path: Path, frames: Tensor, fps: Fraction, crf: int) -> None:
-    height, width = frames.shape[1:3]
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf)})
-        stream.width, stream.height = width + width % 2, height + height % 2
-        stream.pix_fmt = "yuv420p"
-        context = stream.codec_context
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.color_primaries = context.color_trc = _BT709
-        for index, picture in enumerate(frames):
-            picture = (picture.detach().float().clamp(0, 1) * 255).round().byte()
-            picture = torch.cat((picture, picture[height - height % 2 :]), dim=0)
-            picture = torch.cat((picture, picture[:, width - width % 2 :]), dim=1)
-            frame = av.VideoFrame.from_ndarray(picture.cpu().numpy(), format="rgb24").reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-            )
-            frame.pts, frame.time_base = index, 1 / fps
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def _unreadable(path: str | os.PathLike[str], reason: str) -> InputError:
-    return InputError(
-        "the video file", "a video FFmpeg can decode", f"'{path}' ({reason})", "Save it as an H.264 MP4 and try again."
-    )

@@ -24,14 +24,14 @@ Split = Literal["train", "held_out"]
 Level = Literal["plain", "varied", "full"]
 Motion = Literal["left", "right", "up", "down", "still", "clockwise", "anticlockwise", "growing", "shrinking"]
 Speed = Literal["slowly", "quickly"]
-Kind = Literal["circle", "square", "triangle", "star", "ring"]
+Outline = Literal["circle", "square", "triangle", "star", "ring"]
 Texture = Literal["flat", "glossy", "striped", "spotted"]
 Pattern = Literal["plain", "gradient", "stripes", "checks", "dots"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 LEVELS: tuple[Level, ...] = get_args(Level)
 MOTIONS: tuple[Motion, ...] = get_args(Motion)
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[Outline, ...] = get_args(Outline)
 OPPOSITES: dict[Motion, Motion] = {
     "left": "right",
     "right": "left",
@@ -103,7 +103,7 @@ class Shape:
         speed: how fast; without meaning for "still".
     """
 
-    kind: Kind
+    kind: Outline
     colour: str
     texture: Texture
     size: float
@@ -222,7 +222,7 @@ def render(scene: Scene, width: int, height: int, frames: int, fps: float, devic
     return Clip(pixels, masks, positions, fps)
 
 
-def held_out(colour: str, kind: Kind, motion: Motion) -> bool:
+def held_out(colour: str, kind: Outline, motion: Motion) -> bool:
     """Whether a combination belongs to the held-out scenes: a tenth do, one colour for each kind and sort of motion.
 
     A motion and its opposite always go together, so the opposite of a held-out scene is held out.
@@ -465,7 +465,7 @@ def _shape(
     return torch.lerp(colours, base * 0.45, outline[..., None]), _cover(distance, pixels)
 
 
-def _distance(kind: Kind, u: Tensor, v: Tensor) -> Tensor:
+def _distance(kind: Outline, u: Tensor, v: Tensor) -> Tensor:
     """Signed distance to the outline, negative inside, in sizes; beyond a corner that to the longer edge line."""
     radius = torch.hypot(u, v)
     if kind == "circle":

@@ -22,22 +22,37 @@ class Prepared:
     Args:
         context: tokens [b, n, context_dim].
         keys_values: of the context, by the block whose attention they belong to.
-        fps: embedding of the frame rate [b, e]; None for a refiner.
+        fps: embedding of the frame rate [b, e]; None where none is read.
+        details: features beside the noise [(b f), c, h, w], where the conditions of one video differ in them; else they go
+            to UNet.forward, once for all.
+        in_front: features of the frame in front of each video [b, c, h, w]; zeros if None, where the network has such.
+        poses: the same of the tokens that each frame has to itself [(b f), n, context_dim]; None where the network has none.
     """
 
     context: Tensor
     keys_values: Mapping[BlockName, KeysValues]
     fps: Tensor | None = None
+    details: Tensor | None = None
+    in_front: Tensor | None = None
+    poses: Prepared | None = None
 
     @staticmethod
     def together(parts: Sequence[Prepared]) -> Prepared:
         """Several conditions as one batch, of like length."""
-        fps = [part.fps for part in parts if part.fps is not None]
+        poses = [part.poses for part in parts if part.poses is not None]
         return Prepared(
             torch.cat([part.context for part in parts]),
             {block: _joined([part.keys_values[block] for part in parts]) for block in parts[0].keys_values},
-            torch.cat(fps) if fps else None,
+            _together([part.fps for part in parts]),
+            _together([part.details for part in parts]),
+            _together([part.in_front for part in parts]),
+            Prepared.together(poses) if poses else None,
         )
+
+
+def _together(parts: Sequence[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given else None
 
 
 def _joined(parts: Sequence[KeysValues]) -> KeysValues:
@@ -84,6 +99,11 @@ class Evaluation:
     def context(self, block: BlockName) -> Context:
         """The context as this block's attention reads it."""
         return Context(self.prepared.context, *self.prepared.keys_values[block])
+
+    def pose_context(self, block: BlockName) -> Context:
+        """The tokens of each frame's own pose as this block's attention reads them."""
+        assert self.prepared.poses is not None, "UNet.prepare_poses makes them"
+        return Context(self.prepared.poses.context, *self.prepared.poses.keys_values[block])
 
     def towards(self, skip: Tensor) -> Evaluation:
         """The same, for a block whose output is to meet these features [n, c, h, w] next."""

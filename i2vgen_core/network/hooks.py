@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .attention import Attention, attend_over_frames, attend_within_frames, scaled_dot_product_attention
 
-Over = Literal["places", "context", "frames"]
-"""What an attention layer attends to: the places of a frame, the context, the frames at a place."""
+Over = Literal["places", "context", "frames", "poses"]
+"""What an attention layer attends to: the places of a frame, the context, the frames at a place; or, in the attention to
+poses, the places again and then the frame's own tokens."""
 
 
 class BlockName(NamedTuple):

@@ -40,14 +40,13 @@ class GlobalEncoder(nn.Sequential):
 
 
 class ImageProjection(nn.Sequential):
-    """The CLIP image embedding as context tokens (VGen: `context_embedding`)."""
+    """The CLIP image embedding as context tokens (VGen: `context_embedding`, `pre_image_condition`)."""
 
-    def __init__(self, config: UNetConfig, layers: Layers):
-        embedding = 4 * config.model_channels
+    def __init__(self, config: UNetConfig, hidden: int, layers: Layers):
         super().__init__(
-            layers.linear(config.image_dim, embedding),
+            layers.linear(config.image_dim, hidden),
             nn.SiLU(),
-            layers.linear(embedding, config.context_dim * config.image_tokens),
+            layers.linear(hidden, config.context_dim * config.image_tokens),
         )
         self.tokens = config.image_tokens
 

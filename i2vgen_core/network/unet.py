@@ -1,8 +1,9 @@
 """The video network of every stage: a Stable Diffusion UNet with convolutions and attention over time (UNetSD).
 
-One class for the four releases. The bases read the frame rate and the CLIP image embedding, I2VGen-XL's also the image
+One class for the whole family. The bases read the frame rate and the CLIP image embedding, I2VGen-XL's also the image
 latent; the refiners read text alone and pad their heights in their own way (VGen, unet_i2vgen.py and unet_sr600.py;
-ModelScope, unet_i2v.py and unet_v2v.py).
+ModelScope, unet_i2v.py and unet_v2v.py). Text to video has the backbone alone (VGen, unet_t2v.py); the composers and the
+animators read pictures through stems (stems.py).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from .cpu import cpu_operators
 from .evaluation import Evaluation, Prepared
 from .hooks import BlockName, Hooks
 from .image_conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection
+from .pose import MotionResampler, PointEncoder, PosedTransformer
+from .stems import Stems, add_stems
 
 _FREE_U: dict[Kind, tuple[FreeU, ...]] = {"sr600": (FreeU(1.1, 0.6), FreeU(1.2, 0.4))}
 """By release, of the first blocks on the way up (VGen, unet_sr600.py)."""
@@ -70,30 +73,38 @@ class UNet(nn.Module):
 
         self.time_embed = embed()
         if config.reads_image:
-            self.context_embedding = ImageProjection(config, layers)
+            self.context_embedding = ImageProjection(config, embedding, layers)
             self.fps_embedding = embed()
+        if config.reads_image_beside_text:
+            self.pre_image_condition = ImageProjection(config, config.context_dim, layers)
         if config.reads_details:
             self.local_image_concat = DetailConvolutions(config.in_channels, layers)
             self.local_temporal_encoder = DetailTransformer(config.in_channels, layers)
+        add_stems(self, config, layers)
+        if config.poses is not None:
+            self.pose_embedding_before = PointEncoder(config.poses, config.image_tokens, layers)
+            self.pose_embedding_after = MotionResampler(config, config.poses, layers)
         self._build_backbone(layers, embedding)
 
     def _build_backbone(self, layers: Layers, embedding: int) -> None:
         config = self.config
         levels = list(zip(config.channel_mult, config.attention_levels, strict=True))
         padding = (2, 1) if config.is_refiner else (1, 1)
+        spatial_transformer = SpatialTransformer if config.poses is None else PosedTransformer
 
         def parts(name: BlockName, inputs: int, outputs: int, attention: bool) -> list[nn.Module]:
             made: list[nn.Module] = [ResBlock(inputs, outputs, embedding, layers)]
             if attention:
                 heads = outputs // config.head_dim
-                made.append(SpatialTransformer(name, outputs, heads, config.context_dim, layers))
+                made.append(spatial_transformer(name, outputs, heads, config.context_dim, layers))
                 made.append(TemporalTransformer(name, outputs, outputs, heads, layers))
             return made
 
         channels, heads = config.model_channels, config.first_temporal_heads
         name = BlockName("input", 0)
-        convolution = layers.conv3x3(config.in_channels * (2 if config.reads_details else 1), channels)
-        transformer = TemporalTransformer(name, channels, heads * config.head_dim, heads, layers)
+        convolution = layers.conv3x3(config.input_channels, channels)
+        pictures = config.concat_channels > 0
+        transformer = TemporalTransformer(name, channels, heads * config.head_dim, heads, layers, pictures)
         self.input_blocks = nn.ModuleList([FirstBlock(name, [convolution, transformer])])
         skips = [channels]
         for level, (multiplier, attention) in enumerate(levels):
@@ -135,12 +146,35 @@ class UNet(nn.Module):
         """The detail path of an `i2vgen_xl` base, to be run before sampling."""
         return DetailEncoder(self.local_image_concat, self.local_temporal_encoder, self.config.detail_gain)
 
-    def prepare(self, context: Tensor, fps: Tensor | None = None) -> Prepared:
-        """What the network makes of the conditions at every step alike, for forward's `context`; arguments as there."""
+    @property
+    def stems(self) -> Stems:
+        """What reads pictures, to be run before sampling."""
+        return Stems(self, self.config)
+
+    def prepare(
+        self,
+        context: Tensor,
+        fps: Tensor | None = None,
+        details: Tensor | None = None,
+        in_front: Tensor | None = None,
+    ) -> Prepared:
+        """What the network makes of the conditions at every step alike, for forward's `context`; arguments as there and in
+        Prepared."""
         with cpu_operators(context):
             keys_values = {each.block: each.keys_values(context) for each in self.spatial_transformers}
             rate = None if fps is None else self.fps_embedding(self._sinusoidal(fps, context.dtype))
-        return Prepared(context, keys_values, rate)
+        return Prepared(context, keys_values, rate, details, in_front)
+
+    def prepare_poses(self, points: Tensor, pictures: Tensor) -> Prepared:
+        """What a network with poses makes of a driving video (`animate_x`), for Prepared's `poses`.
+
+        Args:
+            points: [b, f, 2, n] of the video's f frames, that in front among them; see PointEncoder.
+            pictures: CLIP embeddings of the frames, [(b f), 1, image_dim].
+        """
+        tokens = self.pose_embedding_after(self.pose_embedding_before(points), pictures)
+        attentions = [each.pose_attention for each in self.spatial_transformers if isinstance(each, PosedTransformer)]
+        return Prepared(tokens, {each.block: each.keys_values(tokens) for each in attentions})
 
     def forward(
         self,
@@ -158,12 +192,14 @@ class UNet(nn.Module):
             x: noisy scaled latent of v videos [(v f), 4, h, w], any size.
             timesteps: [v], 0..999.
             context: [b, n, context_dim]. Text, global and CLIP image tokens in this order for `i2vgen_xl`, CLIP image
-                tokens for `image2video`, text tokens for the refiners. Or what `prepare` made of them and `fps` before
+                tokens for `image2video`, text tokens for the refiners and text to video, text and then CLIP image tokens,
+                where there are any, for composers and animators. Or what `prepare` made of them and `fps` before
                 the first step. b is v, or a multiple of it: several conditions of the same videos, all of the first
                 condition first.
             frames: f, 1 or more.
             fps: [b], the motion's frame rate (bases), the same in all conditions of a video.
-            details: detail features [(v f), 4, h, w] (`i2vgen_xl`).
+            details: features beside the noise [(v f), c, h, w], the same in all conditions of a video: the detail encoder's
+                (`i2vgen_xl`), or the stems'; zeros if None, where there are none.
             hooks: what is to run otherwise than in the paper; its attention is used for every layer.
 
         Returns:
@@ -173,12 +209,30 @@ class UNet(nn.Module):
             prepared = self.prepare(context, fps) if isinstance(context, Tensor) else context
             hooks = hooks or Hooks()
             embedding = hooks.blocks.embed(self._embed(timesteps, prepared, x.dtype))
-            return self._velocity(x, details, Evaluation(embedding, frames, prepared, hooks, self.checkpointing))
+            x = self._with_features(x, details, prepared, frames)
+            before = int(self.config.reads_reference)
+            velocity = self._velocity(x, Evaluation(embedding, before + frames, prepared, hooks, self.checkpointing))
+            return velocity.unflatten(0, (-1, before + frames))[:, before:].flatten(0, 1) if before else velocity
 
-    def _velocity(self, x: Tensor, details: Tensor | None, evaluation: Evaluation) -> Tensor:
-        height, width = x.shape[-2:]
+    def _with_features(self, x: Tensor, details: Tensor | None, prepared: Prepared, frames: int) -> Tensor:
+        """What the first convolution reads: the noisy latent with the features beside it, and the frame in front of each
+        video where the network has one."""
+        config = self.config
+        if prepared.details is not None or config.reads_reference:  # a video's conditions differ in them
+            x = per_condition(x, len(prepared.context) * frames // len(x))
+            details = prepared.details
+        if details is None and config.concat_channels:
+            details = x.new_zeros(len(x), config.concat_channels, *x.shape[-2:])
         if details is not None:
             x = torch.cat([x, details], dim=1)
+        if config.reads_reference:
+            videos = x.unflatten(0, (-1, frames))
+            reference = torch.zeros_like(videos[:, 0]) if prepared.in_front is None else prepared.in_front
+            x = torch.cat([reference[:, None], videos], dim=1).flatten(0, 1)
+        return x
+
+    def _velocity(self, x: Tensor, evaluation: Evaluation) -> Tensor:
+        height, width = x.shape[-2:]
         if self.config.is_refiner:
             x = self._pad_to_fit(x)
         x = x.contiguous(memory_format=torch.channels_last)

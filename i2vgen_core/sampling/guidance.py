@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..memory import evaluation_bytes
+from ..memory import evaluation_bytes, is_out_of_memory
 from ..network.acceleration import EXACT, Acceleration, DeepFeatures, Reuse
 from ..network.evaluation import Prepared
 from ..network.hooks import Hooks
 from ..network.unet import UNet
 from .schedules import Schedule
 from .solvers import Denoise, guide
+from .windows import over_windows
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -42,14 +44,47 @@ def guided(
         acceleration: what is left out.
         dtype: of the network's inputs.
     """
-    features = DeepFeatures(acceleration.reuse_interval)
-    predict = Predictor(network, details, features)
+    predict = Predictor(network, details, DeepFeatures(acceleration.reuse_interval))
+    return _guided([predict], schedule, [conditions], None, guidance, rescale, acceleration, dtype)
 
+
+def guided_in_windows(
+    network: UNet,
+    schedule: Schedule,
+    windows: Sequence[range],
+    conditions: Sequence[list[Prepared]],
+    guidance: float,
+    acceleration: Acceleration = EXACT,
+    dtype: torch.dtype = torch.float32,
+) -> Denoise:
+    """`guided` for a video in windows; one for each run.
+
+    Args:
+        windows: see windows.window_ranges.
+        conditions: of each window, as for `guided`; features beside the noise are in them.
+    """
+    predictors = [Predictor(network, None, DeepFeatures(acceleration.reuse_interval)) for _ in windows]
+    return _guided(predictors, schedule, conditions, windows, guidance, 0.0, acceleration, dtype)
+
+
+def _guided(
+    predictors: list[Predictor],
+    schedule: Schedule,
+    conditions: Sequence[list[Prepared]],
+    windows: Sequence[range] | None,
+    guidance: float,
+    rescale: float,
+    acceleration: Acceleration,
+    dtype: torch.dtype,
+) -> Denoise:
     def denoise(x: Tensor, t: int) -> Tensor:
-        features.step()
         timesteps = torch.tensor([t], device=x.device)
-        read = conditions if guidance != 1 and acceleration.guides(t) else conditions[:1]
-        velocities = predict(x.to(dtype), timesteps, read)
+        read = None if guidance != 1 and acceleration.guides(t) else 1
+
+        def predict(part: Tensor, number: int) -> list[Tensor]:
+            return predictors[number](part, timesteps, conditions[number][:read])
+
+        velocities = over_windows(x.to(dtype), windows or [range(len(x))], predict)
         velocity = velocities[0].float()
         if len(velocities) > 1:
             velocity = guide(velocity, velocities[1].float(), guidance, rescale)
@@ -75,12 +110,16 @@ class Predictor:
 
     def __call__(self, x: Tensor, timesteps: Tensor, conditions: list[Prepared]) -> list[Tensor]:
         """Velocities [f, 4, h, w] of a noisy scaled latent [f, 4, h, w] at timesteps [1], of one for each condition of
-        one batch row."""
+        one batch row, as a step of the sampler begins."""
+        if self._features is not None:
+            self._features.step()
         count = len(conditions)
         if count > 1 and self._together and _fit_together(self._network, x, count):
             try:
                 return list(self._run(x, timesteps, Prepared.together(conditions), *range(count)))
-            except torch.cuda.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 logger.warning(
                     "memory ran out with both guided halves at once: from here on they go one after the other"
                 )

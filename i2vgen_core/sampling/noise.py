@@ -27,15 +27,19 @@ def initial_noise(shape: tuple[int, ...], seed: int, offset: float = 0.0) -> Ten
         seed: of torch's generator.
         offset: strength of one more noise per frame and channel (MS-Image2Video: 0.1).
     """
+    noise, per_frame = noise_and_offset(shape, seed)
+    return noise + offset * per_frame if offset else noise
+
+
+def noise_and_offset(shape: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
+    """initial_noise's two parts: unit noise of a latent's shape, and that of each frame and channel [frames, channels, 1, 1]."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(shape, generator=generator)
-    if offset:
-        noise = noise + offset * torch.randn(*shape[:2], 1, 1, generator=generator)
-    return noise
+    return noise, torch.randn(*shape[:2], 1, 1, generator=generator)
 
 
 def step_noise(like: Tensor, seed: int) -> Callable[[], Tensor]:
-    """Draws DDIM's noise for eta above 0, of a tensor's shape, from a generator of its own."""
+    """Draws the noise of a run's steps, of a tensor's shape, from a generator of its own."""
     generator = torch.Generator().manual_seed(seed)
     return lambda: torch.randn(like.shape, generator=generator).to(like)
 

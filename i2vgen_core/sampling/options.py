@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..config import ENTRIES, check_settings
-from ..errors import check_choice
+from ..errors import check_choice, check_fields
 from ..media.images import check_size
 from ..network.acceleration import EXACT, Acceleration
 from .schedules import BASE_SOLVERS, SOLVERS
@@ -42,10 +42,70 @@ class BaseOptions:
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
-        _check_size(self.width, self.height)
         names = ("frames", "fps", "steps", "guidance", "eta", "seed")
         check_settings({name: getattr(self, name) for name in names})
+        check_fields(self)
+        _check_size(self.width, self.height)
         check_choice("solver", self.solver, BASE_SOLVERS)
+        self.acceleration.check()
+
+
+@dataclass(frozen=True)
+class FewStepOptions:
+    """Settings of a latent consistency model's stage; None takes the release's. There is no guidance and no negative prompt:
+    both are in the weights.
+
+    Args:
+        width, height: of the video in pixels, multiples of 8 from 64 up.
+        frames: 1..4096.
+        steps: 1..50.
+        seed: of the noise, 0..2^64 - 1.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    steps: int | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises InputError for a setting that cannot be."""
+        _check_size(self.width, self.height)
+        check_settings({name: getattr(self, name) for name in ("frames", "steps", "seed")})
+
+
+@dataclass(frozen=True)
+class AnimateOptions:
+    """Settings of an animator's stage; None takes the release's.
+
+    Args:
+        width, height: of the video in pixels, multiples of 8 from 64 up; 512x768 was trained.
+        frames: 1..4096.
+        steps: 1..999.
+        guidance: guidance scale, 0..100.
+        prior_level: level that the reference is noised to for the first latent, 0..999; 0 starts from noise alone.
+        window, overlap: frames that go through the network together where there are more, and how many of them two windows
+            share; 32 were trained, and an overlap of 16 is steadier than 8.
+        seed: of the noise, 0..2^64 - 1.
+        acceleration: what is left out, for speed.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    prior_level: int | None = None
+    window: int = 32
+    overlap: int = 8
+    seed: int = 0
+    acceleration: Acceleration = EXACT
+
+    def check(self) -> None:
+        """Raises InputError for a setting that cannot be."""
+        _check_size(self.width, self.height)
+        names = ("frames", "steps", "guidance", "prior_level", "seed")
+        check_settings({name: getattr(self, name) for name in names})
         self.acceleration.check()
 
 
@@ -82,9 +142,10 @@ class RefineOptions:
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
-        _check_size(self.width, self.height)
         names = ("steps", "guidance", "rescale", "noise_level", "eta", "seed")
         check_settings({name: getattr(self, name) for name in names})
+        check_fields(self)
+        _check_size(self.width, self.height)
         check_choice("solver", self.solver, SOLVERS)
         if self.entry is not None:
             check_choice("entry", self.entry, ENTRIES)

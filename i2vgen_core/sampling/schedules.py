@@ -13,13 +13,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..config import TIMESTEPS, Kind
+from ..config import REFINERS, TIMESTEPS, Kind
 from ..errors import InputError
 
 SOLVERS = ("dpmpp_2m_sde", "heun")
 """Of the refiners."""
 
 BASE_SOLVERS = ("ddim", "dpmpp_2m", "unipc")
+
+LCM_LEVELS = 50
+"""Timesteps that the latent consistency models of the family were distilled at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,11 @@ class Schedule:
 def cosine_zero_snr() -> Schedule:
     """Squared cosine with zero terminal SNR: I2VGen-XL's base (VGen, schedules.py: cosine_schedule, and
     rescale_zero_terminal_snr of arXiv 2305.08891)."""
-    root = cosine().alphas_cumprod.sqrt()
+    return _with_zero_snr(cosine())
+
+
+def _with_zero_snr(schedule: Schedule) -> Schedule:
+    root = schedule.alphas_cumprod.sqrt()
     root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
     return Schedule(root**2)
 
@@ -89,6 +96,13 @@ def scaled_linear() -> Schedule:
 
 
 @lru_cache
+def scaled_linear_zero_snr() -> Schedule:
+    """Stable Diffusion's betas with zero terminal SNR: composers, animators, and their text to video (VGen, schedules.py:
+    linear_sd_schedule and rescale_zero_terminal_snr)."""
+    return _with_zero_snr(scaled_linear())
+
+
+@lru_cache
 def logsnr_cosine_interpolated() -> Schedule:
     """Cosine in log-SNR within -15..15, its shift going from that of scale 2 to that of scale 4 (arXiv 2301.11093): the
     refiners (ModelScope, schedules_sdedit.py; VGen, schedules.py)."""
@@ -102,11 +116,11 @@ def logsnr_cosine_interpolated() -> Schedule:
 
 def schedule_for(kind: Kind) -> Schedule:
     """The schedule a network was trained with."""
-    if kind == "i2vgen_xl":
+    if kind in ("i2vgen_xl", "text2video"):
         return cosine_zero_snr()
     if kind == "image2video":
         return scaled_linear()
-    return logsnr_cosine_interpolated()
+    return logsnr_cosine_interpolated() if kind in REFINERS else scaled_linear_zero_snr()
 
 
 def ddim_timesteps(steps: int) -> list[int]:
@@ -118,6 +132,30 @@ def ddim_timesteps(steps: int) -> list[int]:
     if not 1 <= steps < TIMESTEPS:
         raise InputError("steps", f"1 to {TIMESTEPS - 1}", str(steps), "Use the release's number, 50.")
     return [1 + k * TIMESTEPS // steps for k in reversed(range(steps))]
+
+
+def strided_timesteps(steps: int) -> list[int]:
+    """Timesteps of DDIM as the official loop has them, falling: 1 + k * (1000 // steps), at most 999. Where `steps` does not
+    divide 1000 they are more than asked: 31 for 30, the animators' (UniAnimate, diffusion_ddim.py: ddim_sample_loop).
+
+    Raises:
+        InputError: steps outside 1..999.
+    """
+    ddim_timesteps(steps)
+    return [min(1 + k, TIMESTEPS - 1) for k in reversed(range(0, TIMESTEPS, TIMESTEPS // steps))]
+
+
+def lcm_timesteps(steps: int) -> list[int]:
+    """Timesteps of a latent consistency model, falling: of the 50 that it was distilled at, 999, 979, ... 19, as many as
+    asked, evenly (diffusers, scheduling_lcm.py: set_timesteps).
+
+    Raises:
+        InputError: steps outside 1..50.
+    """
+    if not 1 <= steps <= LCM_LEVELS:
+        raise InputError("steps", f"1 to {LCM_LEVELS}", str(steps), "Use the release's number, 4.")
+    stride = TIMESTEPS // LCM_LEVELS
+    return [TIMESTEPS - 1 - stride * (i * LCM_LEVELS // steps) for i in range(steps)]
 
 
 def inversion_timesteps(steps: int, levels: int) -> list[int]:

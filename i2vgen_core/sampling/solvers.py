@@ -10,12 +10,12 @@ Where diffusers' DDIM, DPM-Solver++ and Heun schedulers take the same steps, the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .schedules import Schedule, SolverSteps, ddim_timesteps, inversion_timesteps
+from .schedules import Schedule, SolverSteps, ddim_timesteps, inversion_timesteps, lcm_timesteps
 
 Denoise = Callable[[Tensor, int], Tensor]
 """denoise(x_t, t): the estimate of x_0, of x_t's shape."""
@@ -48,7 +48,7 @@ def ddim(
     denoise: Denoise,
     x: Tensor,
     schedule: Schedule,
-    steps: int,
+    steps: int | Sequence[int],
     *,
     eta: float = 0.0,
     noise: Callable[[], Tensor] | None = None,
@@ -60,16 +60,16 @@ def ddim(
         denoise: see Denoise.
         x: first latent, pure noise.
         schedule: the network's.
-        steps: 1..999; as many evaluations.
+        steps: 1..999, as many evaluations; or the timesteps themselves, falling.
         eta: 0 deterministic, 1 as much noise as DDPM.
         noise: draws unit noise of x's shape; used if eta is not 0.
         callback: see Callback.
     """
-    timesteps = ddim_timesteps(steps)
+    timesteps = ddim_timesteps(steps) if isinstance(steps, int) else steps
     for i, (t, following) in enumerate(zip(timesteps, [*timesteps[1:], 0], strict=True)):
         denoised = denoise(x, t)
         if callback:
-            callback(i, steps, x, denoised)
+            callback(i, len(timesteps), x, denoised)
         signal, sigma = schedule.signal_and_noise(t)
         next_signal, next_sigma = schedule.signal_and_noise(following)
         eps = (x - signal * denoised) / sigma
@@ -78,6 +78,44 @@ def ddim(
         if added and noise:
             x = x + added * noise()
     return x
+
+
+def lcm(
+    denoise: Denoise,
+    x: Tensor,
+    schedule: Schedule,
+    steps: int,
+    *,
+    noise: Callable[[], Tensor],
+    callback: Callback | None = None,
+) -> Tensor:
+    """A latent consistency model's sampler (arXiv 2310.04378, algorithm 1; VideoLCM, arXiv 2312.09109; diffusers,
+    scheduling_lcm.py: step).
+
+    Args:
+        denoise: see Denoise; without guidance.
+        x: first latent, pure noise.
+        schedule: the network's.
+        steps: 1..50; as many evaluations.
+        noise: draws unit noise of x's shape; once after each step but the last.
+        callback: see Callback.
+    """
+    timesteps = lcm_timesteps(steps)
+    for i, t in enumerate(timesteps):
+        skip, weight = lcm_scalings(t)
+        denoised = weight * denoise(x, t) + skip * x
+        if callback:
+            callback(i, steps, x, denoised)
+        if i == steps - 1:
+            return denoised
+        x = schedule.add_noise(denoised, noise(), timesteps[i + 1])
+    raise AssertionError("one step or more")
+
+
+def lcm_scalings(t: int) -> tuple[float, float]:
+    """c_skip and c_out of the consistency function at timestep t: the shares of the noisy latent and of its estimate."""
+    scaled, data = 10 * t, 0.5
+    return data**2 / (scaled**2 + data**2), scaled / math.sqrt(scaled**2 + data**2)
 
 
 def ddim_inversion(

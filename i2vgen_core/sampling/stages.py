@@ -1,4 +1,5 @@
-"""The two stages of the cascade, each made of a caller's options and the settings of its network's release.
+"""The stages of the family, each made of a caller's options and the settings of its network's release: the cascade's two,
+that of latent consistency models, and that of animators.
 
 A stage says what is wrong with its options before anything runs, knows its timesteps, and runs them on a `denoise`
 function: the guided network, in this package (guidance.py) or in a host. All latents here are scaled.
@@ -14,10 +15,20 @@ from torch import Tensor
 from ..config import Release
 from ..errors import check_finite
 from ..media.images import check_size
-from .noise import BrownianNoise, derived_seed, initial_noise, step_noise
-from .options import BaseOptions, RefineOptions
-from .schedules import Schedule, base_steps, cosine, ddim_timesteps, inversion_timesteps, refine_steps
-from .solvers import Callback, Denoise, ddim, ddim_inversion, dpmpp_2m_sde, heun, unipc
+from .noise import BrownianNoise, derived_seed, initial_noise, noise_and_offset, step_noise
+from .options import AnimateOptions, BaseOptions, FewStepOptions, RefineOptions
+from .schedules import (
+    Schedule,
+    base_steps,
+    cosine,
+    ddim_timesteps,
+    inversion_timesteps,
+    lcm_timesteps,
+    refine_steps,
+    strided_timesteps,
+)
+from .solvers import Callback, Denoise, ddim, ddim_inversion, dpmpp_2m_sde, heun, lcm, unipc
+from .windows import window_ranges
 
 _NOT_FINITE = "Look at where it comes from: something failed there."
 
@@ -83,6 +94,117 @@ class BaseStage:
         # such that the network is given the noise itself at first
         noised = noise * (1 + 1 / float(self._plan.sigmas[0]) ** 2) ** 0.5
         return dpmpp_2m_sde(denoise, noised, self._plan, eta=0.0, callback=callback)
+
+
+class FewStepStage:
+    """The stage of a latent consistency model: from pure noise in a few steps, without guidance (VideoLCM, arXiv 2312.09109).
+
+    Args:
+        options: the caller's.
+        release: of the network.
+        schedule: the network's own.
+
+    Attributes:
+        settings: the release's with the options in their place.
+        timesteps: what the network is told at each step, falling: 999, 759, 499, 259 for the release's 4.
+        steps: how many there are, and how many times the callback is called.
+
+    Raises:
+        InputError: a setting that cannot be.
+    """
+
+    def __init__(self, options: FewStepOptions, release: Release, schedule: Schedule):
+        options.check()
+        self.options, self.schedule = options, schedule
+        names = ("width", "height", "frames", "steps")
+        self.settings = _with(release, {name: getattr(options, name) for name in names})
+        check_size(self.settings.width, self.settings.height)
+        self.timesteps = lcm_timesteps(self.settings.steps)
+        self.steps = len(self.timesteps)
+
+    def noise(self, shape: tuple[int, ...]) -> Tensor:
+        """The first noise [frames, 4, h, w], float32 on the CPU."""
+        return initial_noise(shape, self.options.seed)
+
+    def sample(self, denoise: Denoise, noise: Tensor, callback: Callback | None = None) -> Tensor:
+        """Runs the consistency model's own sampler, which adds fresh noise after each step but the last.
+
+        Args:
+            denoise: see solvers.Denoise; without guidance.
+            noise: first latent [frames, 4, h, w].
+            callback: see solvers.Callback.
+
+        Raises:
+            InputError: NaN or infinite noise.
+        """
+        check_finite("noise", noise, _NOT_FINITE)
+        draw = step_noise(noise, derived_seed(self.options.seed, "consistency step noise"))
+        return lcm(denoise, noise, self.schedule, self.steps, noise=draw, callback=callback)
+
+
+class AnimateStage:
+    """The stage of an animator: DDIM as released, from the noised reference, long videos in windows (UniAnimate, arXiv
+    2406.01188; inference_unianimate_entrance.py and inference_unianimate_long_entrance.py).
+
+    Args:
+        options: the caller's.
+        release: of the network.
+        schedule: the network's own.
+
+    Attributes:
+        settings: the release's with the options in their place; the prior level is that for the video's length.
+        windows: the frames that go through the network together.
+        timesteps: what the network is told at each step, falling; 31 for the release's 30.
+        steps: how many there are, and how many times the callback is called.
+
+    Raises:
+        InputError: a setting that cannot be.
+    """
+
+    def __init__(self, options: AnimateOptions, release: Release, schedule: Schedule):
+        options.check()
+        self.options, self.schedule = options, schedule
+        names = ("width", "height", "frames", "steps", "guidance")
+        settings = _with(release, {name: getattr(options, name) for name in names})
+        check_size(settings.width, settings.height)
+        self.windows = window_ranges(settings.frames, options.window, options.overlap)
+        usual = settings.prior_level if len(self.windows) == 1 else settings.long_prior_level
+        self.settings = replace(settings, prior_level=usual if options.prior_level is None else options.prior_level)
+        self.timesteps = strided_timesteps(self.settings.steps)
+        self.steps = len(self.timesteps)
+
+    def noise(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """The noise [frames, 4, h, w] and that of each frame and channel [frames, 4, 1, 1], float32 on the CPU."""
+        return noise_and_offset(shape, self.options.seed)
+
+    def first_latent(self, reference: Tensor, noise: Tensor, offset: Tensor) -> Tensor:
+        """The first latent [frames, 4, h, w]: every frame the reference, noised to the prior level, whose share is a
+        thirtieth or less; noise alone at level 0. The two official programs put the frames' offset into it differently.
+
+        Args:
+            reference: the person's latent, scaled, [1, 4, h, w].
+            noise, offset: see noise.
+        """
+        level, offset = self.settings.prior_level, self.settings.offset_noise * offset
+        if not level:
+            return noise + offset
+        if len(self.windows) == 1:
+            return self.schedule.add_noise(reference, noise + offset, level)
+        return self.schedule.add_noise(reference, noise, level) + offset
+
+    def sample(self, denoise: Denoise, x: Tensor, callback: Callback | None = None) -> Tensor:
+        """Runs DDIM.
+
+        Args:
+            denoise: see solvers.Denoise.
+            x: first latent [frames, 4, h, w].
+            callback: see solvers.Callback.
+
+        Raises:
+            InputError: a first latent with NaN or infinite numbers.
+        """
+        check_finite("first latent", x, _NOT_FINITE)
+        return ddim(denoise, x, self.schedule, self.timesteps, callback=callback)
 
 
 class RefineStage:

@@ -15,13 +15,13 @@ from ..network.hooks import AttentionHooks, Hooks
 from ..network.image_conditioning import GlobalEncoder
 from ..network.unet import UNet
 from ..sampling.schedules import schedule_for
-from .data import Sample, Source, World
+from .cache import Cached, Fresh
+from .data import Source, World
 from .diffusion import (
     Encoders,
     Shape,
     add_noise,
     attention_for,
-    draw_clips,
     draw_timesteps,
     initialise,
     noise_like,
@@ -49,6 +49,7 @@ class BaseTraining:
         lora_rank: train low-rank matrices beside the attention layers (see lora.add_lora) and nothing else; 0 trains
             all weights.
         checkpointing: run blocks again for their gradients, to save memory.
+        buckets: portrait and square clips of a folder keep their form, in sizes of about the same area.
         data: the world's scenes, where no folder is given.
         loop: how long and how.
     """
@@ -67,6 +68,7 @@ class BaseTraining:
     drop_image: float = 0.05
     lora_rank: int = 0
     checkpointing: bool = False
+    buckets: bool = False
     data: World = field(default_factory=World)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -120,7 +122,7 @@ class _Batch:
 def train_base(
     base: Base,
     encoders: Encoders,
-    source: Source,
+    source: Source | Cached,
     folder: Path,
     config: BaseTraining,
     device: torch.device | str = "cpu",
@@ -130,12 +132,13 @@ def train_base(
     Args:
         base: a new one, or one from an earlier run.
         encoders: frozen, on the same device.
-        source: of the clips.
+        source: of the clips; or those that are encoded.
         folder: for checkpoint and log.
         config: the recipe.
         device: where to train.
     """
     base.to(device)
+    clips = source if isinstance(source, Cached) else Fresh(source, encoders, device)
     kind = base.network.config.kind
     schedule, negative = schedule_for(kind), RELEASES[kind].negative_prompt
     temporal = tuple("network." + name for name in temporal_parts(base.network))
@@ -145,23 +148,20 @@ def train_base(
     base.network.checkpointing = config.checkpointing
 
     def batch(number: int) -> _Batch:
-        samples = draw_clips(source, config.shapes, (config.width, config.height), number, config.loop.seed)
-        frames = torch.stack([sample.frames for sample in samples]).to(device)
-        image = encoders.images(frames[:, 0])
-        texts, keep = _drop(samples, number)
-        image = image * torch.tensor(keep, device=image.device)[:, None, None]
-        fps = torch.tensor([sample.fps for sample in samples], device=image.device, dtype=torch.float32)
-        return _Batch(encoders.latents(frames), encoders.prompts(texts), image, fps)
+        drawn = clips.draw(config.shapes, (config.width, config.height), number, config.loop.seed)
+        texts, keep = _drop(drawn.prompts, number)
+        image = drawn.image * torch.tensor(keep, device=drawn.image.device)[:, None, None]
+        return _Batch(drawn.latents, encoders.prompts(texts), image, drawn.fps)
 
-    def _drop(samples: list[Sample], number: int) -> tuple[list[str], list[float]]:
+    def _drop(prompts: list[str], number: int) -> tuple[list[str], list[float]]:
         rng = random.Random(f"drop {config.loop.seed} {number}")
         texts, keep = [], []
-        for sample in samples:
+        for prompt in prompts:
             u = rng.random()
             both = u < config.drop_both
             text = both or u < config.drop_both + config.drop_text
             image = both or (not text and u < config.drop_both + config.drop_text + config.drop_image)
-            texts.append(negative if text else sample.prompt)
+            texts.append(negative if text else prompt)
             keep.append(0.0 if image else 1.0)
         return texts, keep
 

@@ -17,11 +17,15 @@ from ..checkpoints.encoders import load_image_encoder, load_text_encoder, load_v
 from ..config import VAE_SCALE
 from ..encoders.clip import ImageEncoder
 from ..media.images import clip_pixels
+from ..memory import encoding_bytes
 from ..network.attention import Attention, scaled_dot_product_attention
 from ..network.blocks import TemporalConv, TemporalTransformer
 from ..network.unet import UNet
 from ..sampling.schedules import Schedule
-from .data import Sample, Source
+from .data import Folder, Sample, Source
+
+_ENCODING = 2**30
+"""Bytes that the VAE may hold while it encodes frames."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ def draw_clips(source: Source, shapes: Sequence[Shape], size: tuple[int, int], n
     rng = random.Random(f"{seed} {number}")
     shape = rng.choices(shapes, [shape.weight for shape in shapes])[0]
     rates = [rng.choice(shape.fps) for _ in range(shape.clips)]
+    size = source.size(number, *size) if isinstance(source, Folder) else size
     return [source.clip(number * 1000 + i, *size, shape.frames, fps) for i, fps in enumerate(rates)]
 
 
@@ -59,6 +64,7 @@ class Encoders:
     """
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+        self.device = torch.device(device)
         place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.vae = load_vae(folder / "vae", **place)
         self.text = load_text_encoder(folder / "text_encoder", tokenizer=folder / "tokenizer", **place)
@@ -67,7 +73,9 @@ class Encoders:
 
     def latents(self, frames: Tensor) -> Tensor:
         """Scaled latents [b, f, 4, h, w] of clips [b, f, H, W, 3] in 0..1: the posterior's mode."""
-        latent = self.vae.encode(rearrange(frames, "b f h w c -> (b f) h w c"), frames_per_batch=32) * VAE_SCALE
+        height, width = frames.shape[2:4]
+        at_once = max(1, min(32, _ENCODING // encoding_bytes(height, width, self._place["dtype"].itemsize)))
+        latent = self.vae.encode(rearrange(frames, "b f h w c -> (b f) h w c"), frames_per_batch=at_once) * VAE_SCALE
         return rearrange(latent, "(b f) c h w -> b f c h w", b=len(frames))
 
     def prompts(self, texts: list[str]) -> Tensor:

@@ -23,12 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, check_choice, check_range
+from .muon import Muon, is_matrix
 
 logger = logging.getLogger("i2vgen_xl")
 
 Batch = TypeVar("Batch")
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+OPTIMISERS = ("adamw", "muon")
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 
@@ -42,6 +44,7 @@ class LoopConfig:
         learning_rate: the highest; reached after `warmup` steps, then falling as a cosine to `final` times it.
         warmup: steps.
         final: share of the learning rate that is left at the end.
+        optimiser: adamw, or muon for matrices, see training.muon, with adamw for the rest.
         weight_decay: of AdamW, on tensors of two and more axes.
         beta2: of AdamW.
         clip: largest norm of the gradient.
@@ -56,6 +59,7 @@ class LoopConfig:
     learning_rate: float = 1e-3
     warmup: int = 100
     final: float = 0.05
+    optimiser: str = "adamw"
     weight_decay: float = 0.01
     beta2: float = 0.99
     clip: float = 1.0
@@ -71,6 +75,7 @@ class LoopConfig:
         check_range("accumulate", self.accumulate, 1, 10**6)
         check_range("ema", self.ema, 0, 1)
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("optimiser", self.optimiser, OPTIMISERS)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -103,6 +108,9 @@ class Loop(Generic[Batch]):
         config: how.
         rates: factors on the learning rate, by the first words of parameters' names.
         device: where the module is.
+
+    Attributes:
+        watchers: called after each step with its number and the figures that were logged, none at most steps.
     """
 
     def __init__(
@@ -120,11 +128,11 @@ class Loop(Generic[Batch]):
         self.folder, self.config = folder, config
         self.device = torch.device(device)
         self.step = 0
+        self.watchers: list[Callable[[int, dict[str, float]], None]] = []
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.optimiser = torch.optim.AdamW(
-            self._groups(rates or {}), lr=config.learning_rate, betas=(0.9, config.beta2)
-        )
+        kind = Muon if config.optimiser == "muon" else torch.optim.AdamW
+        self.optimiser = kind(self._groups(rates or {}), lr=config.learning_rate, betas=(0.9, config.beta2))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         if (folder / CHECKPOINT).is_file():
             self._resume()
@@ -141,7 +149,7 @@ class Loop(Generic[Batch]):
         figures: list[dict[str, float]] = []
         start, first = time.monotonic(), self.step
         self.module.train()
-        with _signals() as asked:
+        with _signals() as asked, _float_norms(self.module, self.device, config.precision):
             while self.step < last:
                 rate = config.rate(self.step)
                 for group in self.optimiser.param_groups:
@@ -149,12 +157,15 @@ class Loop(Generic[Batch]):
                 figures.append(self._step())
                 self.step += 1
                 ends = self.step == last or bool(asked)
+                logged: dict[str, float] = {}
                 if self.step % config.log_every == 0 or ends:
                     seconds = (time.monotonic() - start) / (self.step - first)
-                    self._log(figures, rate, seconds, (last - self.step) * seconds)
+                    logged = self._log(figures, rate, seconds, (last - self.step) * seconds)
                     figures = []
                 if self.step % config.save_every == 0 or ends:
                     self._save()
+                for watch in self.watchers:
+                    watch(self.step, logged)
                 if asked and self.step < last:
                     raise Stopped(self.step)
 
@@ -163,12 +174,16 @@ class Loop(Generic[Batch]):
         return _swapped(self.parameters, self.average)
 
     def _groups(self, rates: dict[str, float]) -> list[dict]:
-        groups: dict[tuple[float, float], list[Tensor]] = {}
+        groups: dict[tuple[float, float, bool], list[Tensor]] = {}
         for name, parameter in self.parameters.items():
             factor = next((rate for start, rate in rates.items() if name.startswith(start)), 1.0)
             decay = self.config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((factor, decay), []).append(parameter)
-        return [{"params": ps, "factor": factor, "weight_decay": decay} for (factor, decay), ps in groups.items()]
+            orthogonal = self.config.optimiser == "muon" and is_matrix(parameter)
+            groups.setdefault((factor, decay, orthogonal), []).append(parameter)
+        return [
+            {"params": ps, "factor": factor, "weight_decay": decay, "orthogonal": orthogonal}
+            for (factor, decay, orthogonal), ps in groups.items()
+        ]
 
     def _step(self) -> dict[str, float]:
         config = self.config
@@ -193,7 +208,8 @@ class Loop(Generic[Batch]):
         torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
         return totals
 
-    def _log(self, figures: list[dict[str, float]], rate: float, seconds: float, left: float) -> None:
+    def _log(self, figures: list[dict[str, float]], rate: float, seconds: float, left: float) -> dict[str, float]:
+        """Writes the means since the last line, and returns them."""
         names = sorted({name for line in figures for name in line}, key=lambda name: (name != "loss", name))
         means = {name: _mean([line[name] for line in figures if name in line]) for name in names}
         text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
@@ -208,6 +224,7 @@ class Loop(Generic[Batch]):
                 writer.writerow(["step", "figure", "value"])
             rows = {**means, "learning_rate": rate, "seconds": seconds}
             writer.writerows([self.step, name, f"{value:.6g}"] for name, value in rows.items())
+        return rows
 
     def _save(self) -> None:
         state = {
@@ -272,6 +289,20 @@ class Loop(Generic[Batch]):
             with unfinished.open("w", newline="", encoding="utf-8") as stream:
                 csv.writer(stream).writerows(kept)
             unfinished.replace(file)
+
+
+@contextmanager
+def _float_norms(module: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
+    """While it lasts, group norms compute in float32 on a CPU: torch's gradient in bfloat16 takes six times as long there."""
+    norms = [m for m in module.modules() if isinstance(m, nn.GroupNorm) and m.weight.dtype == torch.float32]
+    if device.type != "cpu" or precision == "fp32":
+        norms = []
+    hooks = [norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),)) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

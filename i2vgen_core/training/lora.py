@@ -1,11 +1,10 @@
 """Low-rank adaptation of the attention layers (LoRA, arXiv 2106.09685), in files that ComfyUI's own LoRA loader takes.
 
-Training needs peft; files are read without it.
+Training needs peft; checkpoints.lora reads the files without it.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.bundle import write_tensors
-from ..checkpoints.check import check_tensors
-from ..checkpoints.read import read_state_dict
-from ..errors import CheckpointError, InputError, check_range
+from ..checkpoints.lora import ALPHA
+from ..checkpoints.lora_keys import DOWN, OURS, UP
+from ..errors import InputError, check_range
 from ..network.unet import UNet
 
-_LAYERS = r".*\.transformer_blocks\.\d+\.attn\d\.(to_q|to_k|to_v|to_out\.0)"
+LAYERS = r".*\.transformer_blocks\.\d+\.attn\d\.(to_q|to_k|to_v|to_out\.0)"
 _ADAPTER = "default"
 
 
@@ -45,7 +44,7 @@ def add_lora(network: UNet, rank: int = 16, alpha: float = 16.0) -> None:
         raise InputError("the network", "one without LoRA", "one with it", "Load the network again.")
     network.requires_grad_(False)
     around = nn.ModuleList([network])  # peft takes a `config` of the module that it is given for one of transformers'
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_LAYERS), around)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=LAYERS), around)
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # peft takes the type of the weight beside it
@@ -81,38 +80,9 @@ def save_lora(network: UNet, path: Path) -> None:
     write_tensors(path, state, {key: str(value) for key, value in metadata.items()})
 
 
-def merge_lora(network: UNet, path: Path, strength: float = 1.0) -> None:
-    """Adds a file of save_lora to the weights: each becomes weight + strength * alpha / rank * up @ down.
-
-    Args:
-        network: one without LoRA, of the kind and size that the file was trained for; changed in place.
-        path: the file.
-        strength: 0 changes nothing.
-
-    Raises:
-        CheckpointError: unreadable, not such a file, or one for another network.
-    """
-    state, metadata = read_state_dict(path)
-    what, kind, rank = f"LoRA file {path.name}", metadata.get("kind"), metadata.get("rank", "")
-    if kind != network.config.kind or not rank.isdecimal():
-        found = f"one for {kind}" if kind else "another file"
-        remedy = "Use a file that was trained on this network."
-        raise CheckpointError(what, f"a LoRA for {network.config.kind}", found, remedy)
-    named = {key.removesuffix(".weight"): weight for key, weight in network.state_dict().items()}
-    weights = {name: weight for name, weight in named.items() if re.fullmatch(_LAYERS, name)}
-    expected: dict[str, Tensor] = {}
-    for name, weight in weights.items():
-        shapes = ((len(weight), int(rank)), (int(rank), weight.shape[1]), ())
-        expected.update(zip(_names(name), (torch.empty(shape, device="meta") for shape in shapes), strict=True))
-    check_tensors(state, expected, what)
-    for name, weight in weights.items():
-        up, down, alpha = (state[key].to(weight.device, torch.float32) for key in _names(name))
-        weight.copy_(weight + strength * alpha / int(rank) * up @ down)
-
-
 def _names(layer: str) -> tuple[str, str, str]:
-    start = f"diffusion_model.{layer}."
-    return start + "lora_up.weight", start + "lora_down.weight", start + "alpha"
+    start = OURS + layer
+    return start + UP, start + DOWN, start + ALPHA
 
 
 def _adapted(network: nn.Module) -> dict[str, Any]:

@@ -21,6 +21,25 @@ from .loop import Loop, LoopConfig
 
 
 @dataclass(frozen=True)
+class View:
+    """What a batch of pictures may be.
+
+    Args:
+        width, height: of the pictures, multiples of 8.
+        count: in a batch.
+        crop: width and height of the part of each that is taken; the whole of it if empty. Crops are where the detail
+            is; only whole pictures have large grounds, and the borders that a network has to know.
+        weight: how often this view is drawn, relative to the others.
+    """
+
+    width: int
+    height: int
+    count: int
+    crop: tuple[int, ...] = ()
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class VAETraining:
     """The VAE's sizes and recipe.
 
@@ -36,6 +55,7 @@ class VAETraining:
         candidates: crops tried for each one that is taken, which is the one with the most contrast: most of a picture is
             background, and learnt soon.
         batch: crops in a batch.
+        views: of which a batch is one, in place of `widths`, `crop` and `batch`.
         freeze_encoder: train the decoder alone, for networks that are used to this latent space.
         data: the world's scenes, where no folder is given.
         loop: how long and how.
@@ -50,6 +70,7 @@ class VAETraining:
     crop: tuple[int, ...] = (64, 64)
     candidates: int = 3
     batch: int = 8
+    views: tuple[View, ...] = ()
     freeze_encoder: bool = False
     data: World = field(default_factory=World)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -121,18 +142,29 @@ def _log_amplitude(pixels: Tensor) -> Tensor:
 
 
 def pictures(source: Source, number: int, config: VAETraining) -> Tensor:
-    """A batch of crops [batch, crop height, crop width, 3] in 0..1, each from some moment of a clip."""
-    crops, (width, height) = [], config.crop
-    for index in range(number * config.batch, (number + 1) * config.batch):
+    """A batch of crops or whole pictures [batch, height, width, 3] in 0..1, each from some moment of a clip."""
+    views, rng = config.views, random.Random(f"view {config.loop.seed} {number}")
+    if not views:
+        views = tuple(View(width, width // 2, config.batch, config.crop) for width in config.widths)
+        count, view = config.batch, None
+    else:
+        view = rng.choices(views, [each.weight for each in views])[0]
+        count = view.count
+    taken = []
+    for index in range(number * count, (number + 1) * count):
         rng = random.Random(f"{config.loop.seed} {index}")
-        whole = rng.choice(config.widths)
-        picture = source.picture(index, whole, whole // 2)
+        each = view or rng.choice(views)
+        picture = source.picture(index, each.width, each.height)
+        if not each.crop:
+            taken.append(picture)
+            continue
+        width, height = each.crop
         places = [
-            (rng.randint(0, whole // 2 - height), rng.randint(0, whole - width)) for _ in range(config.candidates)
+            (rng.randint(0, each.height - height), rng.randint(0, each.width - width)) for _ in range(config.candidates)
         ]
         found = [picture[y : y + height, x : x + width] for y, x in places]
-        crops.append(max(found, key=lambda crop: crop.std(dim=(0, 1)).sum().item()))
-    return torch.stack(crops)
+        taken.append(max(found, key=lambda crop: crop.std(dim=(0, 1)).sum().item()))
+    return torch.stack(taken)
 
 
 @torch.no_grad()

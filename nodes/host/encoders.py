@@ -36,20 +36,21 @@ _CLIP_NAME = "h"  # what the host's LoRA and embedding loaders call OpenCLIP ViT
 _NORM_EPS, _NORM_GROUPS = 1e-5, 32  # fixed in the host
 
 
-def load_clip(bundle: Path, *, disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """A CLIP from `text_encoder/`, its prompts cut into tokens by `tokenizer/` (the built-in one if not there).
+def load_clip(path: Path, *, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """A CLIP from `text_encoder/`, its prompts cut into tokens by `tokenizer/` beside it (the built-in one if not there).
 
     Encodes to [1, 77, width] (and 77 more for each further chunk of a long prompt): the penultimate block, then the
     final norm, padded with 0 (VGen: clip_embedder.py). The pooled output is the end token's, not projected; the
     networks do not read it.
 
     Args:
+        path: the folder, or one file.
         disable_dynamic: the host's, when it asks for a copy whose weights are not streamed.
 
     Raises:
         CheckpointError: unreadable, another model, or tensors missing, unknown or of a wrong shape.
     """
-    state, settings = _read(bundle / "text_encoder")
+    state, settings = _read(path)
     state = clip_keys.text_to_transformers(state)
     config = text_config(state, settings)
     _check_host_can(_TEXT, "hidden_act", comfy.clip_model.ACTIVATIONS, config.activation)
@@ -73,23 +74,23 @@ def load_clip(bundle: Path, *, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     state["text_projection.weight"] = torch.eye(config.width)  # the host has one, behind the pooled output only
     check_tensors(state, model(device="meta").transformer.state_dict(), _TEXT)
     target = comfy.supported_models_base.ClipTarget(
-        partial(comfy.sd1_clip.SD1Tokenizer, clip_name=_CLIP_NAME, tokenizer=_prompt_tokenizer(bundle, config)),
+        partial(comfy.sd1_clip.SD1Tokenizer, clip_name=_CLIP_NAME, tokenizer=_prompt_tokenizer(path.parent, config)),
         partial(comfy.sd1_clip.SD1ClipModel, clip_name=_CLIP_NAME, clip_model=model),
     )
     clip = compat.clip(target, state, disable_dynamic)
-    clip.patcher.cached_patcher_init = (_clip_patcher, (bundle,))
+    clip.patcher.cached_patcher_init = (_clip_patcher, (path,))
     return clip
 
 
-def load_clip_vision(bundle: Path) -> comfy.clip_vision.ClipVisionModel:
-    """A CLIP_VISION from `image_encoder/`: image_embeds [N, projection] of images [N, H, W, 3] in 0..1.
+def load_clip_vision(path: Path) -> comfy.clip_vision.ClipVisionModel:
+    """A CLIP_VISION from `image_encoder/`, or one file: image_embeds [N, projection] of images [N, H, W, 3] in 0..1.
 
     The host reduces images to `image_size` of config.json, 224 in the release.
 
     Raises:
         CheckpointError: unreadable, another model, or tensors missing, unknown or of a wrong shape.
     """
-    state, settings = _read(bundle / "image_encoder")
+    state, settings = _read(path)
     state = clip_keys.vision_to_transformers(state)
     config = vision_config(state, settings)
     _check_host_can(_VISION, "hidden_act", comfy.clip_model.ACTIVATIONS, config.activation)
@@ -119,14 +120,14 @@ class ScaledVAE(comfy.sd.VAE):
     """A VAE whose config.json states its scale, and with it that it is not SDXL's."""
 
 
-def load_native_vae(bundle: Path) -> comfy.sd.VAE:
-    """A VAE from `vae/`: latents unscaled [N, 4, H/8, W/8], the posterior's mode, of images [N, H, W, 3] in 0..1.
+def load_native_vae(path: Path) -> comfy.sd.VAE:
+    """A VAE from `vae/`, or one file: latents unscaled [N, 4, H/8, W/8], the posterior's mode, of images [N, H, W, 3] in 0..1.
 
     Raises:
         CheckpointError: unreadable, another model (SDXL's, by its config.json), or tensors missing, unknown or of a
             wrong shape.
     """
-    state, settings = _read(bundle / "vae")
+    state, settings = _read(path)
     config = vae_config(state, settings)
     remedy = "Use the VAE of Stable Diffusion 2.1 (or 1.5)."
     width = config.channels[0]
@@ -155,7 +156,7 @@ def load_native_vae(bundle: Path) -> comfy.sd.VAE:
     vae = (ScaledVAE if "scaling_factor" in settings else comfy.sd.VAE)(
         sd=vae_keys.vae_to_ldm(state), config={"params": parameters}
     )
-    vae.patcher.cached_patcher_init = (_vae_patcher, (bundle,))
+    vae.patcher.cached_patcher_init = (_vae_patcher, (path,))
     return vae
 
 
@@ -206,8 +207,8 @@ class _PromptTokenizer(comfy.sd1_clip.SDTokenizer):
         return super().tokenize_with_weights(repaired(text), *args, **kwargs)
 
 
-def _prompt_tokenizer(bundle: Path, config: TextConfig) -> partial[_PromptTokenizer]:
-    folder = bundle / "tokenizer"
+def _prompt_tokenizer(beside: Path, config: TextConfig) -> partial[_PromptTokenizer]:
+    folder = beside / "tokenizer"
     Tokenizer(folder)  # raises if the folder holds another vocabulary
     return partial(
         _PromptTokenizer,
@@ -221,17 +222,17 @@ def _prompt_tokenizer(bundle: Path, config: TextConfig) -> partial[_PromptTokeni
     )
 
 
-def _clip_patcher(bundle: Path, disable_dynamic: bool = False) -> Any:
-    return load_clip(bundle, disable_dynamic=disable_dynamic).patcher
+def _clip_patcher(path: Path, disable_dynamic: bool = False) -> Any:
+    return load_clip(path, disable_dynamic=disable_dynamic).patcher
 
 
-def _vae_patcher(bundle: Path, disable_dynamic: bool = False) -> Any:
-    return load_native_vae(bundle).patcher
+def _vae_patcher(path: Path, disable_dynamic: bool = False) -> Any:
+    return load_native_vae(path).patcher
 
 
-def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    state, metadata = read_state_dict(folder)
-    return state, metadata | read_config(folder)
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state, metadata = read_state_dict(path)
+    return state, metadata | read_config(path)
 
 
 def _check_host_can(what: str, setting: str, possible: Collection[Any], found: Any) -> None:

@@ -3,25 +3,48 @@ these lists."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
 
 from ...i2vgen_core import assets
+from ...i2vgen_core.checkpoints.download import FILES, ReleasedFile
 from ...i2vgen_core.checkpoints.gguf import GGUF_SUFFIX
 from ...i2vgen_core.errors import InputError
+
+RELEASED = "released files"
+"""Name of the released base in single files, each in its kind's folder, as `download cascade` and the front end put them."""
+
+WITH_BASE = "goes with the base"
+"""Name of the refiner of a base's own bundle, and of MS-Vid2Vid-XL for the released files."""
 
 _REFINER = "/refiner"
 
 
+@dataclass(frozen=True)
+class Bundle:
+    """Where the parts of a base are: a folder in diffusers' layout each, or a file each."""
+
+    unet: Path
+    text_encoder: Path
+    image_encoder: Path
+    vae: Path
+
+
 def bundles() -> list[str]:
-    """The built-in cascade, then folders in diffusers' layout under models/diffusers, by their relative names."""
-    return list(_bundle_paths())
+    """The built-in cascade, the released files, then folders in diffusers' layout under models/diffusers, by their
+    relative names."""
+    built_in, *others = _bundle_paths()
+    return [built_in, RELEASED, *others]
 
 
-def bundle(name: str) -> Path:
-    """Where a bundle is. Raises InputError for a name that is not in the list."""
-    return _choose(name, _bundle_paths(), "bundle", "models/diffusers")
+def bundle(name: str) -> Bundle:
+    """Where a bundle is. Raises InputError for a name that is not in the list, and for released files that are missing."""
+    if name == RELEASED:
+        return Bundle(*_released("i2vgen_xl", "text", "vision", "vae"))
+    folder = _choose(name, _bundle_paths(), "bundle", "models/diffusers")
+    return Bundle(*(folder / part for part in ("unet", "text_encoder", "image_encoder", "vae")))
 
 
 def bases() -> list[str]:
@@ -35,15 +58,27 @@ def base(name: str) -> Path:
 
 
 def refiners() -> list[str]:
-    """The built-in refiner, then files under models/diffusion_models, and the bundles' refiners as `bundle/refiner`."""
+    """The built-in refiner, the one that goes with a base, then files under models/diffusion_models, and the bundles'
+    refiners as `bundle/refiner`."""
     folders = _refiner_folders()
-    return [assets.NAME, *_network_files(), *folders]
+    return [assets.NAME, WITH_BASE, *_network_files(), *folders]
 
 
-def refiner(name: str) -> Path:
-    """Where a refiner is, a file or a folder. Raises InputError for a name that is not in the list."""
+def refiner(name: str, base: Path | None = None) -> Path:
+    """Where a refiner is, a file or a folder.
+
+    Args:
+        name: one of refiners().
+        base: where the base is that it goes with, read for WITH_BASE alone; None where that is not known.
+
+    Raises:
+        InputError: a name that is not in the list, or a released file that is missing.
+    """
     if name == assets.NAME:
         return assets.FOLDER / "refiner"
+    if name == WITH_BASE:
+        beside = base.parent / "refiner" if base is not None and base.is_dir() else None
+        return beside if beside is not None and beside.is_dir() else _released("vid2vid_xl")[0]
     folders = _refiner_folders()
     return folders[name] if name in folders else _network_file(name, "refiner")
 
@@ -60,6 +95,24 @@ def _network_files() -> list[str]:
 def _network_file(name: str, what: str) -> Path:
     _choose(name, {file: file for file in _network_files()}, what, "models/diffusion_models")
     return Path(folder_paths.get_full_path_or_raise("diffusion_models", name))
+
+
+def _released(*keys: str) -> list[Path]:
+    """Where released files are. Raises InputError with the names and pages of those that are missing."""
+    files = [FILES[key] for key in keys]
+    found = [folder_paths.get_full_path(file.folder, file.name) for file in files]
+    missing = [file for file, path in zip(files, found, strict=True) if path is None]
+    if missing:
+        expected = ", ".join(f"models/{file.folder}/{file.name}" for file in files)
+        named = ", ".join(file.name for file in missing)
+        pages = " ".join(f"{file.name}: {_address(file)}" for file in missing)
+        remedy = f"Save them there and press R, or run `python -m i2vgen_core download cascade`. {pages}"
+        raise InputError("the released files", expected, f"no {named}", remedy)
+    return [Path(path) for path in found if path is not None]
+
+
+def _address(file: ReleasedFile) -> str:
+    return file.elsewhere or f"{file.page}/resolve/main/{file.file}"
 
 
 def _bundle_paths() -> dict[str, Path]:

@@ -43,22 +43,23 @@ def condition_on_image(
         width: of the video in pixels, a multiple of 8.
         height: likewise.
         frames: of the video.
-        fps: the motion's frame rate, a condition of its own.
+        fps: the motion's frame rate, a condition of its own; 0: what the base was released with.
 
     Raises:
         InputError: a part is missing or of another kind, a size is out of range, or memory has no room for it.
     """
-    BaseOptions(width=width, height=height, frames=frames, fps=fps).check()
+    BaseOptions(width=width, height=height, frames=frames, fps=fps or None).check()
     check_there("global_encoder", global_encoder, "the base's loader")
+    rate = fps or global_encoder.release.fps
     check_there("vae", vae, "Load VAE")
     check_images(image)
     write_notes(image_notes(image, width, height))
     shape = (frames, global_encoder.config.in_channels, height // VAE_STEP, width // VAE_STEP)
     _check_fits(vae, frames, height, width)
-    condition = VideoCondition(frames, fps)
+    condition = VideoCondition(frames, rate)
     if global_encoder.reads_image:
         latent = _encode(vae, image[:1], width, height, global_encoder.config)
-        condition = VideoCondition(frames, fps, latent, global_encoder.encode(latent))
+        condition = VideoCondition(frames, rate, latent, global_encoder.encode(latent))
     positive, negative = (
         node_helpers.conditioning_set_values(side, {CONDITION: condition}) for side in (positive, negative)
     )

@@ -7,31 +7,38 @@ from typing import Any
 
 from comfy.model_management import throw_exception_if_processing_interrupted
 
+from ...i2vgen_core import assets
 from ...i2vgen_core.checkpoints.load import open_base, open_refiner
 from ...i2vgen_core.config import REFINERS
+from ...i2vgen_core.errors import InputError
 from . import encoders, folders
-from .models import GlobalEncoderSocket, build_model
+from .models import GlobalEncoderSocket, build_model, cascade_model
+from .notes import write_notes
+
+_KNOWS = "knows moving shapes alone, at 128x64; for photos choose the released files"
 
 
 def load_bundle(name: str, weight_dtype: str) -> tuple[Any, GlobalEncoderSocket, Any, Any, Any]:
-    """MODEL, global encoder, CLIP, CLIP_VISION and VAE of a folder in diffusers' layout. A cancel ends it between two.
+    """MODEL, global encoder, CLIP, CLIP_VISION and VAE of a bundle. A cancel ends it between two.
 
     Args:
         name: one of folders.bundles().
         weight_dtype: one of models.WEIGHT_DTYPES.
 
     Raises:
-        InputError: there is no such folder, or a part of it cannot be read.
+        InputError: there is no such bundle, or a part of it is missing or cannot be read.
     """
-    folder = folders.bundle(name)
-    checkpoint = open_base(folder / "unet")
+    bundle = folders.bundle(name)
+    if name == assets.NAME:
+        write_notes([_KNOWS], warn=False)
+    checkpoint = open_base(bundle.unet)
     parts: list[Any] = []
     for load in (
-        partial(build_model, checkpoint, folder / "unet", weight_dtype),
+        partial(build_model, checkpoint, bundle.unet, weight_dtype),
         partial(GlobalEncoderSocket, checkpoint),
-        partial(encoders.load_clip, folder),
-        partial(encoders.load_clip_vision, folder),
-        partial(encoders.load_native_vae, folder),
+        partial(encoders.load_clip, bundle.text_encoder),
+        partial(encoders.load_clip_vision, bundle.image_encoder),
+        partial(encoders.load_native_vae, bundle.vae),
     ):
         throw_exception_if_processing_interrupted()
         parts.append(load())
@@ -55,17 +62,21 @@ def load_base(name: str, weight_dtype: str, detail_gain: str) -> tuple[Any, Glob
     return build_model(checkpoint, path, weight_dtype), GlobalEncoderSocket(checkpoint)
 
 
-def load_refiner(name: str, variant: str, weight_dtype: str) -> Any:
+def load_refiner(name: str, variant: str, weight_dtype: str, base: Any = None) -> Any:
     """MODEL of a refiner.
 
     Args:
         name: one of folders.refiners().
         variant: a kind of REFINERS; anything else leaves it to the file.
         weight_dtype: one of models.WEIGHT_DTYPES.
+        base: MODEL of the base that it goes with, where the name says so.
 
     Raises:
         InputError: there is no such file, or it is no refiner.
     """
-    path = folders.refiner(name)
+    if name == folders.WITH_BASE and base is None:
+        remedy = "Wire the MODEL of the Cascade Loader into `base`, or choose a refiner by its name."
+        raise InputError("refiner", "a base that it goes with", "none", remedy)
+    path = folders.refiner(name, None if base is None else cascade_model(base).model.source)
     checkpoint = open_refiner(path, next((kind for kind in REFINERS if kind == variant), None))
     return build_model(checkpoint, path, weight_dtype)

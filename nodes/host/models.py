@@ -65,6 +65,7 @@ class VideoModel(comfy.model_base.BaseModel):
 
     def __init__(self, model_config: ModelConfig, device: Any = None):
         self.network, self.release = model_config.network, model_config.release
+        self.source = model_config.source
         self.schedule = schedule_for(self.network.kind)
         unet = partial(HostUNet, self.network)
         super().__init__(model_config, comfy.model_base.ModelType.V_PREDICTION, device=device, unet_model=unet)
@@ -76,7 +77,7 @@ class VideoModel(comfy.model_base.BaseModel):
         _check_controls(kwargs)
         self.check_sampling(self.model_sampling)
         to = {"device": device, "dtype": self.manual_cast_dtype or self.get_dtype()}
-        made_for = geometry.conditions(len(noise), *noise.shape[-2:], device)
+        made_for = geometry.conditions(len(noise), noise.shape[-2], noise.shape[-1], device)
         text: Tensor | None = kwargs.get("cross_attn")
         if self.network.is_refiner:
             return made_for | self._context(self._checked(text).to(**to), None, kwargs.get("hooks"))
@@ -187,8 +188,9 @@ class ModelConfig(comfy.supported_models_base.BASE):
     # block's features are 0.03 more. tests/host/test_memory.py counts anew.
     memory_usage_factor = 0.36
 
-    def __init__(self, checkpoint: UNetCheckpoint, rgb: list[list[float]] | None = None):
+    def __init__(self, checkpoint: UNetCheckpoint, source: Path | None = None, rgb: list[list[float]] | None = None):
         network = checkpoint.config
+        self.source = source
         super().__init__({"model_channels": network.model_channels})
         self.network, self.release, self.latent_format = network, checkpoint.release, VideoLatent(rgb)
         self.global_encoder, self.metadata = checkpoint.global_encoder, checkpoint.metadata()
@@ -225,7 +227,7 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
     """
     check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
     rgb = latent_rgb(read_config(path.parent / "vae")) if path.is_dir() else None  # of the bundle's own VAE
-    state, config = dict(checkpoint.network), ModelConfig(checkpoint, rgb)
+    state, config = dict(checkpoint.network), ModelConfig(checkpoint, path, rgb)
     management = comfy.model_management
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
     dtype = WEIGHT_DTYPES[weight_dtype] or management.unet_dtype(
@@ -255,7 +257,7 @@ class GlobalEncoderSocket:
     """
 
     def __init__(self, checkpoint: UNetCheckpoint):
-        self.config = checkpoint.config
+        self.config, self.release = checkpoint.config, checkpoint.release
         self._patcher = None
         if not checkpoint.config.reads_details:
             return

@@ -48,7 +48,7 @@ class _Inputs(NamedTuple):
         count = len(self.pieces)
         *tensors, pieces = self
         parts = [[None] * count if each is None else each.chunk(count) for each in tensors]
-        return [_Inputs(*part, [piece]) for *part, piece in zip(*parts, pieces, strict=True)]
+        return [_Inputs._make([*part, [piece]]) for *part, piece in zip(*parts, pieces, strict=True)]
 
 
 class HostUNet(UNet):
@@ -111,8 +111,14 @@ class HostUNet(UNet):
             raise no_control("ControlNet")
         pieces, reads = pieces_of(x, context, rows, places, owner)
         _check_rows(x, timesteps, details, context, fps, prepared, fps_embedding)
-        by_clip = _in_order(reads, context, fps, prepared, fps_embedding)
-        inputs = _Inputs(x, timesteps, details, *by_clip, pieces)
+        if any(
+            each is not None and reads != list(range(len(each))) for each in (context, fps, prepared, fps_embedding)
+        ):
+            context = context[reads]
+            fps, prepared, fps_embedding = (
+                None if each is None else each[reads] for each in (fps, prepared, fps_embedding)
+            )
+        inputs = _Inputs(x, timesteps, details, context, fps, prepared, fps_embedding, pieces)
         options = {} if transformer_options is None else transformer_options
         run, may_part = _run_of(options), len(pieces) > 1 and changes_nothing(options)
         if not may_part or run is None or run != self._parted:
@@ -182,13 +188,6 @@ def _run_of(options: dict[str, Any]) -> Any:
     """What tells a sampling run's evaluations of both halves from those of other runs, which have conditions of their
     own; None where the caller does not say."""
     return frozenset(options["uuids"]) if "uuids" in options else None
-
-
-def _in_order(reads: list[int], *by_context: Tensor | None) -> list[Tensor | None]:
-    """The rows that the clips read, where they are not the clips' own already."""
-    if all(each is None or reads == list(range(len(each))) for each in by_context):
-        return list(by_context)
-    return [None if each is None else each[reads] for each in by_context]
 
 
 def _check_rows(x: Tensor, timesteps: Tensor, details: Tensor | None, context: Tensor, *others: Tensor | None) -> None:

@@ -7,18 +7,21 @@ from typing import Any
 
 from torch import Tensor
 
-from ...i2vgen_core.config import TEXT_TOKENS
+from ...i2vgen_core.config import TEXT_TOKENS, Release
 from . import compat
 
 logger = logging.getLogger("i2vgen_xl")
+
+_FAR = 9.0
+"""Times as many pixels, or as few, from which on a size is said to be far from a network's own: 448x256 is not yet."""
 
 _ENLARGED = 1.25
 """From here on an enlarged picture is said to be small for its frame."""
 
 
-def write_notes(notes: list[str]) -> None:
-    """Logs notes, and writes them below the block that runs now."""
-    for note in notes:
+def write_notes(notes: list[str], warn: bool = True) -> None:
+    """Writes notes below the block that runs now, and into the log where they warn."""
+    for note in notes if warn else []:
         logger.warning(note)
     if notes:
         compat.progress_text("\n".join(notes))
@@ -41,6 +44,14 @@ def image_notes(image: Tensor, width: int, height: int | None = None) -> list[st
             f"image: {across}x{down} pixels are enlarged {scale:.1f} times for a frame of {frame}, and stay soft"
         )
     return notes
+
+
+def size_notes(release: Release, width: int, height: int) -> list[str]:
+    """Notes on a video's size in pixels, where it is far from the size that a network was trained at."""
+    share = width * height / (release.width * release.height)
+    if 1 / _FAR < share < _FAR:
+        return []
+    return [f"size: {release.title} is made for {release.width}x{release.height}, and {width}x{height} is far from it"]
 
 
 def text_notes(title: str, **conditionings: Any) -> list[str]:

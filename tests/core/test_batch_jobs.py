@@ -6,6 +6,8 @@ import shutil
 import tracemalloc
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from i2vgen_core.batch.jobs import cast, check_header, count_jobs, folder_of, read_rows, resolve, takes_of, title_of
 from i2vgen_core.batch.stages import COLUMNS, Model, base_options, cascade_job, refine_options
@@ -232,7 +234,7 @@ def test_numbers_that_may_mean_another_are_refused(kind, cell):
 
 
 def test_a_row_may_have_every_option_of_generate():
-    row = dict.fromkeys(COLUMNS, 1)
+    row = dict.fromkeys(set(COLUMNS) - {"video"}, 1)
     row |= {"image": "a.png", "prompt": "p", "negative": "n", "width": 64, "height": 72, "refine_width": 80}
     row |= {"refine_height": 88, "refine_solver": "heun", "refine_entry": "inversion", "refine_negative": "", "seed": 5}
     row |= {"refine_prompt": "r", "refine_noise_level": 2, "steps": "3", "solver": "unipc"}
@@ -288,6 +290,28 @@ def test_the_models_hash_is_of_files_and_settings(bundles, tmp_path):
     hashes.add(Model(model, detail_gain="once").hash("base"))
     (model / "unet" / "config.json").open("a").write(" ")
     assert len({*hashes, Model(model).hash("base")}) == 5
+
+
+def test_the_models_hash_is_of_its_loras_too(bundles, tmp_path):
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for number, file in enumerate(files):
+        file.write_bytes(bytes([number]))
+    loras = [(), ((files[0], 1.0),), ((files[1], 1.0),), ((files[0], 0.5),), ((files[0], 1.0), (files[1], 1.0))]
+    assert len({Model(bundles(), loras=each).hash("base") for each in loras}) == len(loras)
+    files[1].write_bytes(bytes([0]))
+    assert Model(bundles(), loras=loras[1]).hash("base") == Model(bundles(), loras=loras[2]).hash("base"), (
+        "by their bytes"
+    )
+
+
+def test_the_model_of_a_batch_has_its_loras(bundles, tmp_path):
+    layer = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k"
+    pair = {f"{layer}.lora_up.weight": torch.ones(64, 1), f"{layer}.lora_down.weight": torch.ones(1, 64)}
+    save_file(pair, tmp_path / "a.safetensors")
+    plain, changed = Model(bundles()), Model(bundles(), loras=((tmp_path / "a.safetensors", 0.5),))
+    key = layer.removeprefix("diffusion_model.") + ".weight"
+    weights = [model.new("cpu").base.unet.state_dict()[key] for model in (plain, changed)]
+    assert torch.allclose(weights[1], weights[0] + 0.5)
 
 
 @pytest.mark.parametrize(

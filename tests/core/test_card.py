@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import toy
-from card import Card, OnCard
 
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.media.images import read_image
 from i2vgen_core.network.blocks import fourier_filter
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from i2vgen_core.sampling.schedules import BASE_SOLVERS, SOLVERS
+
+from ..card import Card, OnCard
 
 BASE = BaseOptions(width=72, height=64, frames=3, steps=3, eta=0.5, seed=1)
 REFINE = RefineOptions(steps=3, guidance=1.5, seed=1)  # a low one: it enlarges what is rounded

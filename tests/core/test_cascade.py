@@ -155,7 +155,7 @@ def test_only_the_first_image_counts(cascade, image, conditions):
 
 def test_an_image_is_read_in_any_shape_and_refused_otherwise(cascade):
     assert cascade.condition(torch.rand(1, 300, 90, 3), PROMPT, BASE).shape == (2, 4, 8, 9)
-    for wrong in (torch.rand(0, 64, 64, 3), torch.rand(1, 64, 64, 4), torch.rand(64, 64, 3)):
+    for wrong in (torch.rand(0, 64, 64, 3), torch.rand(1, 64, 64, 4), torch.rand(64, 64)):
         with pytest.raises(InputError, match="the image: expected"):
             cascade.condition(wrong, PROMPT, BASE)
 
@@ -358,11 +358,30 @@ def test_the_refiners_suffix_is_appended(cascade, encoded, monkeypatch):
     texts = []
     encode = type(cascade.text_encoder).encode
     monkeypatch.setattr(
-        type(cascade.text_encoder), "encode", lambda self, prompts: texts.append(prompts) or encode(self, prompts)
+        type(cascade.text_encoder), "encode", lambda self, prompts, *_: texts.append(prompts) or encode(self, prompts)
     )
     cascade.sample_refiner(encoded, PROMPT, REFINE)
     release = RELEASES["vid2vid_xl"]
     assert texts == [[PROMPT + release.prompt_suffix, release.negative_prompt]]
+
+
+def test_a_warning_names_the_words_that_are_cut(cascade, image, encoded, caplog):
+    """The release's own words are cut under most prompts: that is said to those who ask for it alone."""
+    caplog.set_level("INFO", logger="i2vgen_xl")
+    long = "a red fox runs across the snow and " * 12
+    cascade.sample_refiner(encoded, f"{PROMPT}, {PROMPT}", REFINE)
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert record.message.startswith(
+        "the refiner's prompt: of the words that its release adds, those after the first 75"
+    )
+    assert record.message.endswith(", 4k render")
+    caplog.clear()
+    cascade.condition(image, long, replace(BASE, negative=long))
+    cascade.sample_refiner(encoded, long, replace(REFINE, negative=long))
+    whose = ["the prompt", "the negative prompt", "the refiner's prompt", "the refiner's negative prompt"]
+    assert [record.message.split(": what comes after")[0] for record in caplog.records] == whose
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
 # ---------------------------------------------------------------- the other releases
@@ -472,11 +491,11 @@ def test_guided_halves_go_one_after_the_other_where_memory_runs_out(
     network = cascade.base.unet
     velocity, rows = network._velocity, []
 
-    def out_of_memory_for_two(x, details, evaluation):
+    def out_of_memory_for_two(x, evaluation):
         rows.append(len(evaluation.prepared.context))
         if rows[-1] > 1:
             raise torch.cuda.OutOfMemoryError("made up")
-        return velocity(x, details, evaluation)
+        return velocity(x, evaluation)
 
     monkeypatch.setattr(network, "_velocity", out_of_memory_for_two)
     assert toy.error(cascade.sample_base(conditions, BASE), base_latent) < 1e-5

@@ -1,5 +1,6 @@
 """`python -m i2vgen_core`: a photo in, an MP4 out, and exit codes."""
 
+import importlib
 import json
 import logging
 import re
@@ -7,18 +8,25 @@ import runpy
 import shutil
 import sys
 from dataclasses import astuple, replace
+from pathlib import Path
 
 import pytest
 import torch
 import toy
 from PIL import Image
+from safetensors.torch import save_file
 
+from i2vgen_core import __version__
 from i2vgen_core.__main__ import main
-from i2vgen_core.checkpoints.load import open_unet
+from i2vgen_core.checkpoints.load import open_base, open_refiner, open_unet
 from i2vgen_core.checkpoints.scaffold import SIZES
+from i2vgen_core.commands import pages
 from i2vgen_core.media.video import read_video
+from i2vgen_core.media.world import caption, sample_scene
 from i2vgen_core.network.acceleration import EXACT, Acceleration
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +97,7 @@ class Recorder:
         pass
 
     def condition(self, image, prompt, options):
-        self.seen |= {"prompt": prompt, "condition": options}
+        self.seen |= {"image": image, "prompt": prompt, "condition": options}
 
     def sample_base(self, conditions, options, callback):
         self.seen["base"] = options
@@ -106,10 +114,13 @@ class Recorder:
     def free(self, *parts):
         pass
 
+    def add_lora(self, file, strength):
+        self.seen.setdefault("loras", []).append((str(file), strength))
+
 
 def given(generate, monkeypatch, *more):
     monkeypatch.setattr("i2vgen_core.commands.generate.Cascade", Recorder)
-    monkeypatch.setattr("i2vgen_core.commands.generate.write_video", lambda *_: None)
+    monkeypatch.setattr("i2vgen_core.commands.generate.write_video", lambda *_, **__: None)
     assert generate(*more)[0] == 0
     return Recorder.last
 
@@ -171,6 +182,22 @@ def test_an_option_reaches_the_refiner_alone(generate, monkeypatch, option):
     assert (after["base"] == before["base"]) == (option != "--seed")
 
 
+LORAS = {"a.safetensors": 1.0, "b.safetensors:0.5": 0.5, "C:\\c.safetensors": 1.0, "C:\\c.safetensors:-2": -2.0}
+
+
+def test_loras_reach_with_their_strengths(generate, monkeypatch):
+    for text, strength in LORAS.items():
+        file = text[: text.rindex(":")] if text.endswith(("0.5", "-2")) else text
+        seen = given(generate, monkeypatch, "--lora", text, "--lora", "d.safetensors:1")
+        assert seen["loras"] == [(file, strength), ("d.safetensors", 1.0)]
+
+
+def test_a_lora_of_another_network_is_refused_before_the_work(generate, no_work, tmp_path):
+    save_file({"unet.mid_block.a.lora_A.weight": torch.ones(1)}, tmp_path / "a.safetensors")
+    code, _, said = generate("--lora", tmp_path / "a.safetensors")
+    assert code == 2 and "error: LoRA file a.safetensors: expected low-rank matrices of this network" in said
+
+
 def test_evaluate_tries_the_base_with_its_options(monkeypatch):
     seen = {}
 
@@ -184,8 +211,9 @@ def test_evaluate_tries_the_base_with_its_options(monkeypatch):
         "i2vgen_core.training.evaluate.evaluate", lambda *_, **options: seen.update(options) or Result()
     )
     monkeypatch.setattr("i2vgen_core.commands.evaluate.Cascade", Recorder)
-    said = "--steps 9 --solver dpmpp_2m --guidance-start 0.1 --guidance-end 0.5 --reuse-interval 4"
+    said = "--steps 9 --solver dpmpp_2m --guidance-start 0.1 --guidance-end 0.5 --reuse-interval 4 --lora a:2"
     assert main(["evaluate", *said.split()]) == 0
+    assert Recorder.last["loras"] == [("a", 2.0)]
     assert seen["base"] == BaseOptions(steps=9, solver="dpmpp_2m", acceleration=Acceleration(0.1, 0.5, 4))
 
 
@@ -215,6 +243,89 @@ def test_the_other_options_reach(generate, monkeypatch, option, name, value):
     assert given(generate, monkeypatch, *option)[name] == value
 
 
+def test_without_a_picture_it_is_a_scene_of_its_own_world(monkeypatch, tmp_path, photo, caplog):
+    monkeypatch.setattr("i2vgen_core.commands.generate.Cascade", Recorder)
+    monkeypatch.setattr("i2vgen_core.commands.generate.write_video", lambda *_, **__: None)
+    command = ["generate", "--out", str(tmp_path / "out.mp4"), "--device", "cpu"]
+    assert main([*command, "--seed", "13"]) == 0
+    scene = Recorder.last
+    assert scene["image"].shape == (1, 256, 512, 3) and scene["prompt"] == caption(
+        sample_scene(13, split="held_out"), 13
+    )
+    assert main([*command, "--prompt", "a fox"]) == 0
+    assert Recorder.last["prompt"] == "a fox" and not torch.equal(Recorder.last["image"], scene["image"])
+    assert main([*command, "--image", str(photo)]) == 2
+    assert "error: --prompt: expected what happens in the video, found none" in caplog.text
+    assert main([*command, "--model", str(tmp_path)]) == 2
+    assert "error: --image: expected a photo, found none" in caplog.text
+
+
+def test_several_pictures_read_each_network_once(generate, bundles, photo, tmp_path, monkeypatch, caplog):
+    second = photo.with_name("second.png")
+    Image.open(photo).transpose(Image.Transpose.ROTATE_180).save(second)
+    loaded = []
+    monkeypatch.setattr("i2vgen_core.cascade.open_base", lambda *a: loaded.append("base") or open_base(*a))
+    monkeypatch.setattr("i2vgen_core.cascade.open_refiner", lambda *a: loaded.append("refiner") or open_refiner(*a))
+    written = {}
+    monkeypatch.setattr(
+        "i2vgen_core.commands.generate.write_video", lambda file, frames, fps, sound: written.update({file: frames})
+    )
+    code, out, said = generate("--image", photo, second, out=tmp_path)
+    assert code == 0 and loaded == ["base", "refiner"]
+    files = [out / "photo.mp4", out / "second.mp4"]
+    assert list(written) == files and all(f"{file}: 3 frames of 72x64" in said for file in files)
+    assert not torch.equal(written[files[0]], written[files[1]])
+    assert generate()[0] == 0
+    assert torch.equal(written[tmp_path / "out.mp4"], written[files[0]])
+
+
+@pytest.mark.parametrize(
+    "images, out, message",
+    [
+        (("a/x.png", "b/x.jpg"), ".", "--image: expected pictures of different names, found x.mp4 twice"),
+        (("a.png", "b.png"), "out.mp4", "--out: expected a folder that exists, for several pictures"),
+        (("a.png", "b.png"), "nowhere", "--out: expected a folder that exists, for several pictures"),
+    ],
+)
+def test_several_pictures_that_have_no_place(generate, tmp_path, images, out, message):
+    code, _, said = generate("--image", *images, out=tmp_path / out)
+    assert code == 2 and f"error: {message}" in said
+
+
+def test_the_console_script(monkeypatch, capsys):
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    module, name = re.search(r'^i2vgen-xl = "(.+):(.+)"$', project, re.M).groups()
+    assert getattr(importlib.import_module(module), name) is main
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/i2vgen-xl", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0 and capsys.readouterr().out == f"i2vgen-xl {__version__}\n"
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert "usage: i2vgen-xl" in said and str(ROOT / "docs") in "".join(said.split())
+
+
+def test_the_pages_of_an_installed_package(monkeypatch, tmp_path):
+    class File:
+        name = "library.md"
+
+        def locate(self):
+            return tmp_path / "share" / "library.md"
+
+    monkeypatch.setattr("i2vgen_core.commands._PAGE", "none.md")
+    monkeypatch.setattr(File, "name", "none.md")
+    monkeypatch.setattr("importlib.metadata.files", lambda _: [File()])
+    assert pages() == tmp_path / "share"
+
+
+def test_the_wheel_has_what_is_named():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (patterns,) = re.findall(r'^"share/doc/comfyui-i2vgen-xl" = \[(.+)\]$', project, re.M)
+    assert all(list(ROOT.glob(pattern)) for pattern in re.findall(r'"(.+?)"', patterns))
+    assert '"py.typed"' in project and (ROOT / "i2vgen_core" / "py.typed").is_file()
+
+
 # ---------------------------------------------------------------- what cannot be used
 
 
@@ -231,6 +342,7 @@ def test_the_other_options_reach(generate, monkeypatch, option, name, value):
         (("--eta", "2"), "eta: expected"),
         (("--refine-noise-level", "1000"), "noise level: expected 2 to 999, found 1000"),
         (("--file-fps", "0"), "fps: expected"),
+        (("--device", "xpu:7"), "device: expected cpu"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
@@ -300,9 +412,10 @@ def test_scaffold_writes_what_diffusers_layout_has(tmp_path, caplog, monkeypatch
     folder = tmp_path / "bundle"
     monkeypatch.setitem(SIZES, "tiny", toy.SIZE)  # whose files are a tenth of the real one's
     assert main(["scaffold", str(folder), "--size", "tiny", "--refiner", "sr600"]) == 0
+    settings = {"tokenizer", "scheduler", "feature_extractor", "model_index.json"}
     parts = {path.name for path in folder.iterdir()}
-    assert parts == {"unet", "vae", "text_encoder", "image_encoder", "tokenizer", "refiner", "model_index.json"}
-    for part in parts - {"tokenizer", "model_index.json"}:
+    assert parts == {"unet", "vae", "text_encoder", "image_encoder", "refiner"} | settings
+    for part in parts - settings:
         assert (folder / part / "config.json").is_file() and list((folder / part).glob("*.safetensors"))
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     assert index["unet"] == ["diffusers", "I2VGenXLUNet"]

@@ -12,7 +12,15 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from i2vgen_core.errors import InputError
-from i2vgen_core.media.images import clip_frame, clip_pixels, read_image, resize_video, video_frame
+from i2vgen_core.media.images import (
+    check_image_file,
+    clip_frame,
+    clip_pixels,
+    read_image,
+    resize_video,
+    video_frame,
+    write_image,
+)
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -234,3 +242,13 @@ def test_the_example_photo():
     path = ROOT / "demo" / "photo.jpg"
     assert read_image(path).shape == (1, 300, 451, 3)
     assert path.stat().st_size <= 200_000
+
+
+def test_pictures_that_cannot_be_written_say_so(tmp_path):
+    write_image(tmp_path / "a.PNG", torch.rand(8, 8, 3))
+    assert read_image(tmp_path / "a.PNG").shape == (1, 8, 8, 3)
+    for name, message in (("a.mp4", "Name it a.png"), ("a", "Name it a.png"), ("none/a.png", "Create the folder")):
+        with pytest.raises(InputError, match=message):
+            check_image_file(tmp_path / name)
+        with pytest.raises(InputError, match=message):
+            write_image(tmp_path / name, torch.rand(8, 8, 3))

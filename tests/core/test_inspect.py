@@ -180,3 +180,43 @@ def test_nothing_in_a_file_is_run(tmp_path, said, caplog, form):
 def test_no_file_ends_with_2(tmp_path, said, name):
     (tmp_path / "empty").mkdir()
     assert said(tmp_path / name)[0] == 2
+
+
+# ---------------------------------------------------------------- LoRA
+
+
+def lora_file(path, layer, sides, metadata):
+    outputs, inputs = sides
+    pair = {f"{layer}.lora_up.weight": torch.ones(outputs, 2), f"{layer}.lora_down.weight": torch.ones(2, inputs)}
+    save_file(pair, path, metadata)
+    return path
+
+
+TO_K = "input_blocks.1.1.transformer_blocks.0.attn2.to_k"
+
+
+@pytest.mark.parametrize(
+    "layer, sides, metadata, title, sure",
+    [
+        (
+            f"diffusion_model.{TO_K}",
+            (320, 1024),
+            {"kind": "vid2vid_xl"},
+            "MS-Vid2Vid-XL refiner (vid2vid_xl)",
+            "the released",
+        ),
+        (f"lora_unet_{TO_K.replace('.', '_')}", (320, 1024), {}, "a network of this family", "does not say which"),
+        (f"diffusion_model.{TO_K}", (32, 64), {"kind": "i2vgen_xl"}, "I2VGen-XL base (i2vgen_xl)", "other sizes"),
+    ],
+    ids=["a refiner's", "kohya's", "of a toy"],
+)
+def test_a_lora_file(tmp_path, layer, sides, metadata, title, sure):
+    (found,) = inspect_file(lora_file(tmp_path / "a.safetensors", layer, sides, metadata)).findings
+    assert found.whole and found.part == "LoRA" and title in found.title and sure in found.sure
+    assert "names 1 of the network's layers" in found.sure and found.parameters == 2 * sum(sides)
+    assert "--lora" in found.loader
+
+
+def test_a_lora_file_of_another_family(tmp_path):
+    (found,) = inspect_file(lora_file(tmp_path / "a.safetensors", "lora_te_text_model_q_proj", (8, 8), {})).findings
+    assert not found.whole and "none of which names a layer of our networks" in found.sure

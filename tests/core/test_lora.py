@@ -7,10 +7,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.autograd.graph import saved_tensors_hooks
 
+from i2vgen_core.checkpoints.lora import merge_lora, restore
 from i2vgen_core.config import UNetConfig
 from i2vgen_core.errors import CheckpointError, InputError
 from i2vgen_core.network.unet import UNet
-from i2vgen_core.training.lora import add_lora, lora_state, merge_lora, save_lora
+from i2vgen_core.training.lora import add_lora, lora_state, save_lora
 
 pytest.importorskip("peft")
 
@@ -117,20 +118,46 @@ def test_networks_with_and_without():
 def test_files_of_other_networks_are_refused(tmp_path):
     network = toy.network(toy.CONFIG)
     weights = {key: value.clone() for key, value in network.state_dict().items()}
-    state, made = lora_state(trained(toy.CONFIG, steps=1)), {"kind": "i2vgen_xl", "rank": str(RANK)}
-    alpha = f"{LAYER}.alpha"
+    state, made = lora_state(trained(toy.CONFIG, steps=1)), {"kind": "i2vgen_xl"}
+    up = f"{LAYER}.lora_up.weight"
     for content, metadata, message in [
         (state, made | {"kind": "vid2vid_xl"}, "a LoRA for i2vgen_xl, found one for vid2vid_xl"),
-        (state, {}, "found another file"),
-        (state, made | {"rank": "many"}, "a LoRA for i2vgen_xl"),
-        (state, made | {"rank": "5"}, "of a wrong shape"),
-        (state | {"extra": torch.zeros(1)}, made, "1 unknown"),
-        ({key: value for key, value in state.items() if key != alpha}, made, "1 missing"),
+        ({"text.a": torch.ones(1)}, {}, "fit no layer"),
+        ({key: value for key, value in state.items() if key != up}, made, "expected .lora_up.weight, "),
+        (state | {f"{LAYER}.dora_scale": torch.ones(1)}, made, "own LoRA loader reads the other kinds"),
+        (state | {up: state[up][:, :2].contiguous()}, made, r"found \[32, 2\] and \[4, 64\]"),
     ]:
         save_file(content, tmp_path / "a.safetensors", metadata)
         with pytest.raises(CheckpointError, match=message):
             merge_lora(network, tmp_path / "a.safetensors")
     assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
+
+
+def test_a_merged_file_is_taken_out_to_the_bit(tmp_path):
+    save_lora(trained(toy.CONFIG), tmp_path / "a.safetensors")
+    network = toy.network(toy.CONFIG).bfloat16()
+    weights = {key: value.clone() for key, value in network.state_dict().items()}
+    before = merge_lora(network, tmp_path / "a.safetensors", strength=3.0)
+    assert any(not torch.equal(value, weights[key]) for key, value in network.state_dict().items())
+    restore(network, before)
+    assert toy.same(network.state_dict(), weights)
+
+
+def test_a_file_of_another_trainer_is_merged(tmp_path, caplog):
+    """diffusers' names, a part of a weight's rows, no alpha, no metadata, and a text encoder beside."""
+    network = toy.network(toy.CONFIG)
+    third = "local_temporal_encoder.layers.0.0.fn.to_qkv.weight"
+    theirs = "unet.image_latents_temporal_encoder.attn1.to_k"
+    rows = len(network.state_dict()[third]) // 3
+    up, down = torch.rand(rows, RANK), torch.rand(RANK, network.state_dict()[third].shape[1])
+    file = {f"{theirs}.lora_B.weight": up, f"{theirs}.lora_A.weight": down, "text_encoder.lora_A.weight": down.clone()}
+    save_file(file, tmp_path / "a.safetensors")
+    before = merge_lora(network, tmp_path / "a.safetensors", strength=0.5)
+    assert list(before) == [third]
+    expected = before[third].clone()
+    expected[rows : 2 * rows] += 0.5 * up @ down
+    assert toy.error(network.state_dict()[third], expected) < 1e-6
+    assert "1 tensors are not used (text_encoder.lora_A.weight)" in caplog.text
 
 
 # ---- gradient checkpointing

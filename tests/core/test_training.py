@@ -8,27 +8,35 @@ import os
 import random
 import shutil
 import signal
-from dataclasses import replace
+import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+import toy
+from safetensors.torch import load_file
 from torch import nn
 
 from i2vgen_core.__main__ import main
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_unet
+from i2vgen_core.checkpoints.lora import merge_lora
 from i2vgen_core.config import TIMESTEPS, UNetConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import read_image, write_image
+from i2vgen_core.media.video import read_video
+from i2vgen_core.memory import DTYPES
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from i2vgen_core.sampling.schedules import cosine_zero_snr
-from i2vgen_core.training import base, clip, diffusion, refiner, vae
+from i2vgen_core.training import base, clip, diffusion, refiner, stages, vae
 from i2vgen_core.training.data import World
+from i2vgen_core.training.grow import grow_vae
 from i2vgen_core.training.loop import CHECKPOINT, LOG, Loop, LoopConfig, Stopped
-from i2vgen_core.training.lora import merge_lora
+from i2vgen_core.training.muon import orthogonal
 from i2vgen_core.training.recipe import BUILT_IN, parse_recipe, read_recipe
 from i2vgen_core.training.stages import LORA, STAGES, Job
+from i2vgen_core.training.watch import draw_curves, read_log
 
 STAGE_OF_RECIPE = {"vae": vae.VAETraining, "clip": clip.CLIPTraining, "base": base.BaseTraining}
 STAGE_OF_RECIPE["refiner"] = refiner.RefinerTraining
@@ -193,6 +201,20 @@ class TestLoop:
         assert len(losses) == 6 and losses[-1] < losses[0] / 10
         assert (tmp_path / CHECKPOINT).is_file()
 
+    def test_watchers_see_every_step_and_what_is_logged(self, tmp_path):
+        loop, seen = regression(tmp_path, LoopConfig(steps=5, log_every=2)), []
+        loop.watchers.append(lambda step, figures: seen.append((step, sorted(figures))))
+        loop.run()
+        logged = ["gradient", "learning_rate", "loss", "mean", "seconds"]
+        assert seen == [(1, []), (2, logged), (3, []), (4, logged), (5, logged)]
+        figures = read_log(tmp_path / LOG)
+        assert [step for step, _ in figures["loss"]] == [2, 4, 5]
+        picture = draw_curves(figures)
+        assert picture.shape == (3 * 240, 2 * 480, 3)
+        figures["loss"][1] = (4, 1e3)
+        changed = (draw_curves(figures) != picture).any(2)
+        assert changed[:240, :480].any() + changed[240:].any() + changed[:, 480:].any() == 1, "one panel alone"
+
     def test_frozen_parameters_and_reduced_rates(self, tmp_path):
         model = nn.ModuleDict({"slow": nn.Linear(1, 1, bias=False), "fast": nn.Linear(1, 1, bias=False)})
         model["frozen"] = nn.Linear(1, 1).requires_grad_(False)
@@ -234,8 +256,20 @@ class TestLoop:
 class TestRecipes:
     @pytest.mark.parametrize("name", [file.stem for file in sorted(BUILT_IN.glob("*.json"))])
     def test_the_projects_own_are_sound(self, name):
-        kind = next(kind for stage, kind in STAGE_OF_RECIPE.items() if name.startswith(f"tiny_{stage}"))
+        kind = next(kind for stage, kind in STAGE_OF_RECIPE.items() if name.split("_")[1] == stage)
         assert read_recipe(kind, name).loop.steps > 1
+
+    @pytest.mark.parametrize("name", ["lora_base", "lora_refiner", "full_base", "full_refiner"])
+    def test_those_of_the_released_networks_say_every_field_and_are_on_the_page(self, name):
+        content = (BUILT_IN / f"{name}.json").read_text(encoding="utf-8")
+        recipe = read_recipe(STAGE_OF_RECIPE[name.partition("_")[2]], name)
+        said = json.loads(content)
+        assert said.keys() == {field.name for field in fields(recipe)}
+        assert said["loop"].keys() == {field.name for field in fields(LoopConfig)}
+        assert recipe.unet == UNetConfig(recipe.unet.kind), "the released sizes"
+        page = (BUILT_IN.parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+        assert f"```json\n{content}```" in page or name.startswith("full")
+        assert f"`{name}`" in page
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -476,11 +510,15 @@ class TestStages:
 
 @pytest.mark.slow
 class TestOtherData:
-    def test_low_rank_matrices_go_into_the_runs_folder(self, trained, tmp_path):
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_low_rank_matrices_go_into_the_runs_folder(self, trained, tmp_path, monkeypatch, precision):
+        """Beside weights of the arithmetic's type: they are not trained."""
         pytest.importorskip("peft", reason="training low-rank matrices needs peft")
+        types, add = [], stages.add_lora
+        monkeypatch.setattr(stages, "add_lora", lambda n, *a: types.append(next(n.parameters()).dtype) or add(n, *a))
         before = {file: file.read_bytes() for file in (trained / "model").rglob("*.safetensors")}
         recipe = tmp_path / "recipe.json"
-        loop = {"steps": 2, "learning_rate": 0.1, "warmup": 1, "ema": 0}
+        loop = {"steps": 2, "learning_rate": 0.1, "warmup": 1, "ema": 0, "precision": precision}
         for stage, folder in (("base", "unet"), ("refiner", "refiner")):
             recipe.write_text(json.dumps(SMALL[stage] | {"lora_rank": 2, "checkpointing": True, "loop": loop}))
             STAGES[stage](Job(trained / "model", str(recipe), tmp_path / stage, dtype="fp32"))
@@ -489,7 +527,40 @@ class TestOtherData:
             plain = weight.detach().clone()
             merge_lora(network, tmp_path / stage / LORA)
             assert not torch.equal(weight, plain)
+        assert types == [DTYPES[precision]] * 2
         assert before == {file: file.read_bytes() for file in (trained / "model").rglob("*.safetensors")}
+
+    def test_what_watches_a_run_changes_nothing(self, trained, tmp_path, monkeypatch):
+        written = []
+        add_scalar = type("Writer", (), {"add_scalar": lambda _, *a: written.append(a), "flush": lambda _: None})
+        module = type(sys)("torch.utils.tensorboard")
+        module.SummaryWriter = lambda folder: written.append(folder) or add_scalar()
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+        monkeypatch.setattr("i2vgen_core.training.samples._STEPS", 2)
+        recipe, results = tmp_path / "recipe.json", {}
+        for stage, part in (("base", "unet"), ("refiner", "refiner")):
+            recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 4, "log_every": 2}}))
+            for name, more in (("plain", {}), ("watched", {"sample_every": 2, "tensorboard": True})):
+                run = tmp_path / f"{stage}_{name}"
+                STAGES[stage](Job(trained / "model", str(recipe), run, dtype="fp32", **more))
+                results[name] = load_file(run / part / "diffusion_pytorch_model.safetensors")
+            assert toy.same(results["plain"], results["watched"])
+            assert {file.name for file in (run / "samples").iterdir()} == {"step_000002.mp4", "step_000004.mp4"}
+            frames, _ = read_video(run / "samples" / "step_000004.mp4")
+            assert frames.shape == (2, SMALL[stage]["height"], 64, 3)
+            assert read_image(run / "curves.png").shape[2] == 960
+            assert str(run / "tensorboard") in written
+        assert {step for _, _, step in (entry for entry in written if isinstance(entry, tuple))} == {2, 4}
+        assert not (run / "left_out.csv").exists()
+
+    def test_samples_and_tensorboard_that_cannot_be(self, tmp_path, monkeypatch):
+        recipe = tmp_path / "recipe.json"
+        recipe.write_text(json.dumps(SMALL["vae"] | {"loop": {"steps": 1}}))
+        with pytest.raises(InputError, match="--sample-every: expected the base or the refiner, found vae"):
+            STAGES["vae"](Job(tmp_path, str(recipe), tmp_path / "run", sample_every=5))
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        with pytest.raises(InputError, match="--tensorboard: expected the package tensorboard, found none"):
+            STAGES["vae"](Job(tmp_path, str(recipe), tmp_path / "run", tensorboard=True))
 
     def test_a_folder_of_images(self, tmp_path):
         for i in range(3):
@@ -538,6 +609,8 @@ class TestCommands:
         assert made.is_file() and weights.read_bytes() == before
         assert vae_command("--run", tmp_path / "run") == 0, "what the same run made is made anew"
         shutil.copytree(tmp_path / "model", tmp_path / "other")
+        assert vae_command("--run", tmp_path / "run-2", "--device", "xpu:7") == 2
+        assert "device: expected cpu" in caplog.text and not (tmp_path / "run-2").exists()
         assert vae_command("--run", tmp_path / "run-2", "--out", tmp_path / "other") == 2
         assert "--out: expected a folder without vae" in caplog.text and not (tmp_path / "run-2" / CHECKPOINT).exists()
         for _ in range(2):
@@ -624,3 +697,96 @@ class TestWorldSource:
     def test_seeds_bring_other_scenes(self):
         assert World(seed=0).scene(0) != World(seed=1).scene(0)
         assert World().scene(3) == World().scene(3)
+
+
+class TestGrowth:
+    """A VAE that grows begins as the one it grew from."""
+
+    @pytest.mark.parametrize(("channels", "blocks"), [((32, 32, 64, 96), 1), ((32, 64, 32, 64), 2)])
+    def test_it_is_the_same_function(self, channels, blocks):
+        small = vae.build_vae(parse_recipe(vae.VAETraining, SMALL["vae"], "small")).eval()
+        large = grow_vae(small, channels, blocks).eval()
+        pixels = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        with torch.no_grad():
+            latents = [net.quant_conv(net.encoder(pixels)) for net in (small, large)]
+            pictures = [net.decoder(net.post_quant_conv(latents[0][:, :4])) for net in (small, large)]
+        assert torch.allclose(*latents, atol=1e-4)
+        assert torch.allclose(*pictures, atol=1e-5)
+        assert large.config.block_out_channels == channels
+
+    def test_copies_part_as_they_learn(self):
+        small = vae.build_vae(parse_recipe(vae.VAETraining, SMALL["vae"], "small"))
+        large = grow_vae(small, (32, 32, 32, 64), 1)
+        layer = large.decoder.mid_block.resnets[0].conv1
+        large.decoder(torch.rand(1, 4, 4, 4)).square().mean().backward()
+        gradient = layer.weight.grad
+        assert not torch.allclose(gradient[0] / gradient[0].norm(), gradient[1] / gradient[1].norm(), atol=1e-3)
+        assert large.encoder.down_blocks[3].resnets[0].conv2.weight.abs().max() == 0
+
+    @pytest.mark.parametrize("channels", [(32, 32, 32, 48), (32, 32, 32)])
+    def test_what_is_no_multiple_is_refused(self, channels):
+        small = vae.build_vae(parse_recipe(vae.VAETraining, SMALL["vae"], "small"))
+        with pytest.raises(InputError, match="multiple"):
+            grow_vae(small, channels, 1)
+
+
+class TestMuon:
+    def test_singular_values_are_near_one(self):
+        generator = torch.Generator().manual_seed(0)
+        for shape in ((32, 96), (96, 32)):
+            values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=generator)))
+            assert 0.6 < values.min() < values.max() < 1.3
+
+    def test_matrices_are_its_own_and_the_rest_is_adamws(self, tmp_path):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 1))
+        config = LoopConfig(steps=4, optimiser="muon", learning_rate=0.01, warmup=1, final=1.0, weight_decay=0.0)
+        before = model[0].weight.detach().clone()
+        data = torch.randn(8, 32)
+        loop = Loop(model, lambda x, _: (model(x).square().mean(), {}), lambda _: data, tmp_path, config)
+        loop.run(1)
+        step = model[0].weight.detach() - before
+        assert torch.linalg.svdvals(step).max() < 0.01 * 0.2 * 32**0.5 * 1.3
+        assert [group["orthogonal"] for group in loop.optimiser.param_groups].count(True) == 1
+        on = Loop(model, lambda x, _: (model(x).square().mean(), {}), lambda _: data, tmp_path, config)
+        assert on.step == 1
+        first = model(data).square().mean().item()
+        on.run()
+        assert model(data).square().mean() < 0.5 * first
+
+    def test_a_stopped_run_goes_on_as_if_it_had_not_been(self, tmp_path):
+        ends = []
+        for name, stops in (("once", [4]), ("twice", [2, 4])):
+            for stop in stops:
+                torch.manual_seed(0)
+                model = nn.Linear(32, 32)
+                config = LoopConfig(steps=4, optimiser="muon")
+                data = torch.randn(4, 32, generator=torch.Generator().manual_seed(1))
+                loss = lambda x, _, model=model: (model(x).square().mean(), {})  # noqa: E731
+                Loop(model, loss, lambda _, data=data: data, tmp_path / name, config).run(stop)
+            ends.append(model.weight.detach())
+        assert torch.equal(*ends)
+
+
+def test_group_norms_compute_in_float32_while_a_run_lasts(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 32, 1), nn.GroupNorm(32, 32))
+    seen = []
+    model[1].register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].dtype))
+    config = LoopConfig(steps=1, precision="bf16")
+    Loop(model, lambda x, _: (model(x).square().mean(), {}), lambda _: torch.rand(1, 3, 4, 4), tmp_path, config).run()
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.rand(1, 3, 4, 4))
+    assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_a_batch_of_pictures_is_one_of_the_views():
+    class Counted:
+        def picture(self, number, width, height):
+            return torch.full((height, width, 3), float(number))
+
+    views = [{"width": 64, "height": 40, "count": 3}, {"width": 96, "height": 56, "crop": [32, 24], "count": 2}]
+    config = parse_recipe(vae.VAETraining, {"views": views}, "views")
+    batches = [vae.pictures(Counted(), number, config) for number in range(20)]
+    assert {tuple(batch.shape) for batch in batches} == {(3, 40, 64, 3), (2, 24, 32, 3)}
+    whole = [batch for batch in batches if len(batch) == 3]
+    assert len({batch[0, 0, 0, 0].item() for batch in whole}) == len(whole), "no picture comes twice"

@@ -74,14 +74,14 @@ def test_values_outside_the_range_are_clamped(tmp_path):
 def test_a_stopped_run_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     target = tmp_path / "a.mp4"
     target.write_bytes(b"old")
-    encode = video._encode
+    encode = video.encode
 
     def stopped(path, *arguments):
         encode(path, *arguments)
         assert path.parent == target.parent and target.read_bytes() == b"old"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(video, "_encode", stopped)
+    monkeypatch.setattr(video, "encode", stopped)
     with pytest.raises(KeyboardInterrupt):
         write_video(target, gradient(2, 64, 64), 8)
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"] and target.read_bytes() == b"old"
@@ -129,6 +129,14 @@ def test_unreadable_videos(tmp_path):
     write_video(tmp_path / "a.mp4", gradient(2, 64, 64), 8)
     with pytest.raises(InputError, match="at least 1"):
         read_video(tmp_path / "a.mp4", 0)
+
+
+def test_a_video_that_memory_does_not_hold_is_refused_while_it_is_read(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", gradient(6, 64, 64), 8)
+    monkeypatch.setattr(video, "machine_bytes", lambda _: 3 * 64 * 64 * 15)
+    with pytest.raises(InputError, match="found 4 frames of 64x64 and more"):
+        read_video(tmp_path / "a.mp4")
+    assert len(read_video(tmp_path / "a.mp4", 3)[0]) == 3
 
 
 def test_contact_sheet():

@@ -13,13 +13,14 @@ from i2vgen_core.media.world import caption, sample_scene
 
 from ..templates.blueprints import BLUEPRINTS
 from ..templates.graph import BYPASSED, recorded, text
-from ..templates.stages import SIZES, TINY_FPS, TINY_GUIDANCE, TINY_STEPS
+from ..templates.stages import OWN_SIZE, TINY_GUIDANCE, TINY_STEPS, WITH_BASE
 from ..templates.templates import TEMPLATES
 
 PACK = Path(__file__).parents[2]
 WORKFLOWS, SUBGRAPHS = PACK / "workflows", PACK / "subgraphs"
 NAMES = [make.__name__ for make in TEMPLATES]
-GRAPHS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in WORKFLOWS.glob("*.json")}
+TITLES = {make.__name__: make().title for make in TEMPLATES}
+GRAPHS = {name: json.loads((WORKFLOWS / f"{title}.json").read_text(encoding="utf-8")) for name, title in TITLES.items()}
 BASE, REFINER = (
     json.loads((assets.FOLDER / part / "config.json").read_text(encoding="utf-8"))["release"]
     for part in ("unet", "refiner")
@@ -34,8 +35,12 @@ def _nodes(name: str, node_type: str) -> list[dict]:
 
 
 def test_names():
-    assert sorted(GRAPHS) == sorted(NAMES)
+    """The front end shows and searches them, and lists them in their order."""
+    titles = list(TITLES.values())
+    assert sorted(file.stem for file in WORKFLOWS.glob("*.json")) == titles
     assert len(NAMES) == 15 and set(RELEASED_NAMES) <= set(NAMES)
+    for number, title in enumerate(titles, 1):
+        assert title.startswith(f"I2VGen-XL {number:02} ") and ("to video" in title or "Refine" in title)
 
 
 @pytest.mark.parametrize("make", TEMPLATES + BLUEPRINTS, ids=lambda make: make.__name__)
@@ -43,7 +48,7 @@ def test_the_file_is_what_the_description_makes(make):
     """`python -m tests.templates.make` writes them anew."""
     graph = make()
     folder = SUBGRAPHS if make in BLUEPRINTS else WORKFLOWS
-    assert (folder / f"{graph.name}.json").read_text(encoding="utf-8") == text(graph.workflow())
+    assert (folder / f"{graph.title}.json").read_text(encoding="utf-8") == text(graph.workflow())
 
 
 def test_no_folder_hides_the_templates():
@@ -81,7 +86,10 @@ def test_every_input_that_is_no_widget_is_wired(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures(name):
     """The front end asks for a JPEG of the same name; the docs have one of the graph."""
-    for file, most in ((WORKFLOWS / f"{name}.jpg", 60_000), (PACK / "docs" / "templates" / f"{name}.jpg", 250_000)):
+    for file, most in (
+        (WORKFLOWS / f"{TITLES[name]}.jpg", 60_000),
+        (PACK / "docs" / "templates" / f"{name}.jpg", 250_000),
+    ):
         assert file.read_bytes().startswith(b"\xff\xd8\xff")
         assert file.stat().st_size <= most
 
@@ -107,15 +115,15 @@ def test_downloads_are_the_released_files():
 def test_base_is_the_built_in_one(name):
     (loader,) = _nodes(name, "I2VGenXLCascadeLoader")
     assert loader == {"bundle": assets.NAME, "weight_dtype": "default"}
-    assert _nodes(name, "I2VGenXLSize")[0]["size"] == SIZES["base"] == f"tiny base {BASE['width']}x{BASE['height']}"
+    assert _nodes(name, "I2VGenXLSize")[0]["size"] == OWN_SIZE
     for prompts in _nodes(name, "I2VGenXLCLIPEncode"):
         assert prompts["negative_prompt"] == RELEASES["i2vgen_xl"].negative_prompt
     frames = {"base_long_video": 64, "base_two_prompts": 24}.get(name, BASE["frames"])
     for video in _nodes(name, "I2VGenXLGlobalEncode"):
-        assert (video["frames"], video["fps"]) == (frames, BASE["fps"])
+        assert (video["frames"], video["fps"]) == (frames, 0)
     for sampler in _nodes(name, "I2VGenXLBaseSampler"):
         assert (sampler["steps"], sampler["cfg"], sampler["eta"]) == (0, 0, 0)
-    assert (BASE["steps"], BASE["guidance"], BASE["fps"]) == (TINY_STEPS, TINY_GUIDANCE, TINY_FPS)
+    assert (BASE["steps"], BASE["guidance"]) == (TINY_STEPS, TINY_GUIDANCE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,7 +144,7 @@ def test_stock_sampler_has_the_bases_settings(name):
 def test_refinement_is_the_built_in_one(name):
     release = RELEASES["vid2vid_xl"]
     (loader,) = _nodes(name, "I2VGenXLRefinerLoader")
-    assert loader["model_name"] == assets.NAME
+    assert loader["model_name"] == WITH_BASE
     positive, negative = (texts["text"] for texts in _nodes(name, "CLIPTextEncode"))
     assert positive.endswith(release.prompt_suffix)
     assert negative == release.negative_prompt
@@ -145,7 +153,7 @@ def test_refinement_is_the_built_in_one(name):
     if name == "cascade_beyond_720p":
         assert scale["width"] > REFINER["width"] and scale["height"] > REFINER["height"]
     else:
-        assert _nodes(name, "I2VGenXLSize")[1]["size"] == f"tiny refiner {REFINER['width']}x{REFINER['height']}"
+        assert _nodes(name, "I2VGenXLSize")[1]["size"] == OWN_SIZE
     (sampler,) = _nodes(name, "I2VGenXLRefineSampler")
     defaults = {"steps": 0, "cfg": 0, "rescale": -1, "noise_level": 0, "solver": "dpmpp_2m_sde", "entry": "auto"}
     assert (defaults | {"eta": 1}).items() <= sampler.items()
@@ -156,10 +164,11 @@ def test_the_note_has_the_released_settings(name):
     """They are what the templates do not open with."""
     (note,) = (node["widgets_values"][0] for node in GRAPHS[name]["nodes"] if node["type"] == "MarkdownNote")
     base, refiner, sr600 = (RELEASES[kind] for kind in ("i2vgen_xl", "vid2vid_xl", "sr600"))
-    if name != "refine_video":
-        assert "base 1280x704" in note and f"{base.fps:g}" in note
-    if name.startswith(("cascade", "refine")):
-        assert "refiner 1280x720" in note or "1920 and 1104" in note
+    assert "Choose *released files*" in note or "choose *released files*" in note
+    if name not in ("refine_video", "cascade_text_to_image"):
+        assert f"{base.width}x{base.height}" in note
+    if name.startswith(("cascade", "refine")) and name != "cascade_text_to_image":
+        assert f"{refiner.width}x{refiner.height}" in note
     stated = {
         "base": [f"{base.steps} and {base.guidance:g}"],
         "base_stock_ksampler": [f"steps {base.steps}, cfg {base.guidance:g}, denoise 1"],
@@ -184,5 +193,5 @@ def test_notes_name_what_there_is():
     for name in NAMES:
         (note,) = (node["widgets_values"][0] for node in GRAPHS[name]["nodes"] if node["type"] == "MarkdownNote")
         for named in re.findall(r"template \*(\w+)\*", note):
-            assert named in NAMES
+            assert sum(title.startswith(f"I2VGen-XL {named} ") for title in TITLES.values()) == 1
     assert {node["type"] for graph in GRAPHS.values() for node in graph["nodes"]} - {"MarkdownNote"} <= set(recorded())

@@ -2,9 +2,10 @@
 
     python tests/golden/check.py DIR
 
-DIR holds cases.json, weights.py and the safetensors files of networks, schedules, encoders and images. What is compared
-follows from cases.json alone. Prints the worst relative error of each value beside its limit; exits 1 if one is over,
-or if a golden value has nothing to be compared with.
+DIR holds cases.json, weights.py (that of this folder, if it has none) and safetensors files: of the cascade's networks,
+schedules, encoders and images, or of the composers, or of the animators. What is compared follows from cases.json alone.
+Prints the worst relative error of each value beside its limit, and the files that nothing here makes values of; exits 1 if
+one is over, or if a golden value has nothing to be compared with.
 """
 
 from __future__ import annotations
@@ -24,27 +25,20 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
 if importlib.util.find_spec("i2vgen_core") is None:
-    sys.path.append(str(ROOT))
+    sys.path.append(str(HERE.parents[1]))
+sys.path.append(str(HERE))
+
+from golden_inputs import EXACT, LOOP, Values, flat, official_state, unet_config, video  # noqa: E402
 
 from i2vgen_core.checkpoints.load import parse_unet  # noqa: E402
-from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, to_official  # noqa: E402
-from i2vgen_core.config import RELEASES, Kind, UNetConfig  # noqa: E402
-from i2vgen_core.network.blocks import Layers  # noqa: E402
-from i2vgen_core.network.image_conditioning import GlobalEncoder  # noqa: E402
-from i2vgen_core.network.unet import UNet  # noqa: E402
+from i2vgen_core.config import BASES, REFINERS, RELEASES  # noqa: E402
 from i2vgen_core.sampling import schedules  # noqa: E402
 from i2vgen_core.sampling.noise import BrownianNoise  # noqa: E402
 from i2vgen_core.sampling.solvers import ddim, ddim_inversion, dpmpp_2m_sde, guide, heun  # noqa: E402
 
-EXACT = 1e-5
-LOOP = 1e-4
-"""Limit where a whole sampling loop ran."""
 TABLE = 1e-5
-
-Values = dict[str, tuple[Tensor, float]]
-"""Ours, and the limit of max|ours - golden| / max|golden|; a limit of 1 or more is an absolute one (of 255)."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +54,28 @@ class Result:
 
 def check(folder: Path) -> Iterator[Result]:
     """Every golden value of the folder against ours."""
-    cases = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
-    weights = load_module(folder / "weights.py")
-    here = Path(__file__).parent
-    makers: dict[str, Callable[[], Values]] = {
-        "unet": lambda: unet_values(cases["unet"], weights),
-        "schedules": lambda: schedule_values(cases["schedules"], weights),
-        "encoders": lambda: load_module(here / "encoders_golden.py").encoder_values(folder),
-        "images": lambda: load_module(here / "images_golden.py").image_values(folder),
-    }
-    for name, make in makers.items():
+    for name, make in makers_of(folder).items():
         golden = load_file(folder / f"{name}.safetensors")
-        ours = make()
+        ours = make(set(golden))
         for key, expected in sorted(golden.items()):
             value, limit = ours.get(key, (None, EXACT))
             yield Result(f"{name}: {key}", _error(value, expected, absolute=limit >= 1), limit)
+
+
+def makers_of(folder: Path) -> dict[str, Callable[[set[str]], Values]]:
+    """What makes our values, by the folder's files, which its cases tell; each is given the golden values' names."""
+    cases = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
+    own = folder / "weights.py"
+    weights = load_module(own if own.is_file() else HERE / "weights.py")
+    for mark, module in (("sampling", "composer_golden"), ("animate_x", "animator_golden")):
+        if mark in cases:
+            return load_module(HERE / f"{module}.py").makers(folder, weights)
+    return {
+        "unet": lambda _: unet_values(cases["unet"], weights),
+        "schedules": lambda _: schedule_values(cases["schedules"], weights),
+        "encoders": lambda _: load_module(HERE / "encoders_golden.py").encoder_values(folder),
+        "images": lambda _: load_module(HERE / "images_golden.py").image_values(folder),
+    }
 
 
 def _error(ours: Tensor | None, golden: Tensor, absolute: bool) -> float:
@@ -92,31 +93,6 @@ def load_module(path: Path) -> ModuleType:
     return module
 
 
-def unet_config(kind: Kind, case: dict[str, Any]) -> UNetConfig:
-    levels = range(len(case["multipliers"]))
-    return UNetConfig(
-        kind=kind,
-        in_channels=case["in_channels"],
-        model_channels=case["model_channels"],
-        channel_mult=tuple(case["multipliers"]),
-        attention_levels=tuple(2.0**-level in case["attention_scales"] for level in levels),
-        num_res_blocks=case["blocks"],
-        head_dim=case["head_dim"],
-        first_temporal_heads=case["first_temporal_heads"],
-        context_dim=case["context_dim"],
-        image_dim=case["context_dim"],
-    )
-
-
-def official_shapes(config: UNetConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a network's file in the official layout, global encoder included."""
-    state = dict(UNet(config, device="meta").state_dict())
-    if config.reads_details:
-        encoder = GlobalEncoder(config.in_channels, config.context_dim, Layers(device="meta"))
-        state |= {GLOBAL_ENCODER + key: value for key, value in encoder.state_dict().items()}
-    return {key: tuple(value.shape) for key, value in to_official(state).items()}
-
-
 @torch.no_grad()
 def unet_values(cases: dict[str, Any], weights: ModuleType) -> Values:
     values: Values = {}
@@ -130,10 +106,9 @@ def unet_values(cases: dict[str, Any], weights: ModuleType) -> Values:
         x = flat(weights.noise("x", (batch, channels, frames, height, width)))
         x_refiner = flat(weights.noise("x2", (batch, channels, frames, height + 2, width)))
         found: dict[str, Tensor] = {}
-        for kind in RELEASES:
+        for kind in BASES + REFINERS:
             config = unet_config(kind, case)
-            state = {key: weights.weight(key, shape) for key, shape in official_shapes(config).items()}
-            checkpoint = parse_unet(state, {"head_dim": config.head_dim}, kind=kind)
+            checkpoint = parse_unet(official_state(config, weights), {"head_dim": config.head_dim}, kind=kind)
             unet = checkpoint.build_network()
             if kind == "i2vgen_xl":
                 encoder = checkpoint.build_global_encoder()
@@ -151,14 +126,6 @@ def unet_values(cases: dict[str, Any], weights: ModuleType) -> Values:
                 found[kind.removesuffix("_xl")] = video(unet(x_refiner, t, text, frames), batch)
         values |= {f"{name}.{key}": (value, EXACT) for key, value in found.items()}
     return values
-
-
-def flat(x: Tensor) -> Tensor:
-    return rearrange(x, "b c f h w -> (b f) c h w")
-
-
-def video(x: Tensor, batch: int) -> Tensor:
-    return rearrange(x, "(b f) c h w -> b c f h w", b=batch)
 
 
 @torch.no_grad()
@@ -267,10 +234,14 @@ def batch_noise(batch: Tensor, sigmas: Tensor, seed: int, index: int) -> Callabl
 def main() -> int:
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "cases.json").is_file():
         sys.exit(re.sub(r"\n\n.*", "", __doc__ or "", flags=re.S) + "\n\nusage: check.py DIR (with cases.json)")
-    results = list(check(Path(sys.argv[1])))
+    folder = Path(sys.argv[1])
+    results = list(check(folder))
     for result in results:
         mark = "ok  " if result.passed else "OVER"
         print(f"{mark} {result.name:56} {result.error:9.2e}  limit {result.limit:g}")
+    others = {file.stem for file in folder.glob("*.safetensors")} - set(makers_of(folder))
+    for name in sorted(others):
+        print(f"not compared: {name}.safetensors")
     failed = sum(not result.passed for result in results)
     print(f"{len(results)} values, {failed} over their limit")
     return int(failed > 0)

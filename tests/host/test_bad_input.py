@@ -167,7 +167,7 @@ def test_the_library_says_it_too(caplog):
     tokenizer = Tokenizer()
     assert tokenizer(["a cat " * 37]).shape == (1, 77) and not caplog.records
     tokenizer(["a cat " * 37 + "on a red sofa"])
-    assert caplog.messages == ["a prompt's text after its first 75 tokens is not read: a red sofa"]
+    assert caplog.messages == ["a prompt: what comes after the first 75 tokens is not read: a red sofa"]
 
 
 # ---- what samplers and decoders make

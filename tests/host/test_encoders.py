@@ -93,7 +93,7 @@ def _vae_folder(folder: Path, channels: tuple[int, ...], **settings) -> Path:
 
 
 def test_text(host, encoders, bundle):
-    clip = encoders.load_clip(bundle)
+    clip = encoders.load_clip(bundle / "text_encoder")
     theirs = core.load_text_encoder(bundle / "text_encoder", tokenizer=bundle / "tokenizer")
     for prompt in PROMPTS:
         ours = _prompt(host, clip, prompt)
@@ -103,13 +103,13 @@ def test_text(host, encoders, bundle):
 
 def test_tokens(encoders, bundle):
     """Padded with 0 and repaired as open_clip does, whichever form the tokenizer's folder has."""
-    clip = encoders.load_clip(bundle)
+    clip = encoders.load_clip(bundle / "text_encoder")
     tokens = [[token for token, _ in clip.tokenize(prompt)["h"][0]] for prompt in PROMPTS]
     assert tokens == Tokenizer()(PROMPTS).tolist()
 
 
 def test_image_embedding(host, encoders, bundle):
-    vision = encoders.load_clip_vision(bundle)
+    vision = encoders.load_clip_vision(bundle / "image_encoder")
     assert vision.image_size == 56
     image = _image(56)
     ours = host.nodes["CLIPVisionEncode"]().encode(vision, image, "center")[0].image_embeds
@@ -118,7 +118,7 @@ def test_image_embedding(host, encoders, bundle):
 
 
 def test_vae(host, encoders, bundle):
-    vae, theirs = encoders.load_native_vae(bundle), core.load_vae(bundle / "vae")
+    vae, theirs = encoders.load_native_vae(bundle / "vae"), core.load_vae(bundle / "vae")
     images = torch.rand(2, 32, 48, 3, generator=torch.Generator().manual_seed(0))
     latent = host.nodes["VAEEncode"]().encode(vae, images)[0]["samples"]
     assert latent.shape == (2, 4, 4, 6)
@@ -140,7 +140,7 @@ def test_text_of_any_depth(host, encoders, tmp_path, layers, skip, activation):
         file = tmp_path / "text_encoder" / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"i2vgen_skip_last": skip}))
     theirs = core.load_text_encoder(tmp_path / "text_encoder").encode(PROMPTS[:1])
-    assert _error(_prompt(host, encoders.load_clip(tmp_path), PROMPTS[0]), theirs) < 1e-4
+    assert _error(_prompt(host, encoders.load_clip(tmp_path / "text_encoder"), PROMPTS[0]), theirs) < 1e-4
 
 
 def test_vision_in_shards(host, encoders, tmp_path):
@@ -156,7 +156,7 @@ def test_vision_in_shards(host, encoders, tmp_path):
     model = transformers.CLIPVisionModelWithProjection(config).half()
     model.save_pretrained(tmp_path / "image_encoder", max_shard_size="20KB")
     assert len(list((tmp_path / "image_encoder").glob("*.safetensors"))) > 1
-    vision, image = encoders.load_clip_vision(tmp_path), _image(48)
+    vision, image = encoders.load_clip_vision(tmp_path / "image_encoder"), _image(48)
     theirs = core.load_image_encoder(tmp_path / "image_encoder").encode(_pixels(vision, image))
     assert _error(vision.encode_image(image).image_embeds, theirs) < 1e-4
     assert vision.encode_image(torch.rand(1, 60, 90, 3)).image_embeds.shape == (1, 20)
@@ -166,7 +166,7 @@ def test_vision_in_shards(host, encoders, tmp_path):
 def test_vae_of_other_sizes(encoders, tmp_path, channels, blocks):
     """Without a block in the encoder's levels there is one in the decoder's."""
     _vae_folder(tmp_path, channels, layers_per_block=blocks)
-    vae, theirs = encoders.load_native_vae(tmp_path), core.load_vae(tmp_path / "vae")
+    vae, theirs = encoders.load_native_vae(tmp_path / "vae"), core.load_vae(tmp_path / "vae")
     images = torch.rand(1, 32, 48, 3)
     latent = vae.encode(images)
     assert _error(latent, theirs.encode(images)) < 1e-4
@@ -175,22 +175,22 @@ def test_vae_of_other_sizes(encoders, tmp_path, channels, blocks):
 
 def test_tokenizer_folders(encoders, errors, bundle, tmp_path):
     shutil.copytree(bundle / "text_encoder", tmp_path / "text_encoder")
-    expected = encoders.load_clip(bundle).tokenize(PROMPTS[2])
-    assert encoders.load_clip(tmp_path).tokenize(PROMPTS[2]) == expected  # no folder: the built-in one
+    expected = encoders.load_clip(bundle / "text_encoder").tokenize(PROMPTS[2])
+    assert encoders.load_clip(tmp_path / "text_encoder").tokenize(PROMPTS[2]) == expected  # no folder: the built-in one
     published = transformers.CLIPTokenizerFast.from_pretrained(bundle / "tokenizer", pad_token="<|endoftext|>")
     published.save_pretrained(tmp_path / "tokenizer")
-    assert encoders.load_clip(tmp_path).tokenize(PROMPTS[2]) == expected
+    assert encoders.load_clip(tmp_path / "text_encoder").tokenize(PROMPTS[2]) == expected
     for file in (tmp_path / "tokenizer").iterdir():
         file.unlink()
     with pytest.raises(errors.CheckpointError, match="tokenizer"):
-        encoders.load_clip(tmp_path)
+        encoders.load_clip(tmp_path / "text_encoder")
 
 
 # ---- what the host's own nodes do with them
 
 
 def test_prompt_weights(host, encoders, bundle):
-    clip = encoders.load_clip(bundle)
+    clip = encoders.load_clip(bundle / "text_encoder")
     plain, weighted = _prompt(host, clip, "a red fox"), _prompt(host, clip, "a (red:1.5) fox")
     empty = _prompt(host, clip, "")
     expected = plain.clone()
@@ -200,7 +200,7 @@ def test_prompt_weights(host, encoders, bundle):
 
 
 def test_a_long_prompt_goes_on_in_chunks(host, encoders, bundle):
-    assert _prompt(host, encoders.load_clip(bundle), "a fox " * 60).shape == (1, 154, 64)
+    assert _prompt(host, encoders.load_clip(bundle / "text_encoder"), "a fox " * 60).shape == (1, 154, 64)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_long_prompt_goes_on_in_chunks(host, encoders, bundle):
 def test_lora(host, encoders, bundle, stem):
     import comfy.sd
 
-    clip = encoders.load_clip(bundle)
+    clip = encoders.load_clip(bundle / "text_encoder")
     plain = _prompt(host, clip, PROMPTS[0])
     up, down = torch.randn(256, 2, generator=torch.Generator().manual_seed(0)), torch.ones(2, 64) * 0.1
     names = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(2.0)}
@@ -230,7 +230,7 @@ def test_lora(host, encoders, bundle, stem):
 
 
 def test_stock_clip_skip(host, encoders, bundle):
-    clip = encoders.load_clip(bundle)
+    clip = encoders.load_clip(bundle / "text_encoder")
     skipped = host.nodes["CLIPSetLastLayer"]().set_last_layer(clip, -2)[0]
     assert torch.equal(_prompt(host, skipped, PROMPTS[0]), _prompt(host, clip, PROMPTS[0]))
     skipped = host.nodes["CLIPSetLastLayer"]().set_last_layer(clip, -3)[0]
@@ -241,7 +241,11 @@ def test_memory_is_the_hosts(host, encoders, bundle):
     import comfy.model_management as management
 
     management.unload_all_models()
-    clip, vision, vae = encoders.load_clip(bundle), encoders.load_clip_vision(bundle), encoders.load_native_vae(bundle)
+    clip, vision, vae = (
+        encoders.load_clip(bundle / "text_encoder"),
+        encoders.load_clip_vision(bundle / "image_encoder"),
+        encoders.load_native_vae(bundle / "vae"),
+    )
     _prompt(host, clip, "a fox")
     vision.encode_image(_image(56))
     vae.encode(torch.rand(1, 64, 64, 3))
@@ -252,7 +256,7 @@ def test_memory_is_the_hosts(host, encoders, bundle):
 @pytest.mark.parametrize("name", ["load_clip", "load_native_vae"])
 def test_the_host_can_load_it_again(encoders, bundle, name):
     """For another device, or when weights are not to be streamed."""
-    patcher = getattr(encoders, name)(bundle).patcher
+    patcher = getattr(encoders, name)(bundle / PARTS[name][0]).patcher
     load, arguments = patcher.cached_patcher_init
     again = load(*arguments, disable_dynamic=True)
     assert again.model is not patcher.model
@@ -283,13 +287,13 @@ def test_a_fault_names_its_tensor(encoders, errors, bundle, tmp_path, loader, fa
     save_file(FAULTS[fault](load_file(file), key), file)
     expected = key + ".surplus" if fault == "unknown" else key
     with pytest.raises(errors.CheckpointError, match=rf"1 {fault} \({expected}"):
-        getattr(encoders, loader)(tmp_path)
+        getattr(encoders, loader)(tmp_path / part)
 
 
 def test_settings_that_the_host_has_not(encoders, errors, tmp_path):
     for number, (settings, found) in enumerate([({"hidden_act": "relu"}, "relu"), ({"layer_norm_eps": 1e-3}, "0.001")]):
         with pytest.raises(errors.CheckpointError, match=f"{next(iter(settings))} .* found {found}"):
-            encoders.load_clip(_text_folder(tmp_path / str(number), 2, **settings))
+            encoders.load_clip(_text_folder(tmp_path / str(number), 2, **settings) / "text_encoder")
 
 
 @pytest.mark.parametrize(
@@ -305,7 +309,7 @@ def test_settings_that_the_host_has_not(encoders, errors, tmp_path):
 )
 def test_another_vae(encoders, errors, tmp_path, channels, settings, message):
     with pytest.raises(errors.CheckpointError, match=message):
-        encoders.load_native_vae(_vae_folder(tmp_path, channels, **settings))
+        encoders.load_native_vae(_vae_folder(tmp_path, channels, **settings) / "vae")
 
 
 # ---- whose VAE encoded an image
@@ -356,5 +360,5 @@ def test_vae_family_unknown(encoders, family):
 @pytest.mark.parametrize("seed", range(4))
 def test_vae_family_of_made_up_weights(encoders, tmp_path, seed):
     torch.manual_seed(seed)
-    vae = encoders.load_native_vae(_vae_folder(tmp_path, (32, 32, 64, 64)))
+    vae = encoders.load_native_vae(_vae_folder(tmp_path, (32, 32, 64, 64)) / "vae")
     assert encoders.vae_family(vae.encode(_photo()), _photo()) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from i2vgen_core import assets
+from i2vgen_core.checkpoints.download import FILES
 from i2vgen_core.checkpoints.load import open_unet
 from i2vgen_core.checkpoints.unet_keys import to_diffusers, to_official
 
@@ -252,3 +254,103 @@ def test_the_host_can_load_it_again(host, name):
     assert again.model.network == patcher.model.network
     first, second = patcher.model.state_dict(), again.model.state_dict()
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+# ---- one choice for the whole cascade
+
+
+@pytest.fixture
+def released(host: Host, bundles: Path) -> Iterator[Callable[..., None]]:
+    """Puts the short bundle's parts into the standard folders, under the released files' names."""
+    parts = {
+        "i2vgen_xl": ("unet", {}),
+        "text": ("text_encoder", {"text_head_dim": "16"}),
+        "vision": ("image_encoder", {"vision_head_dim": "16"}),
+        "vae": ("vae", {}),
+        "vid2vid_xl": ("refiner", {}),
+    }
+    made: list[Path] = []
+
+    def put(*keys: str) -> None:
+        for key in keys:
+            part, metadata = parts[key]
+            target = host.base_directory / "models" / FILES[key].folder / FILES[key].name
+            target.parent.mkdir(exist_ok=True)
+            state = load_file(next((bundles / "short" / part).glob("*.safetensors")))
+            if target.suffix == ".pth":
+                torch.save({"state_dict": state}, target)
+            else:
+                save_file(state, target, metadata)
+            made.append(target)
+
+    yield put
+    for file in made:
+        file.unlink()
+
+
+def _chosen(bundle: str) -> graphs.Graph:
+    """The cascade's graph with one choice, of the bundle: what follows from it is left to the models."""
+    graph = changed(
+        graphs.refined_latent("short"),
+        loader__bundle=bundle,
+        refiner__model_name="goes with the base",
+        refiner__base=["loader", 0],
+        global_encode__frames=1,
+        base__steps=2,
+        refine__steps=2,
+    )
+    small = {"width": 64, "height": 64}
+    return changed(
+        graph, clip_encode__width=64, **{f"global_encode__{k}": v for k, v in small.items()}, scale__width=80
+    )
+
+
+def test_released_files_are_one_choice(host, released):
+    """Their parts, and the refiner, are found in the standard folders."""
+    released("i2vgen_xl", "text", "vision", "vae", "vid2vid_xl")
+    expected = host.values(_chosen("short"), "base", "refine")
+    found = host.values(_chosen("released files"), "base", "refine")
+    assert [relative_error(one, other) for one, other in zip(found, expected, strict=True)] == [0, 0]
+
+
+def test_released_files_that_are_missing_are_named_before_anything_is_computed(host, released):
+    released("text")
+    result = host.run(_chosen("released files"), {"output": ("refine", 0)})
+    assert result.error_node == "loader" and "samp" not in " ".join(result.executed)
+    for key in ("i2vgen_xl", "vision", "vae"):
+        file = FILES[key]
+        assert f"{file.name}: https://huggingface.co/{file.repository}/resolve/main/{file.file}" in result.error
+    assert f"{FILES['text'].name}: http" not in result.error
+
+
+def test_a_missing_refiner_is_named_before_the_base_is_sampled(host, released):
+    released("i2vgen_xl", "text", "vision", "vae")
+    result = host.run(_chosen("released files"), {"output": ("refine", 0)})
+    assert result.error_node == "refiner" and "base" not in result.executed
+    assert "non_ema_0035000.pth: https://huggingface.co/ali-vilab/MS-Vid2Vid-XL/resolve/main/" in result.error
+
+
+def test_a_refiner_that_goes_with_no_base(host):
+    graph = changed(graphs.refined_latent(), refiner__model_name="goes with the base")
+    result = host.run(graph, {"output": ("refiner", 0)})
+    assert "refiner: expected a base that it goes with, found none" in result.error
+
+
+@pytest.mark.parametrize(("bundle", "size"), [("tiny (built in)", (128, 64)), ("short", (1280, 704))])
+def test_the_models_own_size(host, bundle, size):
+    graph = {
+        "loader": node("I2VGenXLCascadeLoader", bundle=bundle, weight_dtype="default"),
+        "size": node("I2VGenXLSize", size="the model's own", model=["loader", 0]),
+    }
+    result = host.run(graph, {"width": ("size", 0), "height": ("size", 1)})
+    assert (result.kept["width"], result.kept["height"]) == size
+    del graph["size"]["inputs"]["model"]
+    result = host.run(graph, {"width": ("size", 0)})
+    assert "size: expected a model whose own size is meant, found none" in result.error
+
+
+def test_the_models_own_rate(host):
+    """fps 0 is what the base was released with: the built-in one at 8."""
+    graph = changed(graphs.base_latent("tiny (built in)"), global_encode__fps=0, base__steps=2)
+    own, eight, sixteen = (host.value(changed(graph, global_encode__fps=fps)) for fps in (0, 8, 16))
+    assert torch.equal(own, eight) and not torch.equal(own, sixteen)

@@ -11,8 +11,9 @@ from torch import nn
 
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_unet
+from i2vgen_core.checkpoints.lora import merge_lora
 from i2vgen_core.media.images import read_image
-from i2vgen_core.training.lora import add_lora, merge_lora, save_lora
+from i2vgen_core.training.lora import add_lora, save_lora
 
 from . import graphs
 from .compare import relative_error

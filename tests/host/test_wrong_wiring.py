@@ -163,7 +163,7 @@ def test_vae_of_sdxl(host, values):
 def test_a_bundles_vae_is_known_by_its_config(host, values, bundles, monkeypatch):
     """Its latents are not looked at, which a small VAE's might make SDXL's of."""
     encoders = host.module("nodes.host.encoders")
-    vae = encoders.load_native_vae(bundles / "tiny")
+    vae = encoders.load_native_vae(bundles / "tiny" / "vae")
     monkeypatch.setattr(vae, "encode", _sdxl_latent)
     values["vae"] = vae
     graph = graphs.conditions() | {"other": node("GiveForTest", name="vae")}

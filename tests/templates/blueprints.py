@@ -8,7 +8,7 @@ from i2vgen_core import assets
 from i2vgen_core.config import RELEASES
 
 from .graph import Blueprint
-from .stages import TINY_FPS, released
+from .stages import OWN_SIZE, released
 
 _TINY_PROMPT = "A green triangle slides gently up."
 
@@ -21,7 +21,7 @@ def image_to_video() -> Blueprint:
     group = block.group("Base", width=400)
     bundle = released("i2vgen_xl", "text", "vision", "vae")
     loader = group.add("I2VGenXLCascadeLoader", bundle=assets.NAME, models=bundle)
-    size = group.add("I2VGenXLSize", size="tiny base 128x64")
+    size = group.add("I2VGenXLSize", size=OWN_SIZE, model=loader["MODEL"])
     clip = group.add(
         "I2VGenXLCLIPEncode",
         clip=loader["CLIP"],
@@ -39,7 +39,7 @@ def image_to_video() -> Blueprint:
         vae=loader["VAE"],
         width=size["width"],
         height=size["height"],
-        fps=TINY_FPS,
+        fps=0,
     )
     sampled = stage.add(
         "I2VGenXLBaseSampler",
@@ -70,7 +70,7 @@ def video_refine() -> Blueprint:
     positive = group.add("CLIPTextEncode", text="a green triangle" + release.prompt_suffix)
     negative = group.add("CLIPTextEncode", text=release.negative_prompt)
     stage = block.group("Refine")
-    size = stage.add("I2VGenXLSize", size="tiny refiner 288x144")
+    size = stage.add("I2VGenXLSize", size=OWN_SIZE, model=refiner)
     scaled = stage.add("ImageScale", upscale_method="bilinear", width=size["width"], height=size["height"])
     encoded = stage.add("VAEEncode", pixels=scaled)
     sides = {"positive": positive, "negative": negative}

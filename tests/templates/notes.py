@@ -1,31 +1,39 @@
 """What the templates say of themselves, in Markdown. The releases' settings in them are compared by test_workflows."""
 
+from i2vgen_core.checkpoints.download import FILES
 from i2vgen_core.config import RELEASES
 
-_BASE, _REFINER, _SR600 = (RELEASES[kind] for kind in ("i2vgen_xl", "vid2vid_xl", "sr600"))
+_XL, _VID, _SR600 = (RELEASES[kind] for kind in ("i2vgen_xl", "vid2vid_xl", "sr600"))
 
 _TINY = """It runs as it opens, on the tiny cascade that comes with this pack. That knows moving shapes and nothing else: \
 change the prompt to another motion, such as left, right, down or still, slowly or quickly."""
 
-_FOLDER = """```
-ComfyUI/models/diffusers/i2vgen-xl/
-  unet/           the base network
-  text_encoder/   CLIP ViT-H/14, text
-  image_encoder/  CLIP ViT-H/14, image
-  tokenizer/
-  vae/
-```
 
-This is the folder [ali-vilab/i2vgen-xl](https://huggingface.co/ali-vilab/i2vgen-xl) as published; its other folders \
-are not read. Press R to see it in the loader's list."""
+def _files(*keys: str) -> str:
+    """A line for each released file: where it goes, its link and size."""
+    lines = []
+    for file in (FILES[key] for key in keys):
+        address = f"{file.page}/resolve/main/{file.file}"
+        lines.append(f"- *{file.folder}*: [{file.name}]({address}), {file.gigabytes:g} GB")
+    return "\n".join(lines)
 
-_RELEASED_BASE = f"""**With the released model** (the note of the template *base* says which files go where): *i2vgen-xl* in \
-the loader, *base 1280x704* in Size, fps {_BASE.fps:g}, and *Load Image* with your photo in the place of *Tiny Scene*."""
 
-_RELEASED = f"""**With the released models** (the note of the template *cascade* says which files go where): choose them in \
-the two loaders, *base 1280x704* in the first Size and *refiner 1280x720* in the second, fps {_BASE.fps:g}, and *Load \
-Image* with your photo in the place of *Tiny Scene*. In the refiner's positive prompt, replace the short description and \
-keep the quality suffix."""
+_BASE_FILES = f"""Save these in *ComfyUI/models*, each in its folder and under its name here, and press R. `python -m i2vgen_core \
+download cascade` does it too.
+
+{_files("i2vgen_xl", "text", "vision", "vae")}"""
+
+_OTHER_FOLDERS = """The published folder [ali-vilab/i2vgen-xl](https://huggingface.co/ali-vilab/i2vgen-xl), put whole into \
+*models/diffusers*, is in the loader's list by its name."""
+
+_RELEASED_BASE = f"""**With the released model** (the note of the template *02* has the files): choose *released files* in \
+the loader, and put *Load Image* with your photo in the place of *Tiny Scene*. Size ({_XL.width}x{_XL.height}) and rate \
+({_XL.fps:g}) follow."""
+
+_RELEASED = f"""**With the released models** (the note of the template *01* has the files): choose *released files* in \
+the Cascade Loader, and put *Load Image* with your photo in the place of *Tiny Scene*. The refiner, both sizes \
+({_XL.width}x{_XL.height}, {_VID.width}x{_VID.height}), rate and steps follow. In the refiner's positive prompt, replace \
+the short description and keep the quality suffix."""
 
 BASE = f"""# I2VGen-XL, base stage
 
@@ -35,15 +43,16 @@ A picture and a sentence in, a video out: the first stage of the cascade ([arXiv
 
 **With the released model**
 
-{_FOLDER}
+{_BASE_FILES}
 
-1. Choose *i2vgen-xl* in the loader.
+1. Choose *released files* in the loader. Size ({_XL.width}x{_XL.height}), rate ({_XL.fps:g}) and steps follow.
 2. Put *Load Image* with your photo in the place of *Tiny Scene*. It is scaled to cover the video and cropped to its \
 centre.
 3. Write what happens in one English sentence.
-4. Choose *base 1280x704* in Size, and set fps to {_BASE.fps:g}. No memory for that? Try *base 448x256*; for any other \
-multiple of 8 from 64 up, take the wires off and type it.
-5. Run. Steps and cfg of 0 are the model's own: {_BASE.steps} and {_BASE.guidance:g}.
+4. Run. Steps and cfg of 0 are the model's own: {_XL.steps} and {_XL.guidance:g}. No memory for the size? Choose *base \
+448x256* in Size; for any other multiple of 8 from 64 up, take the wires off and type it.
+
+{_OTHER_FOLDERS}
 
 *fps* in Global Encode is a condition on motion. The file's rate is in *Create Video*: 8, as the official code saves it.
 """
@@ -75,8 +84,8 @@ motion comes back to where it began. Memory stays that of 16 frames; time grows 
 {_RELEASED_BASE}
 
 Longer: set *frames* in Global Encode. Faster, with rougher joints: context_overlap 4. For a motion that goes on, chain clips \
-(template *base_chain*). For prompts that follow each other, see the \
-template *base_two_prompts*. Keep *dim* at 0, the frames, and *causal_window_fix* off: it is for other models.
+(template *05*). For prompts that follow each other, see the \
+template *08*. Keep *dim* at 0, the frames, and *causal_window_fix* off: it is for other models.
 """
 
 LOOP = f"""# A loop
@@ -89,7 +98,7 @@ It needs the stock KSampler: our Base Sampler begins with pure noise and reads n
 
 {_TINY} Motions that come back do best: still, or turning.
 
-{_RELEASED_BASE} In KSampler: steps {_BASE.steps}, cfg {_BASE.guidance:g}.
+{_RELEASED_BASE} In KSampler: steps {_XL.steps}, cfg {_XL.guidance:g}.
 
 Other lengths: *frames*, the amount in Repeat Latent Batch, and white's batch_size (two less) go together.
 """
@@ -119,7 +128,7 @@ well. With the same seed, here 0, the two give the same video.
 
 The release's settings in KSampler, and in the single blocks likewise:
 
-- steps {_BASE.steps}, cfg {_BASE.guidance:g}, denoise 1
+- steps {_XL.steps}, cfg {_XL.guidance:g}, denoise 1
 - sampler *ddim*, scheduler *ddim_uniform*: timesteps 981, 961, ... 1
 
 **Compared with the Base Sampler block** the same seed gives the same video but for two differences: the first latent is \
@@ -163,24 +172,24 @@ blended motion, no change on the way.
 CASCADE = f"""# I2VGen-XL, the whole cascade
 
 A picture and a sentence in, a refined video out ([arXiv 2311.04145](https://arxiv.org/abs/2311.04145)). The base makes a \
-video of 16 frames. The refiner takes it up to noise level {_REFINER.noise_level} of 1000 and denoises it again with a \
+video of 16 frames. The refiner takes it up to noise level {_VID.noise_level} of 1000 and denoises it again with a \
 network of its own and a short prompt.
 
 {_TINY} A new seed in the refiner alone runs only the refiner again.
 
 **With the released models**
 
-{_FOLDER}
+{_BASE_FILES}
+{_files("vid2vid_xl")}
 
-The refiner, MS-Vid2Vid-XL, is *non_ema_0035000.pth* of \
-[ali-vilab/MS-Vid2Vid-XL](https://huggingface.co/ali-vilab/MS-Vid2Vid-XL): it goes into *models/diffusion_models*.
-
-1. Choose them in the two loaders.
+1. Choose *released files* in the Cascade Loader. The refiner, both sizes ({_XL.width}x{_XL.height}, \
+{_VID.width}x{_VID.height}), rate ({_XL.fps:g}) and steps follow.
 2. Put *Load Image* with your photo in the place of *Tiny Scene*, write what happens in one English sentence.
-3. Choose *base 1280x704* in the first Size and *refiner 1280x720* in the second, and set fps to {_BASE.fps:g}.
-4. In the refiner's positive prompt, replace the short description and keep the quality suffix.
-5. Run. Values of 0, and -1 for rescale, are the model's own: base {_BASE.steps} steps, cfg {_BASE.guidance:g}; refiner \
-{_REFINER.steps} steps, cfg {_REFINER.guidance:g}, rescale {_REFINER.rescale:g}, level {_REFINER.noise_level}.
+3. In the refiner's positive prompt, replace the short description and keep the quality suffix.
+4. Run. Values of 0, and -1 for rescale, are the model's own: base {_XL.steps} steps, cfg {_XL.guidance:g}; refiner \
+{_VID.steps} steps, cfg {_VID.guidance:g}, rescale {_VID.rescale:g}, level {_VID.noise_level}.
+
+{_OTHER_FOLDERS}
 
 For VGen's SR600 choose *sr600* as the Refiner Loader's variant: {_SR600.steps} steps, cfg {_SR600.guidance:g}, rescale \
 {_SR600.rescale:g}, level {_SR600.noise_level}, entered by inversion.
@@ -233,7 +242,7 @@ The inspecting blocks change nothing. Take them out, and the video is the same.
 {_RELEASED}
 """
 
-TEXT_TO_IMAGE = f"""# From text alone
+TEXT_TO_IMAGE = """# From text alone
 
 The paper joins image synthesis with video synthesis: a stock text-to-image model makes the picture, the cascade the video.
 
@@ -242,8 +251,8 @@ come with ComfyUI, and the tiny cascade would make nothing of its pictures.
 
 **With the released models**
 
-1. Choose them in the two loaders (the note of the template *cascade* says which files go where), *base 1280x704* in the \
-first Size and *refiner 1280x720* in the second, fps {_BASE.fps:g}.
+1. Choose *released files* in the Cascade Loader (the note of the template *01* has the files). The refiner, both \
+sizes, rate and steps follow.
 2. Select the blocks of *Text to image* and press Ctrl+B. ComfyUI offers the download of SDXL's file.
 3. Drag the last block's IMAGE to *The picture*, in the place of Tiny Scene's.
 4. Say in the picture's prompt what is seen, in the video's prompt what happens, and in the refiner's the short description \
@@ -271,12 +280,12 @@ The second stage alone, as an upscaler of any video. As it opens, the tiny base 
 
 **Your own video, with the released refiner**
 
-1. Choose *non_ema_0035000.pth* in the Refiner Loader and *i2vgen-xl* in the other one, for its CLIP and VAE (the note of \
-the template *cascade* says which files go where).
+1. Choose *released files* in the Cascade Loader, for its CLIP and VAE (the note of the template *01* has the files). \
+The refiner follows.
 2. Select the blocks of *Your video*, press Ctrl+B, and upload the file in *Load Video*.
 3. Drag *images* to *Upscale Image*, in the place of the base's frames, and *fps* to *Create Video*. Then delete groups \
 2 to 5.
-4. Choose *refiner 1280x720* in the last Size: for another shape, type multiples of 8 into *Upscale Image*.
+4. The last Size is the refiner's own, 1280x720. For another shape, type multiples of 8 into *Upscale Image*.
 5. Describe the video in a few words in the refiner's positive prompt, and keep the quality suffix.
 
 All frames are refined at once: 16 to 32 fit into a large card. For more, put *Context Windows* between the refiner and \

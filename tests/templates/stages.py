@@ -12,9 +12,9 @@ from i2vgen_core.media.world import caption, sample_scene, short_prompt
 from .graph import Graph, Group, Node, Output
 
 BASE, REFINER = RELEASES["i2vgen_xl"], RELEASES["vid2vid_xl"]
-TINY_STEPS, TINY_GUIDANCE, TINY_FPS = 20, 2.5, 8  # what the tiny base's config.json says; test_workflows compares
+TINY_STEPS, TINY_GUIDANCE = 20, 2.5  # what the tiny base's config.json says; test_workflows compares
 RATE = 8.0  # of the saved files, as the official code saves them
-SIZES = {"base": "tiny base 128x64", "refiner": "tiny refiner 288x144"}
+OWN_SIZE, WITH_BASE = "the model's own", "goes with the base"  # nodes/host knows them so; test_workflows compares
 
 
 def released(*keys: str) -> list[dict[str, str]]:
@@ -61,7 +61,8 @@ class Start:
         self.model, self.vae, self.clip = (self.loader[name] for name in ("MODEL", "VAE", "CLIP"))
         self.graph, self.seed = graph, seed
         self._after = "fixed" if keep else "randomize"
-        self.size = graph.group("2. Size", below=True, width=340).add("I2VGenXLSize", size=SIZES["base"])
+        size = graph.group("2. Size", below=True, width=340)
+        self.size = size.add("I2VGenXLSize", size=OWN_SIZE, model=self.model)
         self.picture = self.scene("3. Picture", seed)["IMAGE"]
 
     def scene(self, title: str, seed: int) -> Node:
@@ -74,7 +75,7 @@ class Start:
     def refiner(self) -> Node:
         """The second stage's loader, below the first one's."""
         models = released("vid2vid_xl")
-        return self._models.add("I2VGenXLRefinerLoader", model_name=assets.NAME, models=models)
+        return self._models.add("I2VGenXLRefinerLoader", model_name=WITH_BASE, base=self.model, models=models)
 
     def prompts(self, group: Group, image: Output | Node | None = None, prompt: str = "", title: str = "") -> Node:
         return group.add(
@@ -102,7 +103,7 @@ class Start:
             width=self.size["width"],
             height=self.size["height"],
             frames=frames,
-            fps=TINY_FPS,
+            fps=0,
         )
         return Conditions(*(node[name] for name in ("positive", "negative", "LATENT")))
 
@@ -169,5 +170,5 @@ def second_stage(graph: Graph, start: Start, refiner: Node, frames: Node | Outpu
     """Two groups, from `number` on: the refiner's prompts, and frames upscaled and refined. Returns both."""
     prompts = refiner_prompts(graph, start.clip, start.seed, number)
     group = graph.group(f"{number + 1}. Refinement")
-    scaled = upscale(group, frames, group.add("I2VGenXLSize", size=SIZES["refiner"]))
+    scaled = upscale(group, frames, group.add("I2VGenXLSize", size=OWN_SIZE, model=refiner))
     return scaled, refine(group, refiner, prompts, start.vae, scaled)
