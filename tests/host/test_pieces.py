@@ -126,10 +126,10 @@ def _in_windows(windows: list[list[int]]) -> Change:
 
 @pytest.fixture(scope="module")
 def stock_windows(host: Host) -> Change:
-    import comfy.model_base
+    import comfy.context_windows
 
-    if not hasattr(comfy.model_base.BaseModel, "resize_cond_for_context_window"):
-        pytest.skip("this ComfyUI's context windows leave a model no say in its conditions")
+    if not hasattr(comfy.context_windows.IndexListCallbacks, "RESIZE_COND_ITEM"):
+        pytest.skip("this ComfyUI's context windows cut no conditions of one frame a row")
 
     def change(model: Any) -> None:
         inputs = _windows(host, LENGTH, OVERLAP)["inputs"] | {"model": model}
