@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from .errors import InputError
 logger = logging.getLogger("i2vgen_xl")
 
 _COMMANDS = {
-    "generate": "a video from a photo",
+    "generate": "a video from a photo, or a video refined",
     "batch": "many videos, from a table of jobs, on one machine or many",
     "download": "the released files, into ComfyUI's model folders",
     "convert": "one network of a file as a safetensors file",
@@ -29,6 +30,9 @@ _COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; 2 at an input that cannot be used, with the reason on standard error; 130 if stopped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console of few characters, or a pipe, stops nothing
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(arguments).parse_args(arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal, TypeVar
@@ -22,7 +22,7 @@ from .encoders.clip import ImageEncoder, TextEncoder
 from .encoders.vae import VAE
 from .errors import InputError, check_shape, check_type, checked
 from .media.given import ImageLike, as_images
-from .media.images import check_images, check_size, clip_pixels, resize_video, video_frame
+from .media.images import check_images, check_size, clip_pixels, resize_video, size_like, video_frame
 from .memory import check_fits, dtype_of, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes, usable_device
 from .network.image_conditioning import GlobalEncoder
 from .network.unet import UNet
@@ -94,6 +94,17 @@ class StageNetwork:
     global_encoder: GlobalEncoder | None = None
 
 
+def sized_like(frames: Tensor, options: RefineOptions, release: Release) -> RefineOptions:
+    """A refinement's options with a size: what they ask for, else the shape of the frames [F, H, W, 3], with about the
+    release's number of pixels."""
+    height, width = frames.shape[1:3]
+    if options.width is None and options.height is None:
+        usual = size_like(width, height, (release.width, release.height))
+        return replace(options, width=usual[0], height=usual[1])
+    wide = options.width or max(64, 8 * round((options.height or 0) * width / height / 8))
+    return replace(options, width=wide, height=options.height or max(64, 8 * round(wide * height / width / 8)))
+
+
 class Cascade:
     """The cascade's parts, read from a folder when a stage first needs them and kept until freed.
 
@@ -124,7 +135,9 @@ class Cascade:
         detail_gain: DetailGain = "official",
     ):
         self.folder = Path(folder)
-        if not os.path.isdir(self.folder / "unet"):  # False for names that cannot be, too
+        if not any(
+            os.path.isdir(self.folder / part) for part in ("unet", "refiner")
+        ):  # False for names that cannot be, too
             remedy = "Give a model folder in diffusers' layout, or make one with `scaffold`."
             raise InputError("model folder", "one with unet/ in it", str(self.folder)[:200], remedy)
         self.device = usable_device(device)
@@ -243,6 +256,9 @@ class Cascade:
     def _checkpoint(self, stage: Stage) -> UNetCheckpoint:
         """A stage's network as the folder has it."""
         if stage == "base":
+            if not (self.folder / "unet").is_dir():
+                remedy = "Put the base there, or run the refiner alone."
+                raise InputError("model folder", "one with unet/ in it", str(self.folder), remedy)
             return open_base(self.folder / "unet", self._detail_gain)
         path = self.folder / "refiner"
         if not path.is_dir():

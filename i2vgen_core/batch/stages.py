@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -12,11 +14,11 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from ..cascade import BaseConditions, Cascade
+from ..cascade import BaseConditions, Cascade, sized_like
 from ..config import DetailGain, Kind
 from ..errors import InputError, check_range
 from ..media.images import read_image
-from ..media.video import write_video
+from ..media.video import read_video, same_rate, write_video
 from ..network.acceleration import Acceleration
 from ..sampling.options import BaseOptions, RefineOptions
 from .jobs import Job, Row, cast, fingerprint, name_of, resolve, seed_of
@@ -43,46 +45,54 @@ _KINDS: dict[str, type] = {
     },
     "refine_prompt": str,
     "file_fps": float,
+    "video": str,
 }
 COLUMNS = tuple(_KINDS)
 """What a row may have for the cascade: `generate`'s options by their names."""
 
 
-def cascade_job(number: int, row: Row, folder: str, model: str, take: int = 0) -> Job:
+def cascade_job(number: int, row: Row, folder: str, model: str, take: int = 0, refines: bool = True) -> Job:
     """The job of a row for the cascade.
 
     Args:
         number: the row's.
         row: columns of COLUMNS; None where it says nothing.
-        folder: what a relative path of an image starts from.
+        folder: what a relative path of an image or video starts from.
         model: the model's hash, and whatever else changes the pixels.
         take: how many seeds after the row's own.
+        refines: whether the second stage runs, which is what a video is for.
 
     Raises:
-        InputError: image or prompt is missing, a column is unknown, or a value cannot be used.
+        InputError: image or prompt is missing where there is no video, a column is unknown, or a value cannot be used.
     """
     named = ((_known(name), value) for name, value in row.items())
     given = {name: cast(name, value, _KINDS[name]) for name, value in named}
     given = {name: value for name, value in given.items() if value is not None}
-    for name in ("image", "prompt"):
+    source = "video" if "video" in given else "image"
+    if source == "video":
+        if "image" in given or not refines:
+            found = "an image too" if "image" in given else "the base stage alone"
+            raise InputError("video", "a video for the refiner alone", found, "Leave one of them out.")
+        given.setdefault("prompt", given.get("refine_prompt", ""))
+    for name in (source, "prompt"):
         if name not in given:
             raise InputError(name, "a value in every row", "none", f"Fill the column `{name}`.")
     check_range("file_fps", given.get("file_fps", 8), 0.1, 1000)
-    given["image"] = resolve(folder, given["image"])
+    given[source] = resolve(folder, given[source])
     seed = seed_of(given, take)
     base = {name: given[name] for name in _hints(BaseOptions) if name in given}
     refine = {name: given[key] for name in _hints(RefineOptions) if (key := f"refine_{name}") in given}
     content = {
-        "image": given["image"],
+        source: given[source],
         "prompt": given["prompt"],
         "refine_prompt": given.get("refine_prompt", given["prompt"]),
-        "file_fps": given.get("file_fps", 8.0),
+        "file_fps": given.get("file_fps", None if source == "video" else 8.0),
         "base": base | {"seed": seed},
         "refine": refine | {"seed": seed},
     }
     base_options(content).check()
     refine_options(content).check()
-    name = name_of(content | {"picture": fingerprint(content["image"])}, model)
+    name = name_of(content | {"picture": fingerprint(content[source])}, model)
     return Job(number, name, seed, content)
 
 
@@ -167,7 +177,9 @@ class Encode(CascadeStage):
         self._cascade = model.open(device)
         _ = self._cascade.text_encoder, self._cascade.image_encoder, self._cascade.vae, self._cascade.base
 
-    def work(self, job: Job, value: None) -> BaseConditions:
+    def work(self, job: Job, value: None) -> BaseConditions | None:
+        if "video" in job.content:
+            return None
         with local_copy(job.content["image"]) as file:
             image = read_image(file)
         conditions = self._cascade.condition(image, job.content["prompt"], base_options(job.content))
@@ -181,7 +193,9 @@ class Base(CascadeStage):
         self._cascade = model.open(device)
         _ = self._cascade.base
 
-    def work(self, job: Job, value: BaseConditions) -> Tensor:
+    def work(self, job: Job, value: BaseConditions | None) -> Tensor | None:
+        if value is None:
+            return None
         conditions = _moved(value, self._cascade.device)
         return self._cascade.sample_base(conditions, base_options(job.content)).cpu()
 
@@ -193,11 +207,25 @@ class Refine(CascadeStage):
         self._cascade = model.open(device)
         _ = self._cascade.refiner, self._cascade.text_encoder, self._cascade.vae
 
-    def work(self, job: Job, value: Tensor) -> Tensor:
-        options = refine_options(job.content)
-        frames = self._cascade.decode(value.to(self._cascade.device))
+    def work(self, job: Job, value: Tensor | None) -> Tensor | Refined:
+        options, rate = refine_options(job.content), None
+        if value is not None:
+            frames = self._cascade.decode(value.to(self._cascade.device))
+        else:
+            with local_copy(job.content["video"]) as file:
+                frames, rate = read_video(file)
+            options = sized_like(frames, options, self._cascade.refiner.release)
         latent = self._cascade.encode_video(frames, options)
-        return self._cascade.sample_refiner(latent, job.content["refine_prompt"], options).cpu()
+        latent = self._cascade.sample_refiner(latent, job.content["refine_prompt"], options).cpu()
+        return latent if rate is None else Refined(latent, rate)
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A latent of a video that came from a file, and the file's rate."""
+
+    latent: Tensor
+    rate: Fraction
 
 
 class Decode(CascadeStage):
@@ -208,11 +236,17 @@ class Decode(CascadeStage):
         self._folder = folder
         _ = self._cascade.vae
 
-    def work(self, job: Job, value: Tensor) -> None:
-        frames = self._cascade.decode(value.to(self._cascade.device))
-        with tempfile.TemporaryDirectory() as temporary:
-            file = Path(temporary) / "video.mp4"
-            write_video(file, frames, job.content["file_fps"])
+    def work(self, job: Job, value: Tensor | Refined) -> None:
+        fps, latent = job.content["file_fps"], value
+        with ExitStack() as stack:
+            sound = None
+            if isinstance(value, Refined):
+                latent, fps = value.latent, value.rate if fps is None else fps
+                if same_rate(fps, value.rate):
+                    sound = stack.enter_context(local_copy(job.content["video"]))
+            frames = self._cascade.decode(latent.to(self._cascade.device))  # type: ignore[union-attr]
+            file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "video.mp4"
+            write_video(file, frames, fps, sound=sound)
             publish(file, self._folder, job.name)
 
 

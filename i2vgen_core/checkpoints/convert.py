@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import zipfile
@@ -15,6 +14,7 @@ from torch import Tensor
 from ..config import REFINERS, Kind
 from ..errors import CheckpointError, InputError
 from .detect import UNSAID
+from .download import released_kind, sha256
 from .parts import PartName, find_part, part_tensors, settings_of, signs_of
 from .read import PICKLE_SUFFIXES, SAFE_SUFFIXES, read_state_dict
 from .scaled import is_scaled
@@ -25,8 +25,6 @@ logger = logging.getLogger("i2vgen_xl")
 
 _PORTION = 2**28
 """Bytes of the source that are in memory at once."""
-
-_READ = 2**20
 
 
 def convert(
@@ -48,7 +46,8 @@ def convert(
         target: a new .safetensors file, which appears when it is whole.
         dtype: of the stored floating-point tensors; as they are if None. In float8_e4m3fn, vectors are float16.
         part: which network; needed where there is more than one.
-        kind: decides between the two refiners; what the source says, else vid2vid_xl, if None.
+        kind: decides between kinds of the same tensors; what the source says, or the release's hash, if None. Of a refiner's
+            tensors vid2vid_xl is taken if nobody says; of a composer's, none.
         progress: called with bytes done and bytes in all, of the target.
 
     Raises:
@@ -57,6 +56,8 @@ def convert(
     """
     state, said = read_state_dict(source)
     settings = settings_of(source, said)
+    if "kind" not in settings:
+        settings = dict(settings) | released_kind(source)
     part = part or _only_part(source, state)
     found = find_part(state, settings, part, kind)
     if found.metadata["kind"] in REFINERS and not kind and "kind" not in settings:
@@ -72,15 +73,6 @@ def convert(
                 writer.add(name, _cast(name, tensors[name], layout[name][1]))
                 progress(writer.written, writer.size)
             del tensors
-
-
-def sha256(file: Path) -> str:
-    """A file's hash in hexadecimal."""
-    found = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(_READ):
-            found.update(block)
-    return found.hexdigest()
 
 
 def _only_part(source: Path, state: StateDict) -> PartName:

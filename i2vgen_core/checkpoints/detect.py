@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from ..config import BASES, COMPOSERS, REFINERS, DetailGain, Kind, Stem, UNetConfig
+from ..config import BASES, COMPOSERS, REFINERS, DetailGain, Kind, PoseConfig, Stem, UNetConfig
 from ..errors import CheckpointError
 from ..network.stems import STEMS
 from .check import named
@@ -31,7 +31,23 @@ UNSAID = (
 )
 """What is to be said wherever a second stage's kind was assumed."""
 
+_POINTS = "pose_embedding_before.increase_embed_dim.0.weight"
+
 _REFINERS_TENSORS: tuple[Kind, ...] = (*REFINERS, "text2video")
+
+
+class UnsaidKindError(CheckpointError):
+    """A network of tensors that more than one kind has, and nobody's word which it is.
+
+    Args:
+        kinds: those that it may be.
+    """
+
+    def __init__(self, kinds: tuple[Kind, ...]):
+        remedy = "Say it with --kind, or as `kind` in the metadata or config.json: `convert --kind` writes it into a new file."
+        found = f"no word whether it is {' or '.join(kinds)}, which have the same tensors"
+        super().__init__("the model file", "one that says what it is", found, remedy)
+        self.kinds = kinds
 
 
 def kinds_of(state: StateDict) -> tuple[Kind, ...]:
@@ -45,7 +61,7 @@ def kinds_of(state: StateDict) -> tuple[Kind, ...]:
     channels, latent = _size(state, "input_blocks.0.0.weight", 1), _size(state, "out.2.weight", 0)
     stems = _stems(state)
     if channels > latent and "pose" in stems:
-        return ("animate_x",) if any(key.startswith("pose_embedding_before.") for key in state) else ("unianimate",)
+        return ("animate_x",) if _POINTS in state else ("unianimate",)
     if channels > latent and stems:
         return COMPOSERS
     if channels == 3 * latent and "context_embedding.0.weight" not in state:
@@ -73,9 +89,7 @@ def _kind(state: StateDict, said: Kind | None) -> Kind:
         remedy = "Bases go into the base loader, refiners into the refiner loader."
         raise CheckpointError("the model file", f"a network of kind {named(str(said))}", found, remedy)
     if kinds == COMPOSERS:  # they are sampled in ways that have nothing in common
-        found = f"no word whether it is {' or '.join(COMPOSERS)}, which have the same tensors"
-        remedy = "Say it with --kind, or as `kind` in the metadata or config.json: `convert --kind` writes it into a new file."
-        raise CheckpointError("the model file", "a composer that is told by name", found, remedy)
+        raise UnsaidKindError(kinds)
     return kinds[0]
 
 
@@ -133,13 +147,28 @@ def unet_config(
     if config.reads_details:
         config = replace(config, in_channels=channels // 2)
     else:
-        config = replace(config, concat_channels=channels - latent, stems=_stems(state))
+        poses = _pose_config(state) if kind == "animate_x" else None
+        config = replace(config, concat_channels=channels - latent, stems=_stems(state), poses=poses)
     for projection in ("context_embedding", "pre_image_condition"):
         if f"{projection}.0.weight" in state:
             image_dim = _size(state, f"{projection}.0.weight", 1)
             tokens = _size(state, f"{projection}.2.weight", 0) // config.context_dim
             config = replace(config, image_dim=image_dim, image_tokens=tokens)
     return config
+
+
+def _pose_config(state: StateDict) -> PoseConfig:
+    def count(names: str) -> int:
+        return len({found[1] for key in state if (found := re.match(names + r"\.(\d+)\.", key))})
+
+    return PoseConfig(
+        width=_size(state, "pose_embedding_before.increase_embed_dim.1.weight", 0),
+        hidden=_size(state, "pose_embedding_before.encoder.layers.0.linear1.weight", 0),
+        layers=count(r"pose_embedding_before\.encoder\.layers"),
+        points=_size(state, _POINTS, 1) // 2,
+        resampler_width=_size(state, "pose_embedding_after.layers.0.0.to_q.weight", 0),
+        resampler_layers=count(r"pose_embedding_after\.layers"),
+    )
 
 
 def refuse_derived(state: StateDict) -> None:

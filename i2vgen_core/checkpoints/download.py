@@ -14,6 +14,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
+from ..config import RELEASES
 from ..errors import InputError
 from .model_folders import model_paths
 
@@ -57,6 +58,15 @@ class ReleasedFile:
 _I2VGEN_XL = "ali-vilab/i2vgen-xl"
 _RESEARCH = "tagged MIT; VGen, whose weights these are, says research and non-commercial use only"
 _NO_DERIVATIVES = "CC-BY-NC-ND-4.0: no commercial use, and nothing derived may be passed on"
+
+_VGEN = "VGen: research and non-commercial use only"
+_TFT2V = "https://modelscope.cn/models/iic/tf-t2v/files"
+
+
+def _family(title: str, file: str, gigabytes: float, licence: str, page: str) -> ReleasedFile:
+    """A network beside the cascade's that is not on the Hub."""
+    return ReleasedFile(title, "", file, "diffusion_models", file, gigabytes, licence, elsewhere=page)
+
 
 FILES = {
     "i2vgen_xl": ReleasedFile(
@@ -124,8 +134,31 @@ FILES = {
         folder="diffusion_models",
         name="sr_step_110000_ema.pth",
         gigabytes=5.6,
-        licence="VGen: research and non-commercial use only",
+        licence=_VGEN,
         elsewhere="https://modelscope.cn/models/iic/HiGen/files",
+    ),
+    "tft2v_composer": _family("TF-T2V's composer", "tft2v_vcomposer_non_ema_254000.pth", 5.67, _VGEN, _TFT2V),
+    "tft2v_composer_896x512": _family(
+        "TF-T2V's composer for 896x512", "tft2v_vcomposer_non_ema_270000_896x512.pth", 5.67, _VGEN, _TFT2V
+    ),
+    "videolcm_composer": _family("VideoLCM's composer", "videolcm_vcomposer_non_ema_914000.pth", 5.67, _VGEN, _TFT2V),
+    "tft2v_t2v": _family("TF-T2V's text to video", "tft2v_t2v_non_ema_512000.pth", 5.67, _VGEN, _TFT2V),
+    "videolcm_t2v": _family("VideoLCM's text to video", "videolcm_t2v_non_ema_544000.pth", 5.65, _VGEN, _TFT2V),
+    "unianimate": _family(
+        "UniAnimate",
+        "unianimate_16f_32f_non_ema_223000.pth",
+        5.67,
+        "no licence file; UniAnimate's README says research and non-commercial use only",
+        "https://modelscope.cn/models/iic/unianimate/files",
+    ),
+    "animate_x": ReleasedFile(
+        title="Animate-X",
+        repository="Shuaishuai0219/Animate-X",
+        file="animate-x_ckpt.pth",
+        folder="diffusion_models",
+        name="animate-x_ckpt.pth",
+        gigabytes=7.27,
+        licence="Apache-2.0 for the code; not stated for the weights",
     ),
 }
 SETS = {"cascade": ("i2vgen_xl", "text", "vision", "vae", "vid2vid_xl")}
@@ -170,12 +203,31 @@ def download(file: ReleasedFile, models: Path, endpoint: str | None = None) -> P
     return target
 
 
+def sha256(file: Path) -> str:
+    """A file's hash in hexadecimal."""
+    found = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(_READ):
+            found.update(block)
+    return found.hexdigest()
+
+
+def released_kind(path: Path) -> dict[str, str]:
+    """What a released file is, as its metadata would say it (`kind`), by its hash where that is known; nothing for any other
+    file or folder. Only a file of a release's very size is read."""
+    for name, file in FILES.items():
+        known = name in RELEASES and file.sha256 and file.size
+        if known and path.is_file() and path.stat().st_size == file.size and sha256(path).startswith(file.sha256):
+            return {"kind": name}
+    return {}
+
+
 def listing(name: str, models: Path | None) -> str:
     """What a file is, its size, licence and page, and where it goes, in three lines."""
     file = FILES[name]
     folder = str(model_paths(models, file.folder)[0]) if models else f"models/{file.folder}"
     return (
-        f"{name:12} {file.gigabytes:5.2f} GB  {file.title}\n"
+        f"{name:22} {file.gigabytes:5.2f} GB  {file.title}\n"
         f"  from {file.page}, {file.file}\n"
         f"  to {folder}/{file.name}\n"
         f"  licence: {file.licence}"
@@ -218,13 +270,10 @@ def _fetched(file: ReleasedFile, target: Path, folder: Path, endpoint: str | Non
 
 def _check_content(file: ReleasedFile, target: Path, fetched: Path, etag: str) -> None:
     """Raises InputError unless it is the released file."""
-    found = hashlib.sha256()
-    with fetched.open("rb") as opened:
-        while block := opened.read(_READ):
-            found.update(block)
+    found = sha256(fetched)
     expected = etag if _is_sha256(etag) else file.sha256
-    if not found.hexdigest().startswith(expected):
-        raise _failure(file, target, f"sha256 {expected[:16]}...", f"another file, {found.hexdigest()[:16]}...")
+    if not found.startswith(expected):
+        raise _failure(file, target, f"sha256 {expected[:16]}...", f"another file, {found[:16]}...")
 
 
 def _check_room(folder: Path, size: int | None) -> None:

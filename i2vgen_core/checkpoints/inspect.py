@@ -10,12 +10,12 @@ from typing import Literal
 
 import torch
 
-from ..config import BASES, REFINERS, RELEASES, UNetConfig
-from ..errors import CheckpointError, InputError
+from ..config import BASES, REFINERS, RELEASES, released_config
+from ..errors import InputError
 from ..network.unet import UNet
-from .detect import UNSAID
+from .detect import UNSAID, UnsaidKindError
+from .download import released_kind
 from .gguf import GGUF_SUFFIX, read_gguf_header
-from .lora import find_lora
 from .lora_keys import is_lora, known_layers
 from .parts import PartName, Settings, find_part, settings_of, signs_of
 from .read import read_state_dict
@@ -72,9 +72,10 @@ def inspect_file(path: Path) -> Inspection:
     """
     state, metadata, types = _gguf(path) if path.suffix == GGUF_SUFFIX else _tensors(path)
     settings = settings_of(path, metadata)
-    findings = (
-        [_lora(state, metadata)] if is_lora(state) else [_finding(state, settings, part) for part in signs_of(state)]
-    )
+    if is_lora(state):
+        return Inspection(len(state), types, [_lora(state, metadata)], metadata)
+    known = {} if "kind" in settings else released_kind(path)
+    findings = [_finding(state, dict(settings) | known, part) for part in signs_of(state)]
     return Inspection(len(state), types, findings, metadata)
 
 
@@ -82,16 +83,12 @@ def _lora(state: StateDict, metadata: Mapping[str, str]) -> Finding:
     """A LoRA file: of which network it says, and how many of that network's layers it names."""
     said = next((kind for kind in RELEASES if kind == metadata.get("kind")), None)
     kind = said or BASES[0]
-    network = {key: value.shape for key, value in UNet(UNetConfig(kind), device="meta").state_dict().items()}
+    network = {key: value.shape for key, value in UNet(released_config(kind), device="meta").state_dict().items()}
     names = known_layers(state, network)
     if not names:
         return Finding("LoRA", False, "", f"{len(state)} tensors, none of which names a layer of our networks", 0, "")
     title = f"LoRA for the {RELEASES[kind].title} ({kind})" if said else "LoRA for a network of this family"
-    try:
-        find_lora(state, network, "the LoRA file")
-        sizes = "which have the released sizes"
-    except CheckpointError:
-        sizes = "of other sizes than the released ones, or of a kind that only ComfyUI's LoRA loader reads"
+    sizes = "which have the released sizes" if all(names.values()) else "of other sizes than the released ones"
     sure = f"it names {len(names)} of the network's layers, {sizes}" + (
         "; it does not say which network's" * (not said)
     )
@@ -117,11 +114,16 @@ def _gguf(path: Path) -> tuple[StateDict, dict[str, str], Counter[str]]:
 
 def _finding(state: StateDict, settings: Settings, name: PartName) -> Finding:
     try:
-        part = find_part(state, settings, name)
+        try:
+            part, unsaid = find_part(state, settings, name), ""
+            title = part.title
+            if part.metadata["kind"] in REFINERS and "kind" not in settings:
+                unsaid = UNSAID
+        except UnsaidKindError as error:
+            part, unsaid = find_part(state, settings, name, error.kinds[0]), str(error)
+            title = " or ".join(f"{RELEASES[kind].title} ({kind})" for kind in error.kinds)
     except InputError as error:
         return Finding(name, False, "", str(error), 0, "")
-    sure = f"all of its {len(part.tensors)} tensors have the right names and shapes"
-    if part.metadata["kind"] in REFINERS and "kind" not in settings:
-        sure += f". {UNSAID}"
+    sure = f"all of its {len(part.tensors)} tensors have the right names and shapes" + (unsaid and f". {unsaid}")
     parameters = sum(tensor.numel() for tensor in part.tensors.values())
-    return Finding(name, True, part.title, sure, parameters, part.loader)
+    return Finding(name, True, title, sure, parameters, part.loader)

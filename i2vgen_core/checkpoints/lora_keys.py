@@ -99,14 +99,17 @@ def in_our_names(lora: Mapping[str, Tensor], network: Mapping[str, torch.Size]) 
     return renamed
 
 
-def known_layers(lora: Iterable[str], network: Mapping[str, torch.Size]) -> set[str]:
-    """Layers of a network that a LoRA file names, by our names, whatever their sizes.
+def known_layers(lora: Mapping[str, Tensor], network: Mapping[str, torch.Size]) -> dict[str, bool]:
+    """Layers of a network that a LoRA file names, by our names, and whether its matrices are of their sizes.
 
     Args:
-        lora: names of the file's tensors, of any trainer.
+        lora: see in_our_names.
         network: see in_our_names.
     """
-    return {found.layer.name for found in _ours(lora, network).values()}
+    known: dict[str, bool] = {}
+    for key, found in _ours(lora, network).items():
+        known[found.layer.name] = known.get(found.layer.name, True) and _fits(lora[key], found, network)
+    return known
 
 
 def _ours(lora: Iterable[str], network: Mapping[str, torch.Size]) -> dict[str, _Found]:

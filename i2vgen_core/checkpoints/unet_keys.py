@@ -32,14 +32,42 @@ _TEMPORAL_PROJ = re.compile(
 
 
 def from_official(state: StateDict) -> StateDict:
-    """Official shapes to ours: drops the last axis of what is a convolution there and less here. What ComfyUI has saved of
-    our network has our shapes already."""
-    return {key: _squeeze_last(key, value) if _is_squeezed(key) else value for key, value in state.items()}
+    """Official shapes to ours: drops the last axis of what is a convolution there and less here, and Animate-X's table of
+    sines, which is no weight. What ComfyUI has saved of our network has our shapes already."""
+    return {
+        _renamed(key, to_ours=True): _squeeze_last(key, value) if _is_squeezed(key) else value
+        for key, value in state.items()
+        if key != SINE_TABLE
+    }
 
 
 def to_official(state: StateDict) -> StateDict:
     """Ours to the official shapes."""
-    return {key: value[..., None] if _is_squeezed(key) else value for key, value in state.items()}
+    return {
+        _renamed(key, to_ours=False): value[..., None] if _is_squeezed(key) else value for key, value in state.items()
+    }
+
+
+SINE_TABLE = "pose_embedding_before.pos_embed.pos_table"
+
+_POSE_NAMES = [
+    # ours, the release's; each beneath the same name
+    (".pose_attention.", "norm.", "norm_p."),
+    (".pose_attention.", "proj_in.", "proj_in_p."),
+    (".pose_attention.", "proj_out.", "proj_out_p."),
+    (".pose_attention.", "transformer_blocks.", "transformer_blocks_p."),
+    (".self_attn.", "in_proj.", "in_proj_"),
+]
+"""Animate-X's names that are not ours: of the attention to poses, and of torch's MultiheadAttention."""
+
+
+def _renamed(key: str, *, to_ours: bool) -> str:
+    for beneath, ours, theirs in _POSE_NAMES:
+        before, found, name = key.partition(beneath)
+        old, new = (theirs, ours) if to_ours else (ours, theirs)
+        if found and name.startswith(old):
+            return before + found + new + name[len(old) :]
+    return key
 
 
 def _is_squeezed(key: str) -> bool:

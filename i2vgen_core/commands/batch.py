@@ -37,6 +37,7 @@ from ..batch.worker import Stage
 from ..batch.workflow import Comfy, Workflow
 from ..config import REFINERS
 from ..errors import InputError
+from ..media.rows import read_header
 from ..memory import DTYPES
 from . import pages
 from .generate import add_lora_option, loras_of
@@ -111,7 +112,10 @@ def run(options: argparse.Namespace) -> int:
     if workflow:
         check_header(table, (), workflow.needed)
     else:
-        check_header(table, (*COLUMNS, options.names, "takes"), ("image", "prompt"))
+        names = {name.lower() for name in read_header(table, "JOBS") or ()}
+        videos = "video" in names and "image" not in names
+        needed = ("video",) if videos else ("image", "prompt")
+        check_header(table, (*COLUMNS, options.names, "takes"), needed)
     count = count_jobs(table)
     ray = None if plain else _ray(options.address)
     outputs = Outputs(options.out.resolve())
@@ -127,8 +131,9 @@ def run(options: argparse.Namespace) -> int:
             model = workflow.hash
             plans, make = [_comfy(options, workflow, gpus)], partial(workflow.job, folder=folder_of(table))
         else:
-            plans, model = _cascade(options, gpus)
-            make = partial(cascade_job, folder=folder_of(table), model=model)
+            plans, model = _cascade(options, gpus, videos)
+            refines = any(plan.kind is Refine for plan in plans)
+            make = partial(cascade_job, folder=folder_of(table), model=model, refines=refines)
         ledger = Ledger([plan.name for plan in plans], outputs, count)
         jobs = _jobs(table, make, model, options.names, workflow)
         policy = Policy(options.attempts, options.backoff, options.timeout)
@@ -193,7 +198,7 @@ def _jobs(
             takes = takes_of(None if "takes" in used else take_column(given, "takes"))
             for take in range(takes):
                 job = make(number, given, take=take)
-                picture = workflow.picture(job) if workflow else job.content["image"]
+                picture = workflow.picture(job) if workflow else job.content.get("image") or job.content["video"]
                 called = title_of(title, picture, number) + (f"-take{take + 1}" if take else "")
                 if (first := titles.setdefault(called.casefold(), number)) != number:
                     raise InputError(
@@ -204,13 +209,14 @@ def _jobs(
             yield number, name_of(row, model), error
 
 
-def _cascade(options: argparse.Namespace, gpus: float) -> tuple[list[Plan], str]:
-    """The cascade's stages, and the hash of all that changes the pixels."""
+def _cascade(options: argparse.Namespace, gpus: float, videos: bool = False) -> tuple[list[Plan], str]:
+    """The cascade's stages, the last two alone of a table of videos, and the hash of all that changes the pixels."""
     loras = tuple((file.resolve(), strength) for file, strength in loras_of(options))
     model = Model(options.model.resolve(), options.refiner, options.detail_gain, options.dtype, loras)
     stage = options.stage or ("cascade" if (model.folder / "refiner").is_dir() else "base")
     model.new("cpu")  # says so if it is no model folder, or a LoRA is of another network
     kinds: list[type[Stage]] = [Encode, Base, Refine, Decode] if stage == "cascade" else [Encode, Base, Decode]
+    kinds = kinds[2:] if videos and stage == "cascade" else kinds
     plans = []
     for kind in kinds:
         workers, part = _share(options, kind, _GPU_PART if gpus else 0)

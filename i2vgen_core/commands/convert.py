@@ -9,8 +9,10 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoints.convert import convert
-from ..config import REFINERS
+from ..config import COMPOSERS, REFINERS, RELEASES
 from ..memory import DTYPES
+
+_ALIKE = (*REFINERS, "text2video", *COMPOSERS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("target", type=Path, metavar="OUT.safetensors", help="a new file")
     add("--dtype", choices=["fp16", "bf16", "fp8"], help="of the stored weights (as they are in IN)")
     add("--part", choices=["unet", "vae", "text", "vision"], help="which network, where IN has more than one")
-    add("--refiner", choices=REFINERS, help="which refiner it is, where IN does not say (vid2vid_xl)")
+    add(
+        "--kind",
+        "--refiner",
+        choices=RELEASES,
+        metavar="KIND",
+        help=f"which network it is, where neither IN nor its tensors say: {', '.join(_ALIKE)}",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -32,4 +40,4 @@ def run(options: argparse.Namespace) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        convert(options.source, options.target, dtype=dtype, part=options.part, kind=options.refiner, progress=progress)
+        convert(options.source, options.target, dtype=dtype, part=options.part, kind=options.kind, progress=progress)

@@ -1,25 +1,30 @@
-"""`generate`: a video from a photo."""
+"""`generate`: a video from a photo, or a video refined."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from .. import assets
-from ..cascade import Cascade
+from ..cascade import Cascade, sized_like
 from ..config import FAST_STEPS, REFINERS, RELEASES
 from ..errors import InputError
+from ..media.encoding import ENDINGS
 from ..media.images import read_image
-from ..media.video import check_video_file, write_video
+from ..media.source import read_source, source_files
+from ..media.video import check_video_file, same_rate, write_video
 from ..media.world import caption, render, sample_scene
 from ..memory import DTYPES
 from ..network.acceleration import EXACT, Acceleration
@@ -29,6 +34,7 @@ from ..sampling.solvers import Callback
 
 logger = logging.getLogger("i2vgen_xl")
 
+_FILE_FPS = 8
 _SCENE = 512, 256
 """Width and height of a scene's picture."""
 
@@ -51,18 +57,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--image",
-        type=Path,
         nargs="+",
         default=[],
         metavar="FILE",
         help="the photo, or several, one video each (without --model: a scene of the built-in cascade's own world)",
     )
+    add(
+        "--video",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="in place of a photo, a video for the refiner alone, with its sound; or its frames: pictures, or a folder",
+    )
     add("--prompt", metavar="TEXT", help="what happens in the video (without --image: what happens in that scene)")
-    add("--out", type=Path, required=True, metavar="FILE.mp4", help="where the video goes; of several, a folder")
-    add("--stage", choices=["base", "cascade"], help="default: cascade where the folder has a refiner")
+    endings = ", ".join((*ENDINGS, "_%04d.png")).replace("%", "%%")
+    out = f"where the video goes, in the format of its ending ({endings}); of several, a folder"
+    add("--out", type=Path, required=True, metavar="FILE.mp4", help=out)
+    stages = "default: cascade where the folder has a refiner; with --video, refine"
+    add("--stage", choices=["base", "cascade", "refine"], help=stages)
     add("--frames", type=int, help=f"frames of the video (the release's, {i2vgen.frames})")
     add("--fps", type=int, help=f"condition on motion, 8 or 16 (the release's, {i2vgen.fps:g})")
-    add("--file-fps", type=float, default=8, help="frame rate of the file (%(default)s)")
+    add("--file-fps", type=float, help=f"frame rate of the file ({_FILE_FPS}; with --video, that of the video)")
     add("--width", type=int, help=f"of the base video (the release's, {i2vgen.width})")
     add("--height", type=int, help=f"of the base video (the release's, {i2vgen.height})")
     add("--steps", type=int, help=f"of the base (the release's 50; {FAST_STEPS} with other solvers than ddim)")
@@ -72,8 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of both stages (%(default)s)")
     add("--negative", metavar="TEXT", help=f"negative prompt of the base (the release's: {_short('i2vgen_xl')})")
     add("--detail-gain", choices=["official", "once"], default="official", help="once: weights of the diffusers port")
-    add("--refine-width", type=int, help=f"of the refined video (the release's, {vid2vid.width})")
-    add("--refine-height", type=int, help=f"of the refined video (the release's, {vid2vid.height})")
+    shape = "with --video, of its shape"
+    add("--refine-width", type=int, help=f"of the refined video (the release's, {vid2vid.width}; {shape})")
+    add("--refine-height", type=int, help=f"of the refined video (the release's, {vid2vid.height}; {shape})")
     add("--refine-prompt", metavar="TEXT", help="the refiner's, its release's suffix is appended (the base's prompt)")
     add(
         "--refine-negative",
@@ -175,15 +191,19 @@ def run(options: argparse.Namespace) -> None:
         negative=options.refine_negative,
         acceleration=acceleration_of(options, "refine_"),
     )
-    stage = options.stage or ("cascade" if (options.model / "refiner").is_dir() else "base")
     base.check()
     refine.check()
     cascade.check_frame(base.width, base.height)
+    if options.video or options.stage == "refine":
+        _refine_video(options, cascade, refine)
+        return
+    stage = options.stage or ("cascade" if (options.model / "refiner").is_dir() else "base")
     if stage == "cascade":
         cascade.check_frame(refine.width, refine.height)
+    fps = _FILE_FPS if options.file_fps is None else options.file_fps
     outputs = _outputs(options.image, options.out)
     for out in outputs:
-        check_video_file(out, options.file_fps)
+        check_video_file(out, fps, options.image)
     images, prompt = _pictures(options)
     for file, strength in loras_of(options):
         cascade.add_lora(file, strength)
@@ -209,18 +229,78 @@ def run(options: argparse.Namespace) -> None:
                         cascade.free("text_encoder", "refiner")
                 with _timed(seconds, "decode refined"):
                     frames = cascade.decode(latent)
-            write_video(out, frames, options.file_fps)
-            count, height, width, _ = frames.shape
-            logger.info("%s: %d frames of %dx%d", out, count, width, height)
+            _write(out, frames, fps)
+    _say_costs(seconds, cascade)
+
+
+def _refine_video(options: argparse.Namespace, cascade: Cascade, refine: RefineOptions) -> None:
+    """The second stage alone, on a video or its pictures: frames, rate, length, shape and sound stay."""
+    if options.image or options.stage not in (None, "refine"):
+        found = "--image too" if options.image else f"--stage {options.stage}"
+        raise InputError("--video", "a video for the refiner alone", found, "Give a photo or a video, not both.")
+    if not options.video:
+        raise InputError("--stage refine", "a video in --video", "none", "Name the video, or its pictures.")
+    files = source_files("--video", options.video)
+    check_video_file(options.out, _FILE_FPS if options.file_fps is None else options.file_fps, files)
+    source = read_source(files)
+    fps: Fraction | float = options.file_fps or source.rate or _FILE_FPS  # type: ignore[assignment]
+    sound = source.sound if source.rate and same_rate(fps, source.rate) else None
+    if source.sound and not sound:
+        logger.warning("The sound is left out: at %g frames a second it would not fit the pictures.", fps)
+    for file, strength in loras_of(options):
+        cascade.add_lora(file, strength, "refiner")
+    refine = sized_like(source.frames, refine, cascade.refiner.release)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "encode for refinement"):
+        latent = cascade.encode_video(source.frames, refine)
+    prompts = (options.refine_prompt, options.prompt, "")
+    prompt = next(text for text in prompts if text is not None)
+    with _timed(seconds, "refine"), _progress("refine", 1) as callback:
+        latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
+        cascade.free("text_encoder", "refiner")
+    with _timed(seconds, "decode refined"):
+        frames = cascade.decode(latent)
+    _write(options.out, frames, fps, sound)
+    _say_costs(seconds, cascade)
+
+
+def _write(out: Path, frames: torch.Tensor, fps: Fraction | float, sound: Path | None = None) -> None:
+    """Writes a video; in another folder where that one takes no more, so that nothing that was sampled is lost.
+
+    Raises:
+        InputError: it could not be written there; the message says where it is.
+    """
+    try:
+        write_video(out, frames, fps, sound=sound)
+    except OSError as error:
+        found = f"'{out.parent}', where the video could not be written ({error.strerror or error})"
+        expected = "a folder with room to write"
+        for folder in (Path(tempfile.gettempdir()), Path.home()):
+            other = folder / f"{uuid.uuid4().hex[:8]}-{out.name}"
+            try:
+                write_video(other, frames, fps, sound=sound)
+            except (OSError, InputError):
+                continue
+            raise InputError("--out", expected, found, f"It is whole in '{other}': make room, and move it.") from error
+        raise InputError("--out", expected, found, "Make room, and run the command again.") from error
+    count, height, width, _ = frames.shape
+    logger.info("%s: %d frames of %dx%d", out, count, width, height)
+
+
+def _say_costs(seconds: dict[str, float], cascade: Cascade) -> None:
     logger.info("seconds: %s", ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
     logger.info("peak memory: %s", _peak_memory(cascade.device))
 
 
-def _outputs(images: list[Path], out: Path) -> list[Path]:
+def _outputs(images: list[str], out: Path) -> list[Path]:
     """Where the videos go: of one picture, the file; of several, files in the folder that are called as the pictures."""
+    for image in images:
+        if "://" in image:
+            remedy = "Fetch it first, and name the file; `batch` takes addresses."
+            raise InputError("--image", "a file of this machine", f"the address '{image}'", remedy)
     if len(images) < 2:
         return [out]
-    outputs = [out / f"{image.stem}.mp4" for image in images]
+    outputs = [out / f"{Path(image).stem}.mp4" for image in images]
     if twice := [file.name for file in outputs if outputs.count(file) > 1]:
         raise InputError("--image", "pictures of different names", f"{twice[0]} twice", "Rename one of them.")
     if out.suffix or not out.is_dir():

@@ -45,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="captioned videos and images, or a list of them (a synthetic world of moving shapes)",
     )
     add("--until", type=int, metavar="STEP", help="stop there, with a checkpoint (the recipe's last)")
+    add(
+        "--sample-every",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="a video of the base or refiner, in RUN/samples (none)",
+    )
+    add("--tensorboard", action="store_true", help="the figures in RUN/tensorboard too; they are always in RUN/log.csv")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     add("--dtype", choices=list(DTYPES), default="fp16", help="of the weights that are written (%(default)s)")
 
@@ -63,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
         device=str(usable_device(options.device)),
         dtype=options.dtype,
         until=options.until,
+        sample_every=options.sample_every,
+        tensorboard=options.tensorboard,
     )
     try:
         STAGES[options.stage](job)

@@ -201,7 +201,7 @@ def _progressive(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
             yield frame
             continue
         if graph is None:
-            graph = _graph(frame, ("bwdif", "mode=send_frame:deint=interlaced"))
+            graph = chain(frame, ("bwdif", "mode=send_frame:deint=interlaced"))
         graph.push(frame)
         yield from _pulled(graph)
     if graph:
@@ -256,7 +256,7 @@ class _Converter:
                 logger.warning(
                     "The video is %s, which PyAV %s cannot convert: its colours are pale.", found, av.__version__
                 )
-        return _graph(frame, ("scale", options), ("format", planar))
+        return chain(frame, ("scale", options), ("format", planar))
 
 
 class _Kept(threading.local):
@@ -276,7 +276,7 @@ def _mapped(frame: VideoFrame, options: str, planar: str) -> Graph:
             _kept.graphs.pop(next(iter(_kept.graphs)))
         deep = "gbrap16le" if planar == "gbrap" else "gbrp16le"  # the table's values are rounded once, at the end
         last = ("scale", f"flags={FLAGS}"), ("format", planar)
-        _kept.graphs[of] = _graph(frame, ("scale", options), ("format", deep), *last)
+        _kept.graphs[of] = chain(frame, ("scale", options), ("format", deep), *last)
     return _kept.graphs[of]
 
 
@@ -329,7 +329,7 @@ def _turned(plane: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
     return plane[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
-def _graph(frame: VideoFrame, *filters: tuple[str, str]) -> Graph:
+def chain(frame: VideoFrame, *filters: tuple[str, str]) -> Graph:
     """A chain of filters for frames such as this one."""
     graph = Graph()
     base = fraction(frame.time_base) or Fraction(1, 1000)

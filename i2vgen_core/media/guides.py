@@ -7,10 +7,11 @@ UniAnimate, utils/transforms.py: Resize).
 from __future__ import annotations
 
 import kornia
+import numpy as np
 import torch
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from ..errors import InputError
 from .images import CLIP_MEAN, CLIP_STD, check_images
@@ -23,10 +24,9 @@ def stretched(images: Tensor, width: int, height: int) -> Tensor:
         InputError: images is not such a tensor.
     """
     check_images(images)
-    levels = (images.float().clamp(0, 1) * 255).round().byte().cpu()  # torch's filter of bytes is Pillow's, to the bit
-    planes = rearrange(levels, "n h w c -> n c h w")
-    planes = functional.interpolate(planes, (height, width), mode="bilinear", align_corners=False, antialias=True)
-    return rearrange(planes, "n c h w -> n h w c").to(images.device).float() / 255
+    levels = (images.float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+    made = [np.asarray(Image.fromarray(each).resize((width, height), Image.Resampling.BILINEAR)) for each in levels]
+    return torch.from_numpy(np.stack(made)).to(images.device).float() / 255
 
 
 def stretched_clip_pixels(images: Tensor, size: int = 224) -> Tensor:
@@ -56,3 +56,23 @@ def masked_video(video: Tensor, holes: Tensor) -> Tensor:
     kept = (1 - holes.float()).expand(len(video), -1, -1)[:, None]
     colours = rearrange(video.float(), "f h w c -> f c h w") * 2 - 1
     return torch.cat([colours * kept, kept], dim=1)[None]
+
+
+def pose_frames(available: int, frames: int, interval: int = 1) -> list[int | None]:
+    """Which poses of a driving video an animated video takes: every `interval`-th from the first. Where there are too few,
+    the interval is what fits, at least 1; None are those still missing, which are black (UniAnimate,
+    inference_unianimate_entrance.py: load_video_frames).
+
+    Args:
+        available: poses, 1 or more.
+        frames: of the animated video, 1 or more.
+        interval: 1 or more.
+    """
+    if min(available, frames, interval) < 1:
+        found = f"{available} poses, {frames} frames, interval {interval}"
+        raise InputError(
+            "poses", "one or more poses, frames and frames to a pose", found, "Wire the poses' pictures in."
+        )
+    if interval * (frames - 1) + 1 > available:
+        interval = max((available - 1) // max(frames - 1, 1), 1)
+    return [frame if frame < available else None for frame in range(0, interval * frames, interval)]

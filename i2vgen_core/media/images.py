@@ -181,6 +181,17 @@ SIZES: dict[str, tuple[int, int]] = {
 448x256 and 1280x720, portrait and square ones of about the same area, and one of twice the refiner's."""
 
 
+def size_like(width: int, height: int, usual: tuple[int, int]) -> tuple[int, int]:
+    """The size of a video of the shape width x height and of about as many pixels as a usual one: that itself, where the
+    shapes are within 2 %, else one that goes through a network's levels without a remainder, as those of SIZES do."""
+    shape = width / height
+    if abs(shape * usual[1] / usual[0] - 1) < 0.02:
+        return usual
+    pixels = usual[0] * usual[1]
+    wide, high = round(math.sqrt(pixels * shape) / 64), round((math.sqrt(pixels / shape) - 16) / 64)
+    return max(1, wide) * 64, max(1, high) * 64 + 16
+
+
 _SHORTEST, _LONGEST = 64, 16384
 
 

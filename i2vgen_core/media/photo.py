@@ -21,6 +21,9 @@ logger = logging.getLogger("i2vgen_xl")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")
 """None that starts another program, as EPS does."""
 
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+"""What names of pictures end with, where a folder is looked through."""
+
 MOST_PIXELS = 2**25
 """A larger picture is read at a half, a quarter or an eighth of its sides, where what is left covers every frame."""
 
@@ -41,7 +44,7 @@ _UPRIGHT = {
 }
 """What turns a picture upright, by its EXIF orientation."""
 _ORIENTATION = 0x0112
-_MODES = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L"}
+_MODES = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L", "Lab": "LAB"}
 """Pillow's modes by the colour space of a profile."""
 
 
@@ -121,7 +124,7 @@ def shown(image: Image.Image, profile: bytes | None, name: str, reduced: int = 1
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         image = image.convert("L" if grey_alone else "RGB")
-    elif image.mode not in ("RGB", "CMYK", "L"):
+    elif image.mode not in ("RGB", "CMYK", "L", "LAB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     image = _to_srgb(image, profile, name).convert("RGB")
     if alpha is not None:
@@ -142,10 +145,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image:
     """By the profile; the picture itself where there is none, where it is sRGB, and where littleCMS cannot use it."""
-    if not profile:
+    if not profile and image.mode != "LAB":
         return image
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        lab = ImageCms.createProfile("LAB") if image.mode == "LAB" else io.BytesIO(profile or b"")
+        source = ImageCms.ImageCmsProfile(lab)
         mode = _MODES.get(source.profile.xcolor_space.strip(), "")
         if image.mode == "L" and mode == "RGB":
             image = image.convert("RGB")

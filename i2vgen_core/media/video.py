@@ -1,43 +1,53 @@
-"""Frames to an H.264 MP4 file and back, through PyAV; and a contact sheet for looking at frames in one picture."""
+"""Frames to a video file and back; and a contact sheet for looking at frames in one picture."""
 
 import os
 import uuid
 from bisect import bisect_right
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
-import av
-import torch
-from av.video.reformatter import ColorRange, Colorspace
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
 from ..errors import InputError, check_range
 from .decoding import Frame, Planes, open_clip, to_tensor, unreadable
+from .encoding import check_target, encode, targets
 from .images import check_images
 
 _TIE = 1e-6  # seconds; halfway between two frames it is the earlier one, whatever the rounding of their times
 _STILL_RATE = Fraction(25)  # of a file that states none, as in FFmpeg
+_SAME_RATE = 0.001
 _MOST_REPEATED = 4  # times as many frames as the file has, where they are not evenly spaced
-_BT709 = 1  # the code of BT.709 in ISO/IEC 23091-2, for primaries and transfer alike
 
 
-def write_video(path: str | os.PathLike[str], frames: Tensor, fps: Fraction | float, crf: int = 17) -> None:
-    """Writes an H.264 MP4: yuv420p, BT.709, limited range, readable by every common player.
+def write_video(
+    path: str | os.PathLike[str],
+    frames: Tensor,
+    fps: Fraction | float,
+    crf: int = 17,
+    sound: str | os.PathLike[str] | None = None,
+) -> None:
+    """Writes a video in the format that its name's ending says: H.264 in .mp4, .m4v, .mov and .mkv (an MP4 without an
+    ending), VP9 in .webm, a .gif, an animated .webp, or a picture for each frame, `name_%04d.png`.
 
-    4:2:0 needs even sides: an odd width or height grows by one pixel, a repeat of the last column or row.
-    The file is written under another name beside the target and renamed when whole.
+    H.264 and VP9 are yuv420p, BT.709, limited range, as every common player reads. 4:2:0 needs even sides: an odd width or
+    height grows by one pixel, a repeat of the last column or row. The same frames give the same bytes, whatever number of
+    processors. The file is written under another name beside the target and renamed when whole.
 
     Args:
         path: the file to write; an existing one is replaced.
         frames: [F, H, W, 3] in 0..1; values outside are clamped.
         fps: frames per second; a float is taken as the nearest fraction over at most 1001 (29.97 as 2997/100).
-        crf: x264's quality, 1 (best) to 51.
+        crf: x264's quality, 1 (best) to 51; VP9's is chosen to match.
+        sound: a video whose sound is copied, where the format takes it as it is.
 
     Raises:
-        InputError: frames is not such a tensor, its folder does not exist, or fps or crf is out of range.
+        InputError: frames is not such a tensor, the folder does not exist, the ending is none of these, or fps or crf is
+            out of range.
+        OSError: the disk is full, or fails. Nothing is left behind.
     """
     check_images(frames, "the video")
     check_video_file(path, fps)
@@ -47,14 +57,20 @@ def write_video(path: str | os.PathLike[str], frames: Tensor, fps: Fraction | fl
 
     temporary = path.absolute().with_name(f".{uuid.uuid4().hex}.part")  # FFmpeg reads "a:b.mp4" as a protocol
     try:
-        _encode(temporary, frames, Fraction(fps).limit_denominator(1001), crf)
-        os.replace(temporary, path)
+        rate = Fraction(fps).limit_denominator(1001)
+        written = encode(temporary, path.suffix.lower(), frames, rate, crf, sound)
+        for part, target in zip(written, targets(path, len(frames)), strict=True):
+            os.replace(part, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        for part in temporary.parent.glob(f"{temporary.name}*"):
+            part.unlink(missing_ok=True)
 
 
-def check_video_file(path: str | os.PathLike[str], fps: Fraction | float) -> None:
-    """Raises InputError unless a video of this rate can be written there. For saying so before the work."""
+def check_video_file(
+    path: str | os.PathLike[str], fps: Fraction | float, inputs: Sequence[str | os.PathLike[str]] = ()
+) -> None:
+    """Raises InputError unless a video of this rate can be written there, over none of the inputs. For saying so before
+    the work."""
     path = Path(path)
     try:
         os.stat(path)
@@ -70,6 +86,7 @@ def check_video_file(path: str | os.PathLike[str], fps: Fraction | float) -> Non
         raise InputError("the video file", "a path in a folder of yours", found, "Choose another folder.")
     if path.is_dir():
         raise InputError("the video file", "the path of a file", f"the folder '{path}'", "Add a file name.")
+    check_target(path, inputs)
     if not 0.1 <= fps <= 1000:
         raise InputError("fps", "0.1 to 1000 frames per second", str(fps), "Use 8 or 16.")
 
@@ -194,30 +211,14 @@ def video_seconds(path: str | os.PathLike[str]) -> float:
         return end - first
 
 
+def same_rate(first: Fraction | float, second: Fraction | float) -> bool:
+    """Whether two rates are one, but for rounding: sound that goes with the one goes with the other."""
+    return abs(float(first) / float(second) - 1) < _SAME_RATE
+
+
 def contact_sheet(frames: Tensor, columns: int) -> Tensor:
     """Lays frames [F, H, W, 3] out in rows of `columns`: one picture [rows*H, columns*W, 3], empty places white."""
     check_images(frames, "the frames")
     empty = -len(frames) % columns
     frames = functional.pad(frames, (0, 0, 0, 0, 0, 0, 0, empty), value=1.0)
     return rearrange(frames, "(rows columns) h w c -> (rows h) (columns w) c", columns=columns)
-
-
-def _encode(path: Path, frames: Tensor, fps: Fraction, crf: int) -> None:
-    height, width = frames.shape[1:3]
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf)})
-        stream.width, stream.height = width + width % 2, height + height % 2
-        stream.pix_fmt = "yuv420p"
-        context = stream.codec_context
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.color_primaries = context.color_trc = _BT709
-        for index, picture in enumerate(frames):
-            picture = (picture.detach().float().clamp(0, 1) * 255).round().byte()
-            picture = torch.cat((picture, picture[height - height % 2 :]), dim=0)
-            picture = torch.cat((picture, picture[:, width - width % 2 :]), dim=1)
-            frame = av.VideoFrame.from_ndarray(picture.cpu().numpy(), format="rgb24").reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-            )
-            frame.pts, frame.time_base = index, 1 / fps
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())

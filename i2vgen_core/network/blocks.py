@@ -50,11 +50,14 @@ class Layers:
     def __init__(
         self, operations: Any = nn, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ):
-        place = {"dtype": dtype, "device": device}
+        self._place = place = {"dtype": dtype, "device": device}
         self.linear = partial(operations.Linear, **place)
         self.conv2d = partial(operations.Conv2d, **place)
         self.layer_norm = partial(operations.LayerNorm, **place)
         self.group_norm = partial(operations.GroupNorm, GROUPS, **place)
+
+    def parameter(self, *shape: int) -> nn.Parameter:
+        return nn.Parameter(torch.empty(shape, **self._place))  # type: ignore[arg-type]
 
     def conv3x3(self, inputs: int, outputs: int, stride: int = 1, padding: int | tuple[int, int] = 1) -> nn.Module:
         return self.conv2d(inputs, outputs, 3, stride=stride, padding=padding)
@@ -130,9 +133,16 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """Self-attention, attention to the context (to itself again where there is none), feed-forward."""
 
-    def __init__(self, block: BlockName, width: int, heads: int, context_dim: int | None, layers: Layers):
+    def __init__(
+        self,
+        block: BlockName,
+        width: int,
+        heads: int,
+        context_dim: int | None,
+        layers: Layers,
+        over: tuple[Over, Over],
+    ):
         super().__init__()
-        over: tuple[Over, Over] = ("frames", "frames") if context_dim is None else ("places", "context")
         first, second = LayerName(block, over[0], "attn1"), LayerName(block, over[1], "attn2")
         self.attn1 = MultiHeadAttention(first, width, width, heads, layers)
         self.ff = FeedForward(width, layers)
@@ -145,6 +155,8 @@ class TransformerBlock(nn.Module):
         """Tokens [n, t, c] with a context as in MultiHeadAttention, to [n * conditions, t, c]; without one, tokens
         [b, f, t, c]. `conditions` contexts share each of x's videos, see per_condition."""
         x = per_condition(self.attn1(self.norm1(x), hooks) + x, conditions)
+        if context is not None:
+            x = hooks.between(self.attn1.name.block, x)
         x = self.attn2(self.norm2(x), hooks, context) + x
         return self.ff(self.norm3(x)) + x
 
@@ -152,12 +164,16 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Attention within each frame, and of each frame to the context."""
 
+    OVER: tuple[Over, Over] = ("places", "context")
+
     def __init__(self, block: BlockName, channels: int, heads: int, context_dim: int, layers: Layers):
         super().__init__()
         self.block, self.channels = block, channels
         self.norm = layers.group_norm(channels, eps=1e-6)
         self.proj_in = layers.linear(channels, channels)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(block, channels, heads, context_dim, layers)])
+        self.transformer_blocks = nn.ModuleList(
+            [TransformerBlock(block, channels, heads, context_dim, layers, self.OVER)]
+        )
         self.proj_out = layers.linear(channels, channels)
 
     def keys_values(self, context: Tensor) -> KeysValues:
@@ -211,7 +227,9 @@ class TemporalTransformer(nn.Module):
         self.channels_first = channels_first
         self.norm = layers.group_norm(channels, eps=1e-6)
         self.proj_in = layers.linear(channels, width)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(block, width, heads, None, layers)])
+        self.transformer_blocks = nn.ModuleList(
+            [TransformerBlock(block, width, heads, None, layers, ("frames", "frames"))]
+        )
         self.proj_out = layers.linear(width, channels)
 
     def forward(self, x: Tensor, evaluation: Evaluation) -> Tensor:

@@ -26,6 +26,7 @@ class Prepared:
         details: features beside the noise [(b f), c, h, w], where the conditions of one video differ in them; else they go
             to UNet.forward, once for all.
         in_front: features of the frame in front of each video [b, c, h, w]; zeros if None, where the network has such.
+        poses: the same of the tokens that each frame has to itself [(b f), n, context_dim]; None where the network has none.
     """
 
     context: Tensor
@@ -33,16 +34,19 @@ class Prepared:
     fps: Tensor | None = None
     details: Tensor | None = None
     in_front: Tensor | None = None
+    poses: Prepared | None = None
 
     @staticmethod
     def together(parts: Sequence[Prepared]) -> Prepared:
         """Several conditions as one batch, of like length."""
+        poses = [part.poses for part in parts if part.poses is not None]
         return Prepared(
             torch.cat([part.context for part in parts]),
             {block: _joined([part.keys_values[block] for part in parts]) for block in parts[0].keys_values},
             _together([part.fps for part in parts]),
             _together([part.details for part in parts]),
             _together([part.in_front for part in parts]),
+            Prepared.together(poses) if poses else None,
         )
 
 
@@ -95,6 +99,11 @@ class Evaluation:
     def context(self, block: BlockName) -> Context:
         """The context as this block's attention reads it."""
         return Context(self.prepared.context, *self.prepared.keys_values[block])
+
+    def pose_context(self, block: BlockName) -> Context:
+        """The tokens of each frame's own pose as this block's attention reads them."""
+        assert self.prepared.poses is not None, "UNet.prepare_poses makes them"
+        return Context(self.prepared.poses.context, *self.prepared.poses.keys_values[block])
 
     def towards(self, skip: Tensor) -> Evaluation:
         """The same, for a block whose output is to meet these features [n, c, h, w] next."""

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .attention import Attention, attend_over_frames, attend_within_frames, scaled_dot_product_attention
 
-Over = Literal["places", "context", "frames"]
-"""What an attention layer attends to: the places of a frame, the context, the frames at a place."""
+Over = Literal["places", "context", "frames", "poses"]
+"""What an attention layer attends to: the places of a frame, the context, the frames at a place; or, in the attention to
+poses, the places again and then the frame's own tokens."""
 
 
 class BlockName(NamedTuple):
@@ -70,6 +71,10 @@ class AttentionHooks:
         attend = attend_over_frames if name.over == "frames" else attend_within_frames
         return attend(self.attention, q, k, v, heads)
 
+    def between(self, block: BlockName, x: Tensor) -> Tensor:
+        """What the second attention layer of a block within frames is given, from what the first has made: tokens [n, t, c]."""
+        return x
+
     def output(self, name: LayerName, y: Tensor) -> Tensor:
         """What a layer gives, from what it made: of the shape of x in `tokens`."""
         return y
@@ -77,6 +82,10 @@ class AttentionHooks:
 
 class BlockHooks:
     """What goes into the blocks and comes out of them. A subclass overrides what it changes."""
+
+    def embed(self, embedding: Tensor) -> Tensor:
+        """What every block reads of the time step and the frame rate, [v, e] of v videos."""
+        return embedding
 
     def enter(self, block: BlockName, x: Tensor) -> Tensor:
         """What a block reads, from what it is given, [(b f), c, h, w]; on the way up, after `join`."""

@@ -33,6 +33,7 @@ from .cpu import cpu_operators
 from .evaluation import Evaluation, Prepared
 from .hooks import BlockName, Hooks
 from .image_conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection
+from .pose import MotionResampler, PointEncoder, PosedTransformer
 from .stems import Stems, add_stems
 
 _FREE_U: dict[Kind, tuple[FreeU, ...]] = {"sr600": (FreeU(1.1, 0.6), FreeU(1.2, 0.4))}
@@ -80,18 +81,22 @@ class UNet(nn.Module):
             self.local_image_concat = DetailConvolutions(config.in_channels, layers)
             self.local_temporal_encoder = DetailTransformer(config.in_channels, layers)
         add_stems(self, config, layers)
+        if config.poses is not None:
+            self.pose_embedding_before = PointEncoder(config.poses, config.image_tokens, layers)
+            self.pose_embedding_after = MotionResampler(config, config.poses, layers)
         self._build_backbone(layers, embedding)
 
     def _build_backbone(self, layers: Layers, embedding: int) -> None:
         config = self.config
         levels = list(zip(config.channel_mult, config.attention_levels, strict=True))
         padding = (2, 1) if config.is_refiner else (1, 1)
+        spatial_transformer = SpatialTransformer if config.poses is None else PosedTransformer
 
         def parts(name: BlockName, inputs: int, outputs: int, attention: bool) -> list[nn.Module]:
             made: list[nn.Module] = [ResBlock(inputs, outputs, embedding, layers)]
             if attention:
                 heads = outputs // config.head_dim
-                made.append(SpatialTransformer(name, outputs, heads, config.context_dim, layers))
+                made.append(spatial_transformer(name, outputs, heads, config.context_dim, layers))
                 made.append(TemporalTransformer(name, outputs, outputs, heads, layers))
             return made
 
@@ -160,6 +165,17 @@ class UNet(nn.Module):
             rate = None if fps is None else self.fps_embedding(self._sinusoidal(fps, context.dtype))
         return Prepared(context, keys_values, rate, details, in_front)
 
+    def prepare_poses(self, points: Tensor, pictures: Tensor) -> Prepared:
+        """What a network with poses makes of a driving video (`animate_x`), for Prepared's `poses`.
+
+        Args:
+            points: [b, f, 2, n] of the video's f frames, that in front among them; see PointEncoder.
+            pictures: CLIP embeddings of the frames, [(b f), 1, image_dim].
+        """
+        tokens = self.pose_embedding_after(self.pose_embedding_before(points), pictures)
+        attentions = [each.pose_attention for each in self.spatial_transformers if isinstance(each, PosedTransformer)]
+        return Prepared(tokens, {each.block: each.keys_values(tokens) for each in attentions})
+
     def forward(
         self,
         x: Tensor,
@@ -191,12 +207,11 @@ class UNet(nn.Module):
         """
         with cpu_operators(x):
             prepared = self.prepare(context, fps) if isinstance(context, Tensor) else context
-            embedding = self._embed(timesteps, prepared, x.dtype)
+            hooks = hooks or Hooks()
+            embedding = hooks.blocks.embed(self._embed(timesteps, prepared, x.dtype))
             x = self._with_features(x, details, prepared, frames)
             before = int(self.config.reads_reference)
-            velocity = self._velocity(
-                x, Evaluation(embedding, before + frames, prepared, hooks or Hooks(), self.checkpointing)
-            )
+            velocity = self._velocity(x, Evaluation(embedding, before + frames, prepared, hooks, self.checkpointing))
             return velocity.unflatten(0, (-1, before + frames))[:, before:].flatten(0, 1) if before else velocity
 
     def _with_features(self, x: Tensor, details: Tensor | None, prepared: Prepared, frames: int) -> Tensor:

@@ -49,6 +49,7 @@ class BaseTraining:
         lora_rank: train low-rank matrices beside the attention layers (see lora.add_lora) and nothing else; 0 trains
             all weights.
         checkpointing: run blocks again for their gradients, to save memory.
+        buckets: portrait and square clips of a folder keep their form, in sizes of about the same area.
         data: the world's scenes, where no folder is given.
         loop: how long and how.
     """
@@ -67,6 +68,7 @@ class BaseTraining:
     drop_image: float = 0.05
     lora_rank: int = 0
     checkpointing: bool = False
+    buckets: bool = False
     data: World = field(default_factory=World)
     loop: LoopConfig = field(default_factory=LoopConfig)
 

@@ -21,8 +21,8 @@ from ..network.unet import UNet
 from .diffusion import Shape
 from .lora import LAYERS
 
-_TRAINED = 4 * 5
-"""Bytes of a number that is trained, all in float32: itself, its gradient, AdamW's two, and its average."""
+_TRAINED = {"adamw": 4 * 5, "muon": 4 * 4}
+"""Bytes of a number that is trained, all in float32: itself, its gradient, AdamW's two or Muon's one, and its average."""
 
 
 _MOST_FEATURES = 2000
@@ -60,7 +60,7 @@ class Plan:
         network: its sizes.
         size: width and height of the clips in pixels, the largest of them.
         shapes: of the batches; the largest counts.
-        repeats, lora_rank, checkpointing, precision: as recipes have them.
+        repeats, lora_rank, checkpointing, precision, optimiser: as recipes have them.
     """
 
     network: UNetConfig
@@ -70,6 +70,7 @@ class Plan:
     lora_rank: int = 0
     checkpointing: bool = False
     precision: str = "fp32"
+    optimiser: str = "adamw"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -88,9 +89,9 @@ class Plan:
         if self.lora_rank:
             layers = [value for key, value in state.items() if re.fullmatch(LAYERS, key.removesuffix(".weight"))]
             own = self.lora_rank * sum(sum(value.shape) for value in layers)
-            return Budget(own * _TRAINED, numbers * self.dtype.itemsize, encoders, features)
+            return Budget(own * _TRAINED[self.optimiser], numbers * self.dtype.itemsize, encoders, features)
         copies = numbers * self.dtype.itemsize if self.precision != "fp32" else 0
-        return Budget(numbers * _TRAINED, 0, encoders, max(features + copies, numbers * 4))
+        return Budget(numbers * _TRAINED[self.optimiser], 0, encoders, max(features + copies, numbers * 4))
 
     def check(self, device: torch.device | str, encoders: int = 0) -> None:
         """Raises InputError for a run that needs more memory than the device has; `encoders` as for budget."""
@@ -101,7 +102,7 @@ class Plan:
         if needed.whole <= there:
             return
         parts = {
-            "what is trained, with gradients, AdamW and averages": needed.trained,
+            "what is trained, with gradients, optimiser and averages": needed.trained,
             "the network": needed.frozen,
             "the encoders": needed.encoders,
             "a step": needed.step,
@@ -115,7 +116,10 @@ class Plan:
         width, height = self.size
         places = max(each.clips * each.frames for each in self.shapes) * self.repeats * width * height // VAE_STEP**2
         numbers = sum(value.numel() for value in UNet(self.network, device="meta").state_dict().values())
-        return numbers * (_TRAINED + 4) + _MOST_FEATURES * places * self.network.model_channels * self.dtype.itemsize
+        return (
+            numbers * (_TRAINED[self.optimiser] + 4)
+            + _MOST_FEATURES * places * self.network.model_channels * self.dtype.itemsize
+        )
 
 
 def _features(plan: Plan, clips: int, frames: int) -> int:

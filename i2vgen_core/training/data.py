@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import random
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,9 @@ from torch import Tensor
 from ..errors import InputError
 from ..media.decoding import moves
 from ..media.images import read_image, video_frame
+from ..media.photo import ENDINGS as IMAGES
 from ..media.rows import read_rows, read_text
-from ..media.video import read_video_at, video_seconds
+from ..media.video import read_video, read_video_at, video_seconds
 from ..media.world import (
     MOTIONS,
     OPPOSITES,
@@ -106,7 +108,6 @@ def _rendered(scene: Scene, number: int, width: int, height: int, frames: int, f
 
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".gif")
-IMAGES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 LISTINGS = (".jsonl", ".csv")
 FILE_COLUMNS = ("file_name", "video_path", "image_path")
 TEXT_COLUMNS = ("text", "caption")
@@ -134,22 +135,32 @@ class Folder:
         path: the folder; the folders in it count too, but for hidden ones. Or one of its tables or lists, which then
             says alone what belongs to it.
         seed: of the order, the start in each video and the choice of caption.
+        buckets: whether a batch has clips of one form, landscape, portrait or square, in a size of that form.
+
+    Attributes:
+        left_out: why a file is left out, by the file; it grows as files are drawn.
 
     Raises:
         InputError: nothing that can be read and has a caption, or a table that is none.
     """
 
-    def __init__(self, path: Path, seed: int = 0):
+    def __init__(self, path: Path, seed: int = 0, buckets: bool = False):
         self._path, self.seed = path, seed
         found, captions, reasons = _captioned(path)
         self._captions = {file: texts for file, texts in captions.items() if texts}
         self._seconds: dict[Path, float] = {}
         self._broken: set[Path] = set()
+        self._forms: dict[Path, str] = {}
+        self.left_out: dict[Path, str] = {file: "no caption" for file in found if not captions[file]}
         for file in self._captions:
             try:
                 still = file.suffix.lower() in IMAGES and not moves(file)
                 self._seconds[file] = 0.0 if still else video_seconds(file)
+                if buckets:
+                    self._forms[file] = _form_of_file(file, still)
             except InputError as error:
+                self._seconds.pop(file, None)
+                self.left_out[file] = str(error)
                 reasons.append(str(error))
                 logger.warning("%s is left out: %s", file, error)
         if not self._seconds:
@@ -165,10 +176,36 @@ class Folder:
         if broken := len(self._captions) - len(self._seconds):
             logger.warning("%s: %d of %d files cannot be read and are left out", path, broken, len(found))
 
+    def size(self, number: int, width: int, height: int) -> tuple[int, int]:
+        """Width and height for the batch of a number: with buckets, those of about this area in the form of some file."""
+        if not self._forms:
+            return width, height
+        return of_form((width, height), random.Random(f"form {self.seed} {number}").choice(list(self._forms.values())))
+
+    def name_short(self, lengths: Sequence[tuple[int, float]]) -> None:
+        """Adds to left_out what is too short for every clip that is drawn: of so many frames, at such a rate."""
+        least = min((frames - 1) / fps for frames, fps in lengths)
+        for file, seconds in self._seconds.items():
+            if seconds < least:
+                what = f"{seconds:.2f} s" if seconds else "a picture"
+                self.left_out[file] = f"{what}; the shortest clip that is drawn takes {least:.2f} s"
+
+    def write_left_out(self, file: Path) -> None:
+        """A CSV of what is left out, by name and reason; the file goes where nothing is."""
+        if not self.left_out:
+            file.unlink(missing_ok=True)
+            return
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["file", "reason"])
+            writer.writerows(sorted((str(each), why) for each, why in self.left_out.items()))
+
     def clip(self, number: int, width: int, height: int, frames: int, fps: float) -> Sample:
         """As Source has it. Raises InputError where no video is as long as the clip, or none of those can be read."""
         seconds = (frames - 1) / fps
         files = [file for file, length in self._seconds.items() if length >= seconds]
+        if self._forms:
+            files = [file for file in files if self._forms[file] == form_of(width, height)] or files
         if not files:
             what, longest = f"{frames} frames at {fps:g} fps", max(self._seconds.values())
             found = f"none longer than {longest:.2f} s" if longest else "images alone"
@@ -196,8 +233,35 @@ class Folder:
         """Says it, once: a video may be whole elsewhere, so it is tried again."""
         if file not in self._broken:
             self._broken.add(file)
+            self.left_out[file] = str(error)
             count = f"{len(self._broken)} of {len(self._seconds)}"
             logger.warning("%s is left out, another takes its place: %s (%s so far)", file, error, count)
+
+
+_SQUARE = 1.25  # a picture whose sides differ by less counts as square
+
+
+def form_of(width: int, height: int) -> str:
+    """`landscape`, `portrait` or `square`."""
+    if max(width, height) < _SQUARE * min(width, height):
+        return "square"
+    return "landscape" if width > height else "portrait"
+
+
+def of_form(size: tuple[int, int], form: str) -> tuple[int, int]:
+    """A width and height of about this area in another form: the sides exchanged, or a square in multiples of 64 where
+    both are, else of 8."""
+    short, long = sorted(size)
+    if form == "square" and form_of(*size) != "square":
+        step = 64 if short % 64 == long % 64 == 0 else 8
+        side = int((short * long) ** 0.5) // step * step
+        return side, side
+    return (long, short) if form == "landscape" else (short, long)
+
+
+def _form_of_file(file: Path, still: bool) -> str:
+    picture = read_image(file) if still else read_video(file, 1)[0]
+    return form_of(picture.shape[2], picture.shape[1])
 
 
 def _captioned(path: Path) -> tuple[list[Path], dict[Path, list[str]], list[str]]:

@@ -22,7 +22,7 @@ from ..network.attention import Attention, scaled_dot_product_attention
 from ..network.blocks import TemporalConv, TemporalTransformer
 from ..network.unet import UNet
 from ..sampling.schedules import Schedule
-from .data import Sample, Source
+from .data import Folder, Sample, Source
 
 _ENCODING = 2**30
 """Bytes that the VAE may hold while it encodes frames."""
@@ -50,6 +50,7 @@ def draw_clips(source: Source, shapes: Sequence[Shape], size: tuple[int, int], n
     rng = random.Random(f"{seed} {number}")
     shape = rng.choices(shapes, [shape.weight for shape in shapes])[0]
     rates = [rng.choice(shape.fps) for _ in range(shape.clips)]
+    size = source.size(number, *size) if isinstance(source, Folder) else size
     return [source.clip(number * 1000 + i, *size, shape.frames, fps) for i, fps in enumerate(rates)]
 
 

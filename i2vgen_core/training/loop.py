@@ -108,6 +108,9 @@ class Loop(Generic[Batch]):
         config: how.
         rates: factors on the learning rate, by the first words of parameters' names.
         device: where the module is.
+
+    Attributes:
+        watchers: called after each step with its number and the figures that were logged, none at most steps.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class Loop(Generic[Batch]):
         self.folder, self.config = folder, config
         self.device = torch.device(device)
         self.step = 0
+        self.watchers: list[Callable[[int, dict[str, float]], None]] = []
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
         kind = Muon if config.optimiser == "muon" else torch.optim.AdamW
@@ -153,12 +157,15 @@ class Loop(Generic[Batch]):
                 figures.append(self._step())
                 self.step += 1
                 ends = self.step == last or bool(asked)
+                logged: dict[str, float] = {}
                 if self.step % config.log_every == 0 or ends:
                     seconds = (time.monotonic() - start) / (self.step - first)
-                    self._log(figures, rate, seconds, (last - self.step) * seconds)
+                    logged = self._log(figures, rate, seconds, (last - self.step) * seconds)
                     figures = []
                 if self.step % config.save_every == 0 or ends:
                     self._save()
+                for watch in self.watchers:
+                    watch(self.step, logged)
                 if asked and self.step < last:
                     raise Stopped(self.step)
 
@@ -201,7 +208,8 @@ class Loop(Generic[Batch]):
         torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
         return totals
 
-    def _log(self, figures: list[dict[str, float]], rate: float, seconds: float, left: float) -> None:
+    def _log(self, figures: list[dict[str, float]], rate: float, seconds: float, left: float) -> dict[str, float]:
+        """Writes the means since the last line, and returns them."""
         names = sorted({name for line in figures for name in line}, key=lambda name: (name != "loss", name))
         means = {name: _mean([line[name] for line in figures if name in line]) for name in names}
         text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
@@ -216,6 +224,7 @@ class Loop(Generic[Batch]):
                 writer.writerow(["step", "figure", "value"])
             rows = {**means, "learning_rate": rate, "seconds": seconds}
             writer.writerows([self.step, name, f"{value:.6g}"] for name, value in rows.items())
+        return rows
 
     def _save(self) -> None:
         state = {
@@ -285,7 +294,7 @@ class Loop(Generic[Batch]):
 @contextmanager
 def _float_norms(module: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
     """While it lasts, group norms compute in float32 on a CPU: torch's gradient in bfloat16 takes six times as long there."""
-    norms = [m for m in module.modules() if isinstance(m, nn.GroupNorm)]
+    norms = [m for m in module.modules() if isinstance(m, nn.GroupNorm) and m.weight.dtype == torch.float32]
     if device.type != "cpu" or precision == "fp32":
         norms = []
     hooks = [norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),)) for norm in norms]

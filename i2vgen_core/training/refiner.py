@@ -14,7 +14,7 @@ from ..config import RELEASES, UNetConfig
 from ..network.hooks import AttentionHooks, Hooks
 from ..network.unet import UNet
 from ..sampling.schedules import schedule_for
-from .data import Source, World
+from .data import Source, World, form_of, of_form
 from .diffusion import (
     Encoders,
     Shape,
@@ -46,6 +46,7 @@ class RefinerTraining:
         lora_rank: train low-rank matrices beside the attention layers (see lora.add_lora) and nothing else; 0 trains
             all weights.
         checkpointing: run blocks again for their gradients, to save memory.
+        buckets: portrait and square clips of a folder keep their form, in sizes of about the same area.
         data: the world's scenes, where no folder is given.
         loop: how long and how.
     """
@@ -62,6 +63,7 @@ class RefinerTraining:
     drop_text: float = 0.15
     lora_rank: int = 0
     checkpointing: bool = False
+    buckets: bool = False
     data: World = field(default_factory=World)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -122,6 +124,6 @@ def _cropped(frames: Tensor, size: tuple[int, ...] | None, rng: random.Random) -
     """A window of this width and height out of frames [F, H, W, 3]; all of them if None."""
     if size is None:
         return frames
-    width, height = size
+    width, height = of_form((size[0], size[1]), form_of(frames.shape[2], frames.shape[1]))
     y, x = rng.randint(0, frames.shape[1] - height), rng.randint(0, frames.shape[2] - width)
     return frames[:, y : y + height, x : x + width]

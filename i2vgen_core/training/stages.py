@@ -10,23 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints.bundle import stored, write_index, write_tower, write_unet, write_vae
 from ..checkpoints.load import open_base, open_refiner
 from ..checkpoints.read import read_config, read_state_dict
 from ..checkpoints.unet_keys import GLOBAL_ENCODER
 from ..config import UNetConfig
-from ..errors import InputError
+from ..errors import InputError, check_range
 from ..memory import DTYPES
 from ..network.unet import UNet
+from . import watch
 from .alive import Alive
 from .base import Base, BaseTraining, build_base, train_base
 from .budget import Plan
 from .cache import LISTING as ENCODED
 from .cache import Cached
 from .clip import CLIPTraining, build_clip, standardise_tokens, train_clip
-from .data import Folder, Source
+from .data import Folder, Sample, Source
 from .diffusion import Encoders
 from .emoji import LISTING
 from .grow import grow_vae
@@ -34,11 +35,13 @@ from .loop import Loop
 from .lora import add_lora, save_lora
 from .recipe import read_recipe
 from .refiner import RefinerTraining, build_refiner, train_refiner
+from .samples import sample_base, sample_refiner
 from .vae import VAETraining, build_vae, fit_latent_rgb, normalise_latents, train_vae, unseen_pictures
 
 logger = logging.getLogger("i2vgen_xl")
 
 LORA = "lora.safetensors"
+LEFT_OUT = "left_out.csv"
 _RESULT = "result.txt"
 _PROMPTS = 256  # that the text's tokens are standardised over
 
@@ -58,6 +61,8 @@ class Job:
         device: where to train.
         dtype: type of the weights that are written.
         until: the step to stop at; the recipe's last if None.
+        sample_every: steps from one sample video to the next, of the base and the refiner; 0 for none.
+        tensorboard: whether the figures are written for it too.
     """
 
     model: Path
@@ -68,6 +73,8 @@ class Job:
     device: str = "cpu"
     dtype: str = "fp16"
     until: int | None = None
+    sample_every: int = 0
+    tensorboard: bool = False
 
     @property
     def result(self) -> Path:
@@ -91,6 +98,10 @@ class Job:
             except OSError as error:
                 found = f"'{folder}' ({error.strerror})"
                 raise InputError("train", "a folder that can be written", found, "Choose another.") from error
+        check_range("--sample-every", self.sample_every, 0, 10**9, whole=True)
+        if self.sample_every and not set(parts) & {"unet", "refiner", LORA}:
+            remedy = "Leave it out; they say how well they do in the log."
+            raise InputError("--sample-every", "the base or the refiner", ", ".join(parts), remedy)
         mark, result = self.run / _RESULT, self.result.resolve()
         mine = result in (self.run.resolve(), self.model.resolve())
         mine = mine or (mark.is_file() and mark.read_text(encoding="utf-8") == str(result))
@@ -99,11 +110,11 @@ class Job:
             raise InputError("--out", f"a folder without {there[0]}", f"one in '{self.result}'", remedy)
         mark.write_text(str(result), encoding="utf-8")
 
-    def source(self, world: Source, seed: int) -> Source:
+    def source(self, world: Source, seed: int, buckets: bool = False) -> Source:
         """The clips."""
         if self.data is None:
             return world
-        return Alive.at(self.data, seed) if (self.data / LISTING).is_file() else Folder(self.data, seed)
+        return Alive.at(self.data, seed) if (self.data / LISTING).is_file() else Folder(self.data, seed, buckets)
 
 
 def run_vae(job: Job) -> None:
@@ -172,8 +183,10 @@ def run_base(job: Job) -> None:
     if job.data is not None and (job.data / ENCODED).is_file():
         source = Cached(job.data, job.device)
     else:
-        source = job.source(config.data, config.loop.seed)
+        source = job.source(config.data, config.loop.seed, config.buckets)
     loop = train_base(base, encoders, source, job.run, config, job.device)
+    _with_samples(job, loop, source, config, lambda clip: sample_base(base, encoders, clip))
+    _with_left_out(job, loop, source, config)
 
     def write() -> None:
         if config.lora_rank:
@@ -203,7 +216,10 @@ def run_refiner(job: Job) -> None:
         torch.manual_seed(config.loop.seed)
         add_lora(network, config.lora_rank, config.lora_rank)
     encoders = Encoders(job.model, job.device, _encoder_type(job, config.loop.precision))
-    loop = train_refiner(network, encoders, job.source(config.data, config.loop.seed), job.run, config, job.device)
+    source = job.source(config.data, config.loop.seed, config.buckets)
+    loop = train_refiner(network, encoders, source, job.run, config, job.device)
+    _with_samples(job, loop, source, config, lambda clip: sample_refiner(network, encoders, clip))
+    _with_left_out(job, loop, source, config)
 
     def write() -> None:
         if config.lora_rank:
@@ -215,9 +231,47 @@ def run_refiner(job: Job) -> None:
     _finish(loop, job, write)
 
 
+def _with_samples(
+    job: Job,
+    loop: Loop[Any],
+    source: Any,
+    config: BaseTraining | RefinerTraining,
+    sample: Callable[[Sample], Tensor],
+) -> None:
+    """Adds sample videos to a run, of the first clip of the data that is of the recipe's longest shape."""
+    if not job.sample_every:
+        return
+    if isinstance(source, Cached):
+        remedy = "Leave it out, or name the data that was encoded."
+        raise InputError("--sample-every", "data with pictures", "encoded clips", remedy)
+    shape = max(config.shapes, key=lambda each: each.frames)
+    clip = source.clip(0, config.width, config.height, shape.frames, shape.fps[0])
+    loop.watchers.append(watch.samples(loop, job.sample_every, shape.fps[0], lambda: sample(clip)))
+
+
+def _with_left_out(job: Job, loop: Loop[Any], source: Any, config: BaseTraining | RefinerTraining) -> None:
+    """Names in RUN/left_out.csv what of a folder is left out, now and as files are drawn."""
+    if not isinstance(source, Folder):
+        return
+    source.name_short([(shape.frames, fps) for shape in config.shapes for fps in shape.fps])
+    file = job.run / LEFT_OUT
+    source.write_left_out(file)
+    if source.left_out:
+        logger.warning("%d files are left out: %s has their names and the reasons", len(source.left_out), file)
+    loop.watchers.append(lambda step, figures: source.write_left_out(file) if figures else None)
+
+
 def _plan(config: BaseTraining | RefinerTraining, network: UNetConfig, size: tuple[int, int]) -> Plan:
+    loop = config.loop
     return Plan(
-        network, size, config.shapes, config.repeats, config.lora_rank, config.checkpointing, config.loop.precision
+        network,
+        size,
+        config.shapes,
+        config.repeats,
+        config.lora_rank,
+        config.checkpointing,
+        loop.precision,
+        loop.optimiser,
     )
 
 
@@ -243,6 +297,9 @@ STAGES: dict[str, Callable[[Job], None]] = {"vae": run_vae, "clip": run_clip, "b
 
 
 def _finish(loop: Loop[Any], job: Job, write: Callable[[], None]) -> None:
+    loop.watchers.append(watch.curves(job.run))
+    if job.tensorboard:
+        loop.watchers.append(watch.tensorboard(job.run))
     loop.run(job.until)
     loop.module.eval()
     with loop.averaged():

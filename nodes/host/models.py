@@ -75,7 +75,7 @@ class VideoModel(comfy.model_base.BaseModel):
         """Called once a run for each conditioning, before the first step, with the network loaded."""
         noise, device = kwargs["noise"], kwargs["device"]
         _check_controls(kwargs)
-        self._check_sampling()
+        self.check_sampling(self.model_sampling)
         to = {"device": device, "dtype": self.manual_cast_dtype or self.get_dtype()}
         made_for = geometry.conditions(len(noise), noise.shape[-2], noise.shape[-1], device)
         text: Tensor | None = kwargs.get("cross_attn")
@@ -136,10 +136,11 @@ class VideoModel(comfy.model_base.BaseModel):
             conds["fps_embedding"] = geometry.PerVideoNumber(prepared.fps)
         return conds | {"prepared": geometry.PerVideo(packed(prepared))}
 
-    def _check_sampling(self) -> None:
-        """Raises InputError if a node has replaced the schedule, or what the network is taken to predict. The host's nodes
-        can make a base's schedule anew, not a refiner's; the levels without signal may differ, as they do there."""
-        sampling, own = self.model_sampling, _host_sigmas(self.schedule)
+    def check_sampling(self, sampling: Any) -> None:
+        """Raises InputError if a node's ModelSampling has another schedule, or takes the network to predict something else.
+        The host's nodes can make a base's schedule anew, not a refiner's; the levels without signal may differ, as they do
+        there."""
+        own = _host_sigmas(self.schedule)
         sigmas = getattr(sampling, "sigmas", own[:0]).cpu()
         stage = "a refiner" if self.network.is_refiner else "a base"
         if sigmas.shape != own.shape or not torch.allclose(_signal(sigmas), _signal(own), rtol=0, atol=1e-3):

@@ -141,7 +141,8 @@ class HostUNet(UNet):
 
     def _together(self, inputs: _Inputs, options: dict[str, Any]) -> Tensor:
         x, timesteps, details, context, fps, prepared, fps_embedding, pieces = inputs
-        frames, hooks = len(pieces[0].frames), stock_patches(options, reuse_in(options, x, pieces))
+        frames, reuse = len(pieces[0].frames), reuse_in(options, x, pieces)
+        hooks = stock_patches(options, reuse, self.config.model_channels, x, timesteps, context)
         timesteps = timesteps[::frames]
         known = unpacked(prepared, context, fps_embedding, self.channels)
         if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps):
@@ -155,8 +156,8 @@ class HostUNet(UNet):
 
 
 def no_control(kind: str) -> InputError:
-    """What is said of a control of this kind: a node's block is named after it."""
-    remedy = f"Take the {kind} block out of the conditioning."
+    """What is said of a control of this kind."""
+    remedy = f"Take out the node that applies the {kind}."
     return InputError("conditioning", f"no {kind}, since none was trained for these networks", "one", remedy)
 
 

@@ -10,20 +10,29 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.network.hooks import AttentionHooks, BlockHooks, BlockName, Hooks, LayerName
 from . import compat
 
 
-def stock_patches(transformer_options: dict[str, Any], reuse: BlockHooks) -> Hooks:
+def stock_patches(
+    transformer_options: dict[str, Any], reuse: BlockHooks, channels: int, x: Tensor, timesteps: Tensor, context: Tensor
+) -> Hooks:
     """One evaluation of a network with the patches of its MODEL.
 
     Args:
         transformer_options: the host's, with `patches` and `patches_replace`.
         reuse: recalls and keeps what the deep blocks make.
+        channels: of the network's first block.
+        x: noisy latents [(b f), 4, h, w].
+        timesteps: of every frame [(b f)].
+        context: of every clip [b, n, d].
     """
-    return Hooks(_StockAttention(transformer_options), _StockBlocks(transformer_options, reuse))
+    attention = _StockAttention(transformer_options)
+    return Hooks(attention, _StockBlocks(transformer_options, attention, reuse, channels, x, timesteps, context))
 
 
 def changes_nothing(transformer_options: dict[str, Any]) -> bool:
@@ -38,13 +47,13 @@ class _StockAttention(AttentionHooks):
         super().__init__(partial(compat.attention, transformer_options=options))
         self._options = options
         self._patches, self._replacements = options.get("patches", {}), options.get("patches_replace", {})
-        self._entered = 0
+        self.entered = 0
         # Patches of attention expect all frames of both guided halves.
-        self.whole = any(name.startswith("attn") for name in (*self._patches, *self._replacements))
+        self.whole = any(name.startswith(("attn", "middle_patch")) for name in (*self._patches, *self._replacements))
 
     def enter(self, block: BlockName, shape: tuple[int, ...]) -> None:
-        self._options |= {"activations_shape": list(shape), "block_index": 0, "transformer_index": self._entered}
-        self._entered += 1
+        self._options |= {"activations_shape": list(shape), "block_index": 0, "transformer_index": self.entered}
+        self.entered += 1
 
     def tokens(self, name: LayerName, heads: int, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         if name.over == "frames":
@@ -68,10 +77,12 @@ class _StockAttention(AttentionHooks):
             k, v = (each.repeat_interleave(len(q) // len(each), dim=0) for each in (k, v))
         return self.attention(q, k, v, heads) if replacement is None else replacement(q, k, v, self._options)
 
+    def between(self, block: BlockName, x: Tensor) -> Tensor:
+        return _through(self._patches.get("middle_patch", []), x, self._options)
+
     def output(self, name: LayerName, y: Tensor) -> Tensor:
         if name.over != "frames":
-            for patch in self._patches.get(f"{name.layer}_output_patch", []):
-                y = patch(y, self._options)
+            y = _through(self._patches.get(f"{name.layer}_output_patch", []), y, self._options)
         return y
 
     def _changes(self, name: LayerName) -> list[Any]:
@@ -86,20 +97,55 @@ class _StockAttention(AttentionHooks):
 
 
 class _StockBlocks(BlockHooks):
-    def __init__(self, options: dict[str, Any], reuse: BlockHooks):
-        self._options, self._reuse = options, reuse
+    def __init__(
+        self,
+        options: dict[str, Any],
+        attention: _StockAttention,
+        reuse: BlockHooks,
+        channels: int,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+    ):
+        self._options, self._attention, self._reuse, self._channels = options, attention, reuse, channels
+        self._x, self._timesteps, self._context = x, timesteps, context
         self._patches = options.get("patches", {})
+        self._embedding = timesteps
+        options |= {"original_shape": list(x.shape), "transformer_index": 0}
+
+    def embed(self, embedding: Tensor) -> Tensor:
+        """Patches expect a row for each frame; what they make has to be alike in all frames of a clip."""
+        if "emb_patch" not in self._patches:
+            self._embedding = embedding
+            return embedding
+        frames = len(self._timesteps) // len(embedding)
+        rows = embedding.repeat_interleave(frames, dim=0)
+        for patch in self._patches["emb_patch"]:
+            rows = patch(rows, self._channels, self._options)
+        self._embedding = rows[::frames]
+        if rows.shape != (len(self._timesteps), embedding.shape[1]) or not torch.equal(
+            rows, self._embedding.repeat_interleave(frames, dim=0)
+        ):
+            remedy = "Take out the node that patches it: it treats frames as pictures of their own."
+            raise InputError("the time embedding", "one for all frames of a clip", "another in some of them", remedy)
+        return self._embedding
 
     def enter(self, block: BlockName, x: Tensor) -> Tensor:
         if block == ("input", 0):  # of the latent as the network has padded it: patches count tokens from it
+            self._x = x
             self._options["original_shape"] = [len(x), 4, *x.shape[2:]]
         elif block.way != "output":
-            x = self._through("input_block_patch_after_skip", x)  # of the last block, whose output is kept by now
+            x = _through(
+                self._patches.get("input_block_patch_after_skip", []), x, self._options
+            )  # of the last block, whose output is kept by now
         self._options["block"] = tuple(block)
         return x
 
     def leave(self, block: BlockName, x: Tensor) -> Tensor:
-        return self._through("input_block_patch", x) if block.way == "input" else x
+        self._options["transformer_index"] = self._attention.entered
+        if block.way == "input":
+            return _through(self._patches.get("input_block_patch", []), x, self._options)
+        return self._after_middle(x) if block.way == "middle" else x
 
     def join(self, block: BlockName, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         self._options["block"] = tuple(block)
@@ -118,7 +164,22 @@ class _StockBlocks(BlockHooks):
         """Patches may write into what goes into a block on the way up."""
         return features.clone() if "output_block_patch" in self._patches else features
 
-    def _through(self, name: str, x: Tensor) -> Tensor:
-        for patch in self._patches.get(name, []):
-            x = patch(x, self._options)
+    def _after_middle(self, x: Tensor) -> Tensor:
+        for patch in self._patches.get("middle_block_after_patch", []):
+            frames = len(x) // len(self._context)
+            given = {
+                "h": x,
+                "x": self._x,
+                "y": None,
+                "timesteps": self._timesteps,
+                "transformer_options": self._options,
+            }
+            by_frame = {"emb": self._embedding, "context": self._context}
+            x = patch(given | {name: each.repeat_interleave(frames, dim=0) for name, each in by_frame.items()})["h"]
         return x
+
+
+def _through(patches: list[Any], x: Tensor, options: dict[str, Any]) -> Tensor:
+    for patch in patches:
+        x = patch(x, options)
+    return x

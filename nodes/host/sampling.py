@@ -204,6 +204,7 @@ def _checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Te
     windows = options.get("context_handler")
     frames, _, height, width = samples.shape
     at_once = min(frames, getattr(windows, "context_length", frames))
+    network.check_sampling(model.get_model_object("model_sampling"))
     known = windows is None or hasattr(windows, "context_length")
     if known and not may_cut(model):
         dtype = network.manual_cast_dtype or network.get_dtype()

@@ -5,6 +5,7 @@
 writes the table of docs/checkpoints.md anew.
 """
 
+import importlib
 import json
 import pickle
 import sys
@@ -30,11 +31,15 @@ from i2vgen_core.checkpoints import (  # noqa: E402
 )
 from i2vgen_core.checkpoints.convert import convert  # noqa: E402
 from i2vgen_core.checkpoints.gguf import read_gguf_header  # noqa: E402
-from i2vgen_core.checkpoints.load import open_base, open_refiner, parse_unet  # noqa: E402
+from i2vgen_core.checkpoints.load import open_base, open_refiner, open_unet, parse_unet  # noqa: E402
 from i2vgen_core.checkpoints.read import read_state_dict  # noqa: E402
-from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, from_official, to_diffusers  # noqa: E402
+from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, SINE_TABLE, from_official, to_diffusers  # noqa: E402
+from i2vgen_core.config import ANIMATORS, COMPOSER_STEMS  # noqa: E402
 
 check = toy.load_module(toy.GOLDEN / "check.py")
+golden_inputs, composer_golden, animator_golden = (
+    importlib.import_module(name) for name in ("golden_inputs", "composer_golden", "animator_golden")
+)
 weights = toy.load_module(toy.GOLDEN / "weights.py")
 encoders_golden = toy.load_module(toy.GOLDEN / "encoders_golden.py")
 CASES = json.loads((toy.GOLDEN / "cases.json").read_text(encoding="utf-8"))
@@ -49,8 +54,7 @@ HEADS = {"head_dim": CASE["head_dim"]}
 @lru_cache
 def unet(kind):
     """A network's tensors in the official layout, float32. Not to be changed."""
-    shapes = check.official_shapes(check.unet_config(kind, CASE))
-    return {key: weights.weight(key, shape) for key, shape in shapes.items()}
+    return golden_inputs.official_state(golden_inputs.unet_config(kind, CASE), weights)
 
 
 @lru_cache
@@ -376,6 +380,84 @@ def of_unet(checkpoint):
     return Result(kind, NAMES[dtype], len(found), forward_error(checkpoint, dtype))
 
 
+# ---------------------------------------------------------------- networks beside the cascade's
+
+NETWORK = json.loads((toy.GOLDEN / "composer" / "cases.json").read_text(encoding="utf-8"))["network"]
+ANIMATORS_CASES = json.loads((toy.GOLDEN / "unianimate" / "cases.json").read_text(encoding="utf-8"))
+
+
+@lru_cache
+def family(kind):
+    """The tensors of a network that is no stage of the cascade, in the official layout. Not to be changed."""
+    if kind in ANIMATORS:
+        case = ANIMATORS_CASES["unet"]["single"] if kind == "unianimate" else ANIMATORS_CASES["animate_x"]["tiny"]
+        config = animator_golden.config_of(kind, case)
+    else:
+        config = composer_golden.config_of(kind, NETWORK)
+    state = golden_inputs.official_state(config, weights)
+    return state | ({SINE_TABLE: torch.zeros(1, 33, 64)} if kind == "animate_x" else {})
+
+
+def family_file(kind, step=1):
+    return lambda path: torch.save({"state_dict": module_state(family(kind)), "step": step}, path)
+
+
+def own_family(kind):
+    def write(path):
+        source = path.with_name("source.safetensors")
+        save_file(as_dtype(family(kind), torch.float32), source, {key: str(value) for key, value in HEADS.items()})
+        convert(source, path, kind=kind)
+
+    return write
+
+
+def of_family(said=None):
+    """A network that is no stage, by what its user says of it, if anything."""
+
+    def open_(path):
+        checkpoint = open_unet(path) if says_heads(path) else parse_unet(read_state_dict(path)[0], HEADS, kind=said)
+        kind, expected = checkpoint.config.kind, from_official(family(checkpoint.config.kind))
+        assert toy.same(checkpoint.network, expected) and not checkpoint.global_encoder
+        stored = NAMES[checkpoint.network["out.2.weight"].dtype]
+        return Result(kind, stored, len(expected), family_error(kind, checkpoint))
+
+    return open_
+
+
+@torch.no_grad()
+def family_error(kind, checkpoint):
+    unet = checkpoint.build_network(torch.float32)
+    if kind in ANIMATORS:
+        file, name = ("unet", "single") if kind == "unianimate" else ("animate_x", "tiny")
+        made = animator_golden.Inputs(weights, ANIMATORS_CASES[file][name])
+        parts, poses, value = animator_golden.MODES["random_ref"], None, "random_ref"
+        if kind == "animate_x":
+            frames = made.frames + 1
+            points = made.noise("keypoints", (1, frames, 2, 18), 0.25, 0.5)
+            poses = unet.prepare_poses(points, made.noise("driving", (frames, 1, 1024)))
+        found = made.run(unet, *parts, poses=poses)
+        return toy.error(found, load_file(toy.GOLDEN / "unianimate" / f"{file}.safetensors")[f"{name}.{value}"])
+    cases = json.loads((toy.GOLDEN / "composer" / "cases.json").read_text(encoding="utf-8"))
+    name, value, mix = FAMILY_VALUES[kind]
+    case = cases["cases"][name]
+    made = composer_golden.Inputs(weights, cases["pictures"], case, NETWORK["context_dim"])
+    pictures, image = made.mix(mix)
+    context = composer_golden.context_of(unet, made.text, image)
+    velocity = unet(made.x, torch.tensor(case["t"]), context, made.frames, details=made.beside_noise(unet, pictures))
+    golden = load_file(toy.GOLDEN / "composer" / "unet.safetensors")[f"{name}.{value}"]
+    return toy.error(check.video(velocity, made.batch), golden)
+
+
+FAMILY_VALUES = {
+    "tft2v_composer": ("single", "velocity.all", [*COMPOSER_STEMS, "image"]),
+    "videolcm_composer": ("single", "velocity.all", [*COMPOSER_STEMS, "image"]),
+    "tft2v_t2v": ("tiny", "tft2v_t2v.image", ["image"]),
+    "videolcm_t2v": ("tiny", "videolcm_t2v", []),
+    "text2video": ("tiny", "vgen_t2v", []),
+}
+"""By kind: the case, the golden value's name there, and what the network reads beside text."""
+
+
 def bits(value):
     """A tensor's bytes: values of 8 bits cannot be compared on the CPU by every torch."""
     return value.contiguous().reshape(-1).view(torch.uint8)
@@ -473,6 +555,7 @@ def _tuned(dtype):
 SAFE = "diffusion_pytorch_model.safetensors"
 FP16 = "diffusion_pytorch_model.fp16.safetensors"
 VGEN, DIFFUSERS, OWN = "ali-vilab/i2vgen-xl, models/", "ali-vilab/i2vgen-xl", "`convert` of this project"
+TF_T2V = "iic/tf-t2v"
 FOLDERS = {"CLIP text": "text_encoder/", "CLIP vision": "image_encoder/"}
 ROWS = (
     Row("i2vgen_xl_00854500.pth", VGEN, "fp32", "i2vgen_xl", vgen("i2vgen_xl"), base),
@@ -580,6 +663,44 @@ ROWS = (
     Row("converted.safetensors", OWN, "fp32", "image2video", own_unet("image2video"), base),
     Row("converted.safetensors", OWN, "fp32", "vid2vid_xl", own_unet("vid2vid_xl"), refiner()),
     Row("converted.safetensors", OWN, "fp32", "sr600", own_unet("sr600"), refiner()),
+    Row(
+        "tft2v_vcomposer_non_ema_254000.pth, tft2v_vcomposer_non_ema_270000_896x512.pth",
+        f"{TF_T2V}, by your word",
+        "fp32",
+        "tft2v_composer",
+        family_file("tft2v_composer"),
+        of_family("tft2v_composer"),
+    ),
+    Row(
+        "videolcm_vcomposer_non_ema_914000.pth",
+        f"{TF_T2V}, by your word",
+        "fp32",
+        "videolcm_composer",
+        family_file("videolcm_composer"),
+        of_family("videolcm_composer"),
+    ),
+    Row("tft2v_t2v_non_ema_512000.pth", TF_T2V, "fp32", "tft2v_t2v", family_file("tft2v_t2v"), of_family()),
+    Row("videolcm_t2v_non_ema_544000.pth", TF_T2V, "fp32", "videolcm_t2v", family_file("videolcm_t2v"), of_family()),
+    Row(
+        "model_scope_0267000.pth",
+        "VGen, by your word",
+        "fp32",
+        "text2video",
+        family_file("text2video"),
+        of_family("text2video"),
+    ),
+    Row(
+        "unianimate_16f_32f_non_ema_223000.pth",
+        "iic/unianimate",
+        "fp32",
+        "unianimate",
+        family_file("unianimate"),
+        of_family(),
+        3e-5,
+    ),
+    Row("animate-x_ckpt.pth", "Animate-X", "fp32", "animate_x", family_file("animate_x"), of_family(), 3e-5),
+    Row("converted.safetensors", OWN, "fp32", "videolcm_composer", own_family("videolcm_composer"), of_family()),
+    Row("converted.safetensors", OWN, "fp32", "animate_x", own_family("animate_x"), of_family(), 3e-5),
     Row("converted.safetensors", OWN, "fp32", "vae", own_part("vae"), vae),
     Row("converted.safetensors", OWN, "fp32", "CLIP text", own_part("text"), text),
     Row("converted.safetensors", OWN, "fp32", "CLIP vision", own_part("vision"), vision),
@@ -590,7 +711,7 @@ def table(results):
     """The table as Markdown, of a Result for each of ROWS."""
     lines = ["| File | From | Stored | Detected | Strict match | Official forward |", "|---|---|---|---|---|---|"]
     for row, result in zip(ROWS, results, strict=True):
-        limit = "1e-5" if row.limit == 1e-5 else f"{row.limit:g}, weights rounded"
+        limit = f"{row.limit:g}, weights rounded" if row.limit > 1e-4 else f"{row.limit:.0e}".replace("e-0", "e-")
         parity = f"within {limit}" if result.error <= row.limit else f"OFF BY {result.error:.1g}"
         cells = (row.file, row.source, result.stored, result.kind, f"all {result.tensors} tensors", parity)
         lines.append("| " + " | ".join(cells) + " |")

@@ -13,11 +13,13 @@ from tempfile import gettempdir
 
 import pytest
 import torch
+from test_encoding import heard, with_sound
 
 from i2vgen_core.__main__ import main
 from i2vgen_core.batch.stages import cascade_job
 from i2vgen_core.commands.batch import _cascade, _per_stage, add_arguments
 from i2vgen_core.media.images import write_image
+from i2vgen_core.media.video import read_video
 
 ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).parent / "fake_comfyui"
@@ -152,6 +154,33 @@ def test_without_ray_the_outputs_are_the_same(plain, bundles, tmp_path, picture,
     assert links == {"a-1.mp4": f"{lines[0]['name']}.mp4"}
     assert plain([{"image": "a.png", "prompt": "a fox"}])[0] == 0
     assert "0 made, 1 there before, 0 failed" in caplog.text
+
+
+def test_a_video_of_ones_own_is_refined(plain, bundles, picture, tmp_path, caplog):
+    """In a table of videos alone, the first two stages are not there; beside pictures they pass it on."""
+    with_sound(tmp_path / "clip.mp4")
+    small = {"steps": None, "width": None, "height": None, "frames": None, "refine_height": 64, "refine_width": None}
+    row = {"video": "clip.mp4", **small}
+    code, lines, links = plain([row, {"image": "a.png", "prompt": "a fox"}], "--stage", "cascade")
+    assert code == 0, caplog.text
+    assert set(links) == {"clip-1.mp4", "a-2.mp4"} and len(lines) == 2
+    frames, rate = read_video(tmp_path / "out" / "results" / "clip-1.mp4")
+    assert frames.shape == (16, 64, 96, 3) and rate == 8
+    assert heard(tmp_path / "out" / "results" / "clip-1.mp4")[0] == heard(tmp_path / "clip.mp4")[0]
+    table = tmp_path / "videos.csv"
+    table.write_text("video,refine_height,refine_steps,file_fps\nclip.mp4,64,1,16\n")
+    command = ["batch", table, "--out", tmp_path / "more", "--model", bundles(), "--plain"]
+    assert main([str(each) for each in command]) == 0, caplog.text
+    (line,) = (tmp_path / "more" / "manifest.jsonl").read_text().splitlines()
+    assert list(json.loads(line)["seconds"]) == ["refine", "decode"]
+    assert read_video(tmp_path / "more" / "results" / "clip-1.mp4")[1] == 16
+    assert heard(tmp_path / "more" / "results" / "clip-1.mp4") is None
+
+
+def test_a_video_that_no_stage_takes(plain, picture, tmp_path, caplog):
+    code, _, _ = plain([{"video": "clip.mp4"}, {"video": "clip.mp4", "image": "a.png"}])
+    assert code == 1
+    assert "found the base stage alone" in caplog.text and "found an image too" in caplog.text
 
 
 def test_names_takes_and_equal_rows(plain, picture, caplog):

@@ -491,11 +491,11 @@ def test_guided_halves_go_one_after_the_other_where_memory_runs_out(
     network = cascade.base.unet
     velocity, rows = network._velocity, []
 
-    def out_of_memory_for_two(x, details, evaluation):
+    def out_of_memory_for_two(x, evaluation):
         rows.append(len(evaluation.prepared.context))
         if rows[-1] > 1:
             raise torch.cuda.OutOfMemoryError("made up")
-        return velocity(x, details, evaluation)
+        return velocity(x, evaluation)
 
     monkeypatch.setattr(network, "_velocity", out_of_memory_for_two)
     assert toy.error(cascade.sample_base(conditions, BASE), base_latent) < 1e-5

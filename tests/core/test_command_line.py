@@ -120,7 +120,7 @@ class Recorder:
 
 def given(generate, monkeypatch, *more):
     monkeypatch.setattr("i2vgen_core.commands.generate.Cascade", Recorder)
-    monkeypatch.setattr("i2vgen_core.commands.generate.write_video", lambda *_: None)
+    monkeypatch.setattr("i2vgen_core.commands.generate.write_video", lambda *_, **__: None)
     assert generate(*more)[0] == 0
     return Recorder.last
 
@@ -245,7 +245,7 @@ def test_the_other_options_reach(generate, monkeypatch, option, name, value):
 
 def test_without_a_picture_it_is_a_scene_of_its_own_world(monkeypatch, tmp_path, photo, caplog):
     monkeypatch.setattr("i2vgen_core.commands.generate.Cascade", Recorder)
-    monkeypatch.setattr("i2vgen_core.commands.generate.write_video", lambda *_: None)
+    monkeypatch.setattr("i2vgen_core.commands.generate.write_video", lambda *_, **__: None)
     command = ["generate", "--out", str(tmp_path / "out.mp4"), "--device", "cpu"]
     assert main([*command, "--seed", "13"]) == 0
     scene = Recorder.last
@@ -268,7 +268,7 @@ def test_several_pictures_read_each_network_once(generate, bundles, photo, tmp_p
     monkeypatch.setattr("i2vgen_core.cascade.open_refiner", lambda *a: loaded.append("refiner") or open_refiner(*a))
     written = {}
     monkeypatch.setattr(
-        "i2vgen_core.commands.generate.write_video", lambda file, frames, fps: written.update({file: frames})
+        "i2vgen_core.commands.generate.write_video", lambda file, frames, fps, sound: written.update({file: frames})
     )
     code, out, said = generate("--image", photo, second, out=tmp_path)
     assert code == 0 and loaded == ["base", "refiner"]

@@ -1,7 +1,9 @@
 """A person's own folder as a source of clips: captions, which files serve which clip, sizes, and what is refused."""
 
+import csv
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from PIL import Image
 
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.video import write_video
-from i2vgen_core.training.data import Folder
+from i2vgen_core.training.data import Folder, of_form
+from i2vgen_core.training.diffusion import Shape, draw_clips
 
 FRAMES, FPS = 4, 8
 
@@ -275,3 +278,66 @@ def test_where_every_file_is_broken_it_ends(pictures):
         file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(InputError, match="expected videos or images that can be read, found 5 that cannot"):
         Folder(pictures).clip(0, 64, 64, 1, FPS)
+
+
+# ---- what is left out, and forms
+
+
+def test_what_is_left_out_is_named_with_its_reason(four, tmp_path):
+    (four / "broken.mp4").write_bytes(b"nothing")
+    (four / "broken.txt").write_text("a caption")
+    folder = Folder(four)
+    folder.name_short([(FRAMES, FPS), (100, FPS)])
+    folder.write_left_out(tmp_path / "left_out.csv")
+    with (tmp_path / "left_out.csv").open(newline="", encoding="utf-8") as stream:
+        rows = {Path(row["file"]).name: row["reason"] for row in csv.DictReader(stream)}
+    assert rows.keys() == {"nameless.mp4", "nameless.png", "broken.mp4", "blue.PNG", "grey.jpg"}
+    assert rows["nameless.mp4"] == "no caption" and "FFmpeg can decode" in rows["broken.mp4"]
+    assert rows["blue.PNG"] == "a picture; the shortest clip that is drawn takes 0.38 s"
+    folder.name_short([(100, FPS)])
+    assert folder.left_out[four / "red.mp4"] == "1.00 s; the shortest clip that is drawn takes 12.38 s"
+    folder.left_out.clear()
+    folder.write_left_out(tmp_path / "left_out.csv")
+    assert not (tmp_path / "left_out.csv").exists()
+
+
+def test_what_turns_out_to_be_broken_is_named_too(four, monkeypatch):
+    folder = Folder(four)
+
+    def broken(*_):
+        raise InputError("the image file", "a whole one", "half of one", "Replace it.")
+
+    monkeypatch.setattr("i2vgen_core.training.data.read_image", broken)
+    prompts(folder, range(8), frames=1)
+    assert "half of one" in folder.left_out[four / "more" / "blue.PNG"]
+
+
+@pytest.mark.parametrize(
+    "size, form, expected",
+    [
+        ((448, 256), "landscape", (448, 256)),
+        ((448, 256), "portrait", (256, 448)),
+        ((448, 256), "square", (320, 320)),
+        ((640, 368), "square", (480, 480)),
+        ((320, 320), "square", (320, 320)),
+        ((320, 320), "portrait", (320, 320)),
+    ],
+)
+def test_sizes_of_other_forms(size, form, expected):
+    assert of_form(size, form) == expected
+    assert size[0] * size[1] >= expected[0] * expected[1]
+
+
+def test_clips_keep_their_form(tmp_path):
+    for name, (width, height) in {"wide": (160, 90), "tall": (90, 160), "even": (110, 100)}.items():
+        Image.new("RGB", (width, height), "red").save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(name)
+    expected = {"wide": (128, 64), "tall": (64, 128), "even": (64, 64)}
+    seen = {}
+    for number in range(30):
+        clips = draw_clips(Folder(tmp_path, buckets=True), [Shape(1, clips=2)], (128, 64), number, 0)
+        for clip in clips:
+            seen.setdefault(clip.prompt, set()).add((clip.frames.shape[2], clip.frames.shape[1]))
+    assert seen == {name: {size} for name, size in expected.items()}
+    plain = Folder(tmp_path)
+    assert {plain.size(number, 128, 64) for number in range(30)} == {(128, 64)}

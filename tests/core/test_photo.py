@@ -89,6 +89,12 @@ def test_grey_with_a_profile_of_grey_or_of_colour(tmp_path):
         assert np.abs(read(tmp_path / "a.png") - right).max() <= 1
 
 
+def test_lab_is_shown_by_its_colours(tmp_path):
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    ImageCms.profileToProfile(Image.fromarray(picture()), srgb, lab, outputMode="LAB").save(tmp_path / "a.tif")
+    assert np.abs(read(tmp_path / "a.tif") - picture()).mean() < 2
+
+
 def test_the_profile_of_srgb_changes_no_bit(tmp_path):
     Image.fromarray(picture()).save(
         tmp_path / "a.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -8,11 +8,14 @@ import os
 import random
 import shutil
 import signal
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+import toy
+from safetensors.torch import load_file
 from torch import nn
 
 from i2vgen_core.__main__ import main
@@ -22,6 +25,7 @@ from i2vgen_core.checkpoints.lora import merge_lora
 from i2vgen_core.config import TIMESTEPS, UNetConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import read_image, write_image
+from i2vgen_core.media.video import read_video
 from i2vgen_core.memory import DTYPES
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from i2vgen_core.sampling.schedules import cosine_zero_snr
@@ -32,6 +36,7 @@ from i2vgen_core.training.loop import CHECKPOINT, LOG, Loop, LoopConfig, Stopped
 from i2vgen_core.training.muon import orthogonal
 from i2vgen_core.training.recipe import BUILT_IN, parse_recipe, read_recipe
 from i2vgen_core.training.stages import LORA, STAGES, Job
+from i2vgen_core.training.watch import draw_curves, read_log
 
 STAGE_OF_RECIPE = {"vae": vae.VAETraining, "clip": clip.CLIPTraining, "base": base.BaseTraining}
 STAGE_OF_RECIPE["refiner"] = refiner.RefinerTraining
@@ -195,6 +200,20 @@ class TestLoop:
         losses = [float(row["value"]) for row in rows if row["figure"] == "loss"]
         assert len(losses) == 6 and losses[-1] < losses[0] / 10
         assert (tmp_path / CHECKPOINT).is_file()
+
+    def test_watchers_see_every_step_and_what_is_logged(self, tmp_path):
+        loop, seen = regression(tmp_path, LoopConfig(steps=5, log_every=2)), []
+        loop.watchers.append(lambda step, figures: seen.append((step, sorted(figures))))
+        loop.run()
+        logged = ["gradient", "learning_rate", "loss", "mean", "seconds"]
+        assert seen == [(1, []), (2, logged), (3, []), (4, logged), (5, logged)]
+        figures = read_log(tmp_path / LOG)
+        assert [step for step, _ in figures["loss"]] == [2, 4, 5]
+        picture = draw_curves(figures)
+        assert picture.shape == (3 * 240, 2 * 480, 3)
+        figures["loss"][1] = (4, 1e3)
+        changed = (draw_curves(figures) != picture).any(2)
+        assert changed[:240, :480].any() + changed[240:].any() + changed[:, 480:].any() == 1, "one panel alone"
 
     def test_frozen_parameters_and_reduced_rates(self, tmp_path):
         model = nn.ModuleDict({"slow": nn.Linear(1, 1, bias=False), "fast": nn.Linear(1, 1, bias=False)})
@@ -510,6 +529,38 @@ class TestOtherData:
             assert not torch.equal(weight, plain)
         assert types == [DTYPES[precision]] * 2
         assert before == {file: file.read_bytes() for file in (trained / "model").rglob("*.safetensors")}
+
+    def test_what_watches_a_run_changes_nothing(self, trained, tmp_path, monkeypatch):
+        written = []
+        add_scalar = type("Writer", (), {"add_scalar": lambda _, *a: written.append(a), "flush": lambda _: None})
+        module = type(sys)("torch.utils.tensorboard")
+        module.SummaryWriter = lambda folder: written.append(folder) or add_scalar()
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+        monkeypatch.setattr("i2vgen_core.training.samples._STEPS", 2)
+        recipe, results = tmp_path / "recipe.json", {}
+        for stage, part in (("base", "unet"), ("refiner", "refiner")):
+            recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 4, "log_every": 2}}))
+            for name, more in (("plain", {}), ("watched", {"sample_every": 2, "tensorboard": True})):
+                run = tmp_path / f"{stage}_{name}"
+                STAGES[stage](Job(trained / "model", str(recipe), run, dtype="fp32", **more))
+                results[name] = load_file(run / part / "diffusion_pytorch_model.safetensors")
+            assert toy.same(results["plain"], results["watched"])
+            assert {file.name for file in (run / "samples").iterdir()} == {"step_000002.mp4", "step_000004.mp4"}
+            frames, _ = read_video(run / "samples" / "step_000004.mp4")
+            assert frames.shape == (2, SMALL[stage]["height"], 64, 3)
+            assert read_image(run / "curves.png").shape[2] == 960
+            assert str(run / "tensorboard") in written
+        assert {step for _, _, step in (entry for entry in written if isinstance(entry, tuple))} == {2, 4}
+        assert not (run / "left_out.csv").exists()
+
+    def test_samples_and_tensorboard_that_cannot_be(self, tmp_path, monkeypatch):
+        recipe = tmp_path / "recipe.json"
+        recipe.write_text(json.dumps(SMALL["vae"] | {"loop": {"steps": 1}}))
+        with pytest.raises(InputError, match="--sample-every: expected the base or the refiner, found vae"):
+            STAGES["vae"](Job(tmp_path, str(recipe), tmp_path / "run", sample_every=5))
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        with pytest.raises(InputError, match="--tensorboard: expected the package tensorboard, found none"):
+            STAGES["vae"](Job(tmp_path, str(recipe), tmp_path / "run", tensorboard=True))
 
     def test_a_folder_of_images(self, tmp_path):
         for i in range(3):

@@ -74,14 +74,14 @@ def test_values_outside_the_range_are_clamped(tmp_path):
 def test_a_stopped_run_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     target = tmp_path / "a.mp4"
     target.write_bytes(b"old")
-    encode = video._encode
+    encode = video.encode
 
     def stopped(path, *arguments):
         encode(path, *arguments)
         assert path.parent == target.parent and target.read_bytes() == b"old"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(video, "_encode", stopped)
+    monkeypatch.setattr(video, "encode", stopped)
     with pytest.raises(KeyboardInterrupt):
         write_video(target, gradient(2, 64, 64), 8)
     assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"] and target.read_bytes() == b"old"

@@ -19,7 +19,8 @@ from ..templates.templates import TEMPLATES
 PACK = Path(__file__).parents[2]
 WORKFLOWS, SUBGRAPHS = PACK / "workflows", PACK / "subgraphs"
 NAMES = [make.__name__ for make in TEMPLATES]
-GRAPHS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in WORKFLOWS.glob("*.json")}
+TITLES = {make.__name__: make().title for make in TEMPLATES}
+GRAPHS = {name: json.loads((WORKFLOWS / f"{title}.json").read_text(encoding="utf-8")) for name, title in TITLES.items()}
 BASE, REFINER = (
     json.loads((assets.FOLDER / part / "config.json").read_text(encoding="utf-8"))["release"]
     for part in ("unet", "refiner")
@@ -34,8 +35,12 @@ def _nodes(name: str, node_type: str) -> list[dict]:
 
 
 def test_names():
-    assert sorted(GRAPHS) == sorted(NAMES)
+    """The front end shows and searches them, and lists them in their order."""
+    titles = list(TITLES.values())
+    assert sorted(file.stem for file in WORKFLOWS.glob("*.json")) == titles
     assert len(NAMES) == 15 and set(RELEASED_NAMES) <= set(NAMES)
+    for number, title in enumerate(titles, 1):
+        assert title.startswith(f"I2VGen-XL {number:02} ") and ("to video" in title or "Refine" in title)
 
 
 @pytest.mark.parametrize("make", TEMPLATES + BLUEPRINTS, ids=lambda make: make.__name__)
@@ -43,7 +48,7 @@ def test_the_file_is_what_the_description_makes(make):
     """`python -m tests.templates.make` writes them anew."""
     graph = make()
     folder = SUBGRAPHS if make in BLUEPRINTS else WORKFLOWS
-    assert (folder / f"{graph.name}.json").read_text(encoding="utf-8") == text(graph.workflow())
+    assert (folder / f"{graph.title}.json").read_text(encoding="utf-8") == text(graph.workflow())
 
 
 def test_no_folder_hides_the_templates():
@@ -81,7 +86,10 @@ def test_every_input_that_is_no_widget_is_wired(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures(name):
     """The front end asks for a JPEG of the same name; the docs have one of the graph."""
-    for file, most in ((WORKFLOWS / f"{name}.jpg", 60_000), (PACK / "docs" / "templates" / f"{name}.jpg", 250_000)):
+    for file, most in (
+        (WORKFLOWS / f"{TITLES[name]}.jpg", 60_000),
+        (PACK / "docs" / "templates" / f"{name}.jpg", 250_000),
+    ):
         assert file.read_bytes().startswith(b"\xff\xd8\xff")
         assert file.stat().st_size <= most
 
@@ -185,5 +193,5 @@ def test_notes_name_what_there_is():
     for name in NAMES:
         (note,) = (node["widgets_values"][0] for node in GRAPHS[name]["nodes"] if node["type"] == "MarkdownNote")
         for named in re.findall(r"template \*(\w+)\*", note):
-            assert named in NAMES
+            assert sum(title.startswith(f"I2VGen-XL {named} ") for title in TITLES.values()) == 1
     assert {node["type"] for graph in GRAPHS.values() for node in graph["nodes"]} - {"MarkdownNote"} <= set(recorded())

@@ -13,7 +13,7 @@ from einops import rearrange
 from i2vgen_core.checkpoints.load import UNetCheckpoint
 from i2vgen_core.checkpoints.scaffold import Size
 from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, to_official
-from i2vgen_core.config import BASES, REFINERS, RELEASES, UNetConfig, released_config
+from i2vgen_core.config import BASES, REFINERS, RELEASES, PoseConfig, UNetConfig, released_config
 from i2vgen_core.network.blocks import Layers
 from i2vgen_core.network.image_conditioning import GlobalEncoder
 from i2vgen_core.network.unet import UNet
@@ -73,9 +73,12 @@ SIZE = Size(
 def config_of(kind):
     """CONFIG of any kind of the family."""
     sizes = released_config(kind)
-    return replace(
-        CONFIG, kind=kind, concat_channels=sizes.concat_channels, stems=sizes.stems, image_dim=CONFIG.context_dim
-    )
+    poses = PoseConfig(64, 32, 2, 18, 32, 2) if sizes.poses else None
+    others = {"concat_channels": sizes.concat_channels, "stems": sizes.stems, "poses": poses}
+    made = replace(CONFIG, kind=kind, **others)
+    if made.reads_image:
+        return made
+    return replace(made, image_dim=made.context_dim if made.reads_image_beside_text else UNetConfig.image_dim)
 
 
 def fill(shapes, seed=0):

@@ -4,8 +4,8 @@
 
 DIR holds cases.json, weights.py (that of this folder, if it has none) and safetensors files: of the cascade's networks,
 schedules, encoders and images, or of the composers, or of the animators. What is compared follows from cases.json alone.
-Prints the worst relative error of each value beside its limit; exits 1 if one is over, or if a golden value has nothing to
-be compared with.
+Prints the worst relative error of each value beside its limit, and the files that nothing here makes values of; exits 1 if
+one is over, or if a golden value has nothing to be compared with.
 """
 
 from __future__ import annotations
@@ -234,10 +234,14 @@ def batch_noise(batch: Tensor, sigmas: Tensor, seed: int, index: int) -> Callabl
 def main() -> int:
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "cases.json").is_file():
         sys.exit(re.sub(r"\n\n.*", "", __doc__ or "", flags=re.S) + "\n\nusage: check.py DIR (with cases.json)")
-    results = list(check(Path(sys.argv[1])))
+    folder = Path(sys.argv[1])
+    results = list(check(folder))
     for result in results:
         mark = "ok  " if result.passed else "OVER"
         print(f"{mark} {result.name:56} {result.error:9.2e}  limit {result.limit:g}")
+    others = {file.stem for file in folder.glob("*.safetensors")} - set(makers_of(folder))
+    for name in sorted(others):
+        print(f"not compared: {name}.safetensors")
     failed = sum(not result.passed for result in results)
     print(f"{len(results)} values, {failed} over their limit")
     return int(failed > 0)

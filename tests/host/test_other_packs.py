@@ -22,13 +22,22 @@ def ours(host: Host) -> nn.Module:
     return host.run(graphs.conditions("short"), {"model": ("loader", 0)}).kept["model"].model.diffusion_model
 
 
-@pytest.fixture(scope="module")
-def theirs(host: Host) -> nn.Module:
-    """The host's network of Stable Diffusion, of the same kind in small, and of zeros."""
+@pytest.fixture(scope="module", params=["picture", "video"])
+def theirs(host: Host, request: pytest.FixtureRequest) -> nn.Module:
+    """The host's networks of Stable Diffusion and of Stable Video Diffusion, of the same kind in small, and of zeros."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+    video = {
+        "use_temporal_resblock": True,
+        "use_temporal_attention": True,
+        "extra_ff_mix_layer": True,
+        "merge_strategy": "learned_with_images",
+        "merge_factor": 0.5,
+        "video_kernel_size": [3, 1, 1],
+    }
     network = UNetModel(
+        **(video if request.param == "video" else {}),
         image_size=8,
         in_channels=4,
         out_channels=4,
@@ -64,6 +73,9 @@ class Seen:
                 **{name: [self._patch(name)] for name in ("attn1_output_patch", "attn2_output_patch")},
                 **{name: [self._patch(name, 2)] for name in ("output_block_patch",)},
                 **{name: [self._patch(name, 3)] for name in ("attn1_patch", "attn2_patch")},
+                "middle_patch": [self._patch("middle_patch")],
+                "emb_patch": [self._embedding_patch],
+                "middle_block_after_patch": [self._middle_patch],
             },
             "wrappers": {"diffusion_model": {"a key": [self._wrapper]}},
         }
@@ -81,6 +93,16 @@ class Seen:
 
         return patch
 
+    def _embedding_patch(self, embedding: Tensor, channels: int, options: Options) -> Tensor:
+        self.options.setdefault("emb_patch", []).append(dict(options))
+        self.channels, self.rows = channels, len(embedding)
+        return embedding
+
+    def _middle_patch(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.options.setdefault("middle_block_after_patch", []).append(dict(given["transformer_options"]))
+        self.middle = {name: len(value) for name, value in given.items() if isinstance(value, Tensor)}
+        return given
+
     def _wrapper(self, executor: Any, *arguments: Any, **conditions: Any) -> Tensor:
         self.arguments = arguments
         return executor(*arguments, **conditions)
@@ -95,7 +117,8 @@ def seen(ours: Any, theirs: nn.Module) -> tuple[Seen, Seen]:
     config = ours.config
     conditions = {"fps": torch.tensor([8.0]), "details": torch.zeros(FRAMES, 4, HEIGHT, WIDTH)}
     mine = Seen(ours, torch.zeros(1, 77, config.context_dim), **conditions)
-    return mine, Seen(theirs, torch.zeros(FRAMES, 77, 16))
+    picture = {"num_video_frames": FRAMES, "image_only_indicator": torch.zeros(1, FRAMES)}
+    return mine, Seen(theirs, torch.zeros(FRAMES, 77, 16), **picture)
 
 
 def test_wrappers_are_called_with_the_hosts_arguments(seen):
@@ -113,6 +136,12 @@ def test_patches_read_what_the_hosts_network_writes(seen):
     assert {"activations_shape", "original_shape", "block", "block_index", "transformer_index"} <= host.written(
         "attn1_patch"
     )
+
+
+def test_patches_are_given_rows_of_frames(seen, ours):
+    mine, host = seen
+    assert mine.middle == host.middle and set(host.middle.values()) == {FRAMES}
+    assert (mine.rows, mine.channels) == (host.rows, ours.config.model_channels)
 
 
 def test_what_is_written_has_the_hosts_form(seen):
@@ -169,3 +198,23 @@ def test_wrappers_may_change_every_argument(ours):
     assert not torch.equal(evaluate(darker), evaluate(plain))
     with pytest.raises(ValueError, match="no ControlNet"):
         evaluate(controlled)
+
+
+@pytest.mark.parametrize("name", ["middle_patch", "emb_patch", "middle_block_after_patch"])
+def test_what_a_patch_gives_is_used(ours, name):
+    context, details = torch.zeros(1, 77, ours.config.context_dim), torch.zeros(FRAMES, 4, HEIGHT, WIDTH)
+
+    def evaluate(change: Callable[[Tensor], Tensor]) -> Tensor:
+        def patch(x: Any, *_: Any) -> Any:
+            return {"h": change(x["h"])} if isinstance(x, dict) else change(x)
+
+        settings = {"fps": torch.tensor([8.0]), "details": details, "transformer_options": {"patches": {name: [patch]}}}
+        with torch.inference_mode():
+            return ours(torch.ones(FRAMES, 4, HEIGHT, WIDTH), torch.full((FRAMES,), 500.0), context, **settings)
+
+    plain = evaluate(lambda x: x)
+    assert not torch.equal(evaluate(lambda x: x + 1), plain)
+    if name == "emb_patch":
+        steps = torch.arange(FRAMES)[:, None]
+        with pytest.raises(ValueError, match="one for all frames of a clip, found another"):
+            evaluate(lambda x: x + steps)

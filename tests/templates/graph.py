@@ -131,12 +131,13 @@ class Graph:
     """One template: a note, then groups in columns from left to right.
 
     Args:
-        name: of the file.
+        name: a short one, for its output files.
         note: Markdown, shown on the left.
+        title: of the file, which the front end shows.
     """
 
-    def __init__(self, name: str, note: str = ""):
-        self.name, self.note = name, note.strip() + "\n"
+    def __init__(self, name: str, note: str = "", title: str = ""):
+        self.name, self.note, self.title = name, note.strip() + "\n", title or name
         self._columns: list[list[Group]] = []
         self._last_id = 1 if note else 0
 

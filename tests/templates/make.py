@@ -114,7 +114,7 @@ def write() -> None:
         folder.mkdir(exist_ok=True)
         for make in makers:
             graph = make()
-            (folder / f"{graph.name}.json").write_text(text(graph.workflow()), encoding="utf-8")
+            (folder / f"{graph.title}.json").write_text(text(graph.workflow()), encoding="utf-8")
 
 
 @contextmanager
@@ -154,7 +154,7 @@ def pictures(names: list[str]) -> None:
                 raise SystemExit(f"{graph.name}: {result.error_node}: {result.error}")
             save_jpeg(front_end.picture(), PICTURES / f"{graph.name}.jpg", 1400)
             video = saved_videos(result, server)[-1]
-            save_jpeg(thumbnail(read_video(video)[0]), WORKFLOWS / f"{graph.name}.jpg", THUMBNAIL[0])
+            save_jpeg(thumbnail(read_video(video)[0]), WORKFLOWS / f"{graph.title}.jpg", THUMBNAIL[0])
 
 
 def thumbnail(frames: torch.Tensor) -> Image.Image:

@@ -26,11 +26,11 @@ download cascade` does it too.
 _OTHER_FOLDERS = """The published folder [ali-vilab/i2vgen-xl](https://huggingface.co/ali-vilab/i2vgen-xl), put whole into \
 *models/diffusers*, is in the loader's list by its name."""
 
-_RELEASED_BASE = f"""**With the released model** (the note of the template *base* has the files): choose *released files* in \
+_RELEASED_BASE = f"""**With the released model** (the note of the template *02* has the files): choose *released files* in \
 the loader, and put *Load Image* with your photo in the place of *Tiny Scene*. Size ({_XL.width}x{_XL.height}) and rate \
 ({_XL.fps:g}) follow."""
 
-_RELEASED = f"""**With the released models** (the note of the template *cascade* has the files): choose *released files* in \
+_RELEASED = f"""**With the released models** (the note of the template *01* has the files): choose *released files* in \
 the Cascade Loader, and put *Load Image* with your photo in the place of *Tiny Scene*. The refiner, both sizes \
 ({_XL.width}x{_XL.height}, {_VID.width}x{_VID.height}), rate and steps follow. In the refiner's positive prompt, replace \
 the short description and keep the quality suffix."""
@@ -84,8 +84,8 @@ motion comes back to where it began. Memory stays that of 16 frames; time grows 
 {_RELEASED_BASE}
 
 Longer: set *frames* in Global Encode. Faster, with rougher joints: context_overlap 4. For a motion that goes on, chain clips \
-(template *base_chain*). For prompts that follow each other, see the \
-template *base_two_prompts*. Keep *dim* at 0, the frames, and *causal_window_fix* off: it is for other models.
+(template *05*). For prompts that follow each other, see the \
+template *08*. Keep *dim* at 0, the frames, and *causal_window_fix* off: it is for other models.
 """
 
 LOOP = f"""# A loop
@@ -251,7 +251,7 @@ come with ComfyUI, and the tiny cascade would make nothing of its pictures.
 
 **With the released models**
 
-1. Choose *released files* in the Cascade Loader (the note of the template *cascade* has the files). The refiner, both \
+1. Choose *released files* in the Cascade Loader (the note of the template *01* has the files). The refiner, both \
 sizes, rate and steps follow.
 2. Select the blocks of *Text to image* and press Ctrl+B. ComfyUI offers the download of SDXL's file.
 3. Drag the last block's IMAGE to *The picture*, in the place of Tiny Scene's.
@@ -280,7 +280,7 @@ The second stage alone, as an upscaler of any video. As it opens, the tiny base 
 
 **Your own video, with the released refiner**
 
-1. Choose *released files* in the Cascade Loader, for its CLIP and VAE (the note of the template *cascade* has the files). \
+1. Choose *released files* in the Cascade Loader, for its CLIP and VAE (the note of the template *01* has the files). \
 The refiner follows.
 2. Select the blocks of *Your video*, press Ctrl+B, and upload the file in *Load Video*.
 3. Drag *images* to *Upscale Image*, in the place of the base's frames, and *fps* to *Create Video*. Then delete groups \

@@ -1,4 +1,4 @@
-"""The templates. Each function here becomes the file of its name in `workflows/`; the front end lists them by name."""
+"""The templates. Each function here becomes a file in `workflows/`; the front end lists them by their titles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _THEN = "A red circle moves down quickly, in front of a navy background."
 
 
 def base() -> Graph:
-    graph = Graph("base", notes.BASE)
+    graph = Graph("base", notes.BASE, "I2VGen-XL 02 Image to video, first stage")
     start = Start(graph)
     frames = start.base()
     video(graph.group("6. Video", width=420), frames, graph.name)
@@ -35,7 +35,7 @@ def base() -> Graph:
 
 
 def base_chain() -> Graph:
-    graph = Graph("base_chain", notes.CHAIN)
+    graph = Graph("base_chain", notes.CHAIN, "I2VGen-XL 05 Image to video, chained clips")
     start = Start(graph, seed=4, keep=True)
     first = start.base()
     joint = graph.group("6. Second clip", width=400)
@@ -52,7 +52,7 @@ def base_chain() -> Graph:
 
 
 def base_long_video() -> Graph:
-    graph = Graph("base_long_video", notes.LONG)
+    graph = Graph("base_long_video", notes.LONG, "I2VGen-XL 06 Image to video, long")
     start = Start(graph)
     prompts = start.prompts(graph.group("4. Prompts", width=400))
     windows = graph.group("5. Windows")
@@ -64,7 +64,7 @@ def base_long_video() -> Graph:
 
 
 def base_loop() -> Graph:
-    graph = Graph("base_loop", notes.LOOP)
+    graph = Graph("base_loop", notes.LOOP, "I2VGen-XL 07 Image to video, loop")
     start = Start(graph)
     prompts = start.prompts(graph.group("4. Prompts", width=400))
     ends = graph.group("5. Ends that stay")
@@ -89,7 +89,7 @@ def base_loop() -> Graph:
 
 
 def base_lora() -> Graph:
-    graph = Graph("base_lora", notes.LORA)
+    graph = Graph("base_lora", notes.LORA, "I2VGen-XL 09 Image to video with a LoRA")
     start = Start(graph)
     prompts = start.prompts(graph.group("4. Prompts", width=400))
     group = graph.group("5. Base stage with a LoRA")
@@ -100,7 +100,7 @@ def base_lora() -> Graph:
 
 
 def base_stock_ksampler() -> Graph:
-    graph = Graph("base_stock_ksampler", notes.STOCK)
+    graph = Graph("base_stock_ksampler", notes.STOCK, "I2VGen-XL 10 Image to video with KSampler")
     start = Start(graph)
     prompts = start.prompts(graph.group("4. Prompts", width=400))
     group = graph.group("5. Base stage with KSampler")
@@ -122,7 +122,7 @@ def base_stock_ksampler() -> Graph:
 
 
 def base_swap_encoder() -> Graph:
-    graph = Graph("base_swap_encoder", notes.SWAP)
+    graph = Graph("base_swap_encoder", notes.SWAP, "I2VGen-XL 11 Image to video, encoder swapped")
     start = Start(graph, seed=4, keep=True)
     other = start.scene("Another picture", 20)["IMAGE"]
     group = graph.group("4. Prompts", width=400)
@@ -139,7 +139,7 @@ def base_swap_encoder() -> Graph:
 
 
 def base_two_prompts() -> Graph:
-    graph = Graph("base_two_prompts", notes.TWO_PROMPTS)
+    graph = Graph("base_two_prompts", notes.TWO_PROMPTS, "I2VGen-XL 08 Image to video, two prompts")
     start = Start(graph, seed=4)
     group = graph.group("4. Prompts", width=400)
     first = start.prompts(group, title="First: prompts")
@@ -156,7 +156,7 @@ def base_two_prompts() -> Graph:
 
 
 def cascade() -> Graph:
-    graph = Graph("cascade", notes.CASCADE)
+    graph = Graph("cascade", notes.CASCADE, "I2VGen-XL 01 Image to video, refined")
     start = Start(graph, keep=True)
     refiner = start.refiner()
     frames = start.base()
@@ -167,7 +167,7 @@ def cascade() -> Graph:
 
 
 def cascade_beyond_720p() -> Graph:
-    graph = Graph("cascade_beyond_720p", notes.BEYOND)
+    graph = Graph("cascade_beyond_720p", notes.BEYOND, "I2VGen-XL 15 Image to video, refined beyond 720p")
     start = Start(graph, keep=True)
     refiner = start.refiner()
     frames = start.base()
@@ -183,7 +183,7 @@ def cascade_beyond_720p() -> Graph:
 
 
 def cascade_interpolate() -> Graph:
-    graph = Graph("cascade_interpolate", notes.INTERPOLATE)
+    graph = Graph("cascade_interpolate", notes.INTERPOLATE, "I2VGen-XL 14 Image to video, refined, interpolated")
     start = Start(graph, keep=True)
     refiner = start.refiner()
     frames = start.base()
@@ -200,7 +200,7 @@ def cascade_interpolate() -> Graph:
 
 
 def cascade_step_by_step() -> Graph:
-    graph = Graph("cascade_step_by_step", notes.STEPS)
+    graph = Graph("cascade_step_by_step", notes.STEPS, "I2VGen-XL 04 Image to video, step by step")
     start = Start(graph, keep=True)
     refiner = start.refiner()
     prompts = start.prompts(graph.group("4. Prompts", width=400))
@@ -230,7 +230,7 @@ def cascade_step_by_step() -> Graph:
 
 
 def cascade_text_to_image() -> Graph:
-    graph = Graph("cascade_text_to_image", notes.TEXT_TO_IMAGE)
+    graph = Graph("cascade_text_to_image", notes.TEXT_TO_IMAGE, "I2VGen-XL 12 Text to image to video, refined")
     start = Start(graph, keep=True)
     refiner = start.refiner()
     stock = graph.group("Text to image (bypassed)", width=400)
@@ -257,7 +257,7 @@ def cascade_text_to_image() -> Graph:
 
 
 def cascade_upscale_model() -> Graph:
-    graph = Graph("cascade_upscale_model", notes.UPSCALE)
+    graph = Graph("cascade_upscale_model", notes.UPSCALE, "I2VGen-XL 13 Image to video, upscale model and refiner")
     start = Start(graph, keep=True)
     refiner = start.refiner()
     frames = start.base()
@@ -273,7 +273,7 @@ def cascade_upscale_model() -> Graph:
 
 
 def refine_video() -> Graph:
-    graph = Graph("refine_video", notes.REFINE)
+    graph = Graph("refine_video", notes.REFINE, "I2VGen-XL 03 Refine a video")
     start = Start(graph, keep=True)
     refiner = start.refiner()
     frames = start.base()
@@ -286,22 +286,23 @@ def refine_video() -> Graph:
 
 
 TEMPLATES: list[Callable[[], Graph]] = [
+    cascade,
     base,
+    refine_video,
+    cascade_step_by_step,
     base_chain,
     base_long_video,
     base_loop,
+    base_two_prompts,
     base_lora,
     base_stock_ksampler,
     base_swap_encoder,
-    base_two_prompts,
-    cascade,
-    cascade_beyond_720p,
-    cascade_interpolate,
-    cascade_step_by_step,
     cascade_text_to_image,
     cascade_upscale_model,
-    refine_video,
+    cascade_interpolate,
+    cascade_beyond_720p,
 ]
+"""In the order in which the front end lists them."""
 
 
 def _ksampler(group: Any, start: Start, made: Conditions) -> Node:

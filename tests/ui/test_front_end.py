@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -17,8 +18,15 @@ from ..host.server import Server
 from ..templates.templates import TEMPLATES
 
 PACK = Path(__file__).resolve().parents[2]
+SEARCHED = {"i2vgen": "base", "I2VGen-XL": "cascade", "image to video": "base", "refine": "refine_video"}
+"""What people type, and a template that it has to bring."""
+
 MAKERS = {make.__name__: make for make in TEMPLATES}
-WORKFLOWS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in (PACK / "workflows").glob("*.json")}
+TITLES = {make.__name__: make().title for make in TEMPLATES}
+WORKFLOWS = {
+    name: json.loads((PACK / "workflows" / f"{title}.json").read_text(encoding="utf-8"))
+    for name, title in TITLES.items()
+}
 HELP = sorted((PACK / "web" / "docs").glob("*.md"))
 
 WIDTH, HEIGHT, FRAMES, REFINED = 128, 64, 3, (288, 144)
@@ -46,25 +54,33 @@ def _saved_sizes(result, server) -> list[tuple[int, int, int]]:
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_template_is_served(front_end, name):
-    route = f"/api/workflow_templates/i2vgen_xl/{name}"
+    route = f"/api/workflow_templates/i2vgen_xl/{quote(TITLES[name])}"
     assert json.loads(front_end.fetch(f"{route}.json") or "null") == WORKFLOWS[name]
     assert front_end.fetch(f"{route}.jpg") is not None
 
 
 def test_templates_are_offered(front_end):
-    """Under the pack's name, each with its picture; a click opens one."""
+    """Under the pack's name and by what people search for, each with its picture; a click opens one."""
     page = front_end.page
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     dialog = page.get_by_role("dialog")
+    for category in ("Video", "All Templates"):  # the dialog's first list has none of them while it loads
+        dialog.get_by_text(category, exact=True).first.click()
+    search = dialog.locator("input").first
+    for words, name in SEARCHED.items():
+        search.fill(words)
+        dialog.get_by_test_id(f"template-workflow-{TITLES[name]}").wait_for()
+    page.screenshot(path=front_end.screenshots / "templates_search.png")
+    search.fill("")
     dialog.get_by_text("i2vgen_xl", exact=True).click()
     for name in WORKFLOWS:
-        card = dialog.get_by_test_id(f"template-workflow-{name}")
+        card = dialog.get_by_test_id(f"template-workflow-{TITLES[name]}")
         card.scroll_into_view_if_needed()
         picture = card.get_by_role("img")
         picture.wait_for()
         assert picture.evaluate("image => image.naturalWidth") == 800, name
     page.screenshot(path=front_end.screenshots / "templates.png")
-    dialog.get_by_test_id("template-workflow-cascade").click()
+    dialog.get_by_test_id(f"template-workflow-{TITLES['cascade']}").click()
     page.wait_for_function("count => app.graph.nodes.length === count", arg=len(WORKFLOWS["cascade"]["nodes"]))
     dialog.wait_for(state="hidden")
 
@@ -335,7 +351,7 @@ def test_new_user(front_end, tmp_path):
             page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
             dialog = page.get_by_role("dialog")
             dialog.get_by_text("i2vgen_xl", exact=True).click()
-            dialog.get_by_test_id("template-workflow-base").click()
+            dialog.get_by_test_id(f"template-workflow-{TITLES['base']}").click()
             dialog.wait_for(state="hidden")
             page.wait_for_function("count => app.graph.nodes.length === count", arg=len(WORKFLOWS["base"]["nodes"]))
             first_visit.set_widgets({"I2VGenXLBaseSampler": {"steps": 999}})  # minutes: it is cancelled

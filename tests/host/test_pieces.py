@@ -1,0 +1,460 @@
+"""What other packs do to conditions beside ours: cut, repeat and move them by their sizes. Either every piece of the video gets
+what belongs to it, or a sentence says why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from i2vgen_core.network.acceleration import Acceleration
+from i2vgen_core.sampling.options import BaseOptions, RefineOptions
+
+from . import graphs
+from .compare import relative_error
+from .graphs import changed
+from .in_process import Host
+from .test_stock_nodes import _windows
+
+FRAMES, LENGTH, OVERLAP, STEPS = 6, 4, 2, 2
+WINDOWS = [list(range(first, first + LENGTH)) for first in (0, 2)]
+KEY = "another pack"
+Change = Callable[[Any], None]
+
+
+@pytest.fixture(scope="module")
+def made(host: Host) -> SimpleNamespace:
+    """What the samplers take, of both stages."""
+    graph = changed(
+        graphs.refined_latent("short"),
+        global_encode__frames=FRAMES,
+        base__steps=1,
+        scale__width=graphs.WIDTH,
+        scale__height=graphs.HEIGHT,
+    )
+    keep = {"base": ("loader", 0), "refiner": ("refiner", 0), "encoded": ("encode", 0)}
+    keep |= {name: ("global_encode", i) for i, name in enumerate(("positive", "negative", "latent"))}
+    keep |= {"words": ("positive", 0), "no_words": ("negative", 0)}
+    return SimpleNamespace(**host.run(graph, keep).kept)
+
+
+@pytest.fixture(scope="module")
+def sample(host: Host, made: SimpleNamespace) -> Callable[..., Tensor]:
+    """sample(change, stage, sampler, interval): a latent, from a MODEL that `change` has been made to."""
+    sampling, acceleration = host.module("nodes.host.sampling"), host.module("nodes.host.acceleration")
+
+    def run(change: Change = lambda _: None, stage: str = "base", sampler: str = "ours", interval: int = 1) -> Tensor:
+        model = getattr(made, stage).clone()
+        change(model)
+        if interval > 1:
+            model = acceleration.accelerate(model, Acceleration(reuse_interval=interval))
+        base = stage == "base"
+        positive, negative = (made.positive, made.negative) if base else (made.words, made.no_words)
+        latent = made.latent if base else made.encoded
+        with torch.inference_mode():
+            if sampler == "stock":
+                return _stock(model, positive, negative, latent["samples"], denoise=1.0 if base else 0.6)
+            if base:
+                options: Any = BaseOptions(seed=graphs.SEED, steps=STEPS)
+                return sampling.sample_base(model, positive, negative, latent, options)["samples"]
+            options = RefineOptions(seed=graphs.SEED, steps=STEPS)
+            return sampling.sample_refiner(model, positive, negative, latent, options)["samples"]
+
+    return run
+
+
+def _stock(model: Any, positive: Any, negative: Any, latent: Tensor, denoise: float) -> Tensor:
+    import comfy.sample
+
+    noise = comfy.sample.prepare_noise(latent, graphs.SEED)
+    return comfy.sample.sample(
+        model, noise, STEPS, 7.0, "ddim", "ddim_uniform", positive, negative, latent, denoise=denoise, seed=graphs.SEED
+    )
+
+
+def _calls_of(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    original, calls = getattr(owner, name), []
+
+    def call(self: Any, *arguments: Any, **more: Any) -> Any:
+        calls.append(arguments)
+        return original(self, *arguments, **more)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+# ---- windows of frames
+
+
+def _cut(conditions: list[dict[str, Any]] | None, x: Tensor, window: list[int]) -> list[dict[str, Any]] | None:
+    """A pack's cut of conditions to a window: of whatever has as many rows as the video has frames."""
+    if conditions is None:
+        return None
+
+    def piece(condition: Any) -> Any:
+        rows = getattr(condition, "cond", None)
+        fits = isinstance(rows, Tensor) and len(rows) == len(x)
+        return condition._copy_with(rows[window]) if fits else condition
+
+    return [
+        {**each, "model_conds": {name: piece(value) for name, value in each["model_conds"].items()}}
+        for each in conditions
+    ]
+
+
+def _in_windows(windows: list[list[int]]) -> Change:
+    """A pack's wrapper that evaluates a video window by window, knowing no model."""
+
+    def wrapper(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, options: Any) -> list[Tensor]:
+        made, counts = [torch.zeros_like(x) for _ in conds], [torch.zeros_like(x[:, :1, :1, :1]) for _ in conds]
+        for window in windows:
+            pieces = [_cut(each, x, window) for each in conds]
+            half = LENGTH // 2
+            weights = torch.tensor([*range(1, half + 1), *range(half, 0, -1)], dtype=x.dtype).view(-1, 1, 1, 1)
+            for i, piece in enumerate(executor(model, pieces, x[window], timestep[window], options)):
+                made[i][window] += piece * weights
+                counts[i][window] += weights
+        return [each / count for each, count in zip(made, counts, strict=True)]
+
+    return lambda model: model.add_wrapper_with_key("calc_cond_batch", KEY, wrapper)
+
+
+@pytest.fixture(scope="module")
+def stock_windows(host: Host) -> Change:
+    import comfy.model_base
+
+    if not hasattr(comfy.model_base.BaseModel, "resize_cond_for_context_window"):
+        pytest.skip("this ComfyUI's context windows leave a model no say in its conditions")
+
+    def change(model: Any) -> None:
+        inputs = _windows(host, LENGTH, OVERLAP)["inputs"] | {"model": model}
+        (windowed,) = host.nodes["ContextWindowsManual"].execute(**inputs).args
+        model.model_options = windowed.model_options
+
+    return change
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize(("stage", "sampler"), [("base", "ours"), ("base", "stock"), ("refiner", "ours")])
+def test_windows_are_the_hosts(sample, stock_windows, stage, sampler, interval):
+    """Cut by rows, with a pack's own wrapper: the frames are those of the host's windows, with features reused too."""
+    own = sample(stock_windows, stage, sampler, interval)
+    assert relative_error(sample(_in_windows(WINDOWS), stage, sampler, interval), own) < 1e-5
+    assert relative_error(sample(stage=stage, sampler=sampler, interval=interval), own) > 1e-3
+
+
+def test_windows_that_go_round(sample, host, monkeypatch):
+    """Frames in any order: each window has the details of a clip of its length."""
+    calls = _calls_of(host.module("nodes.host.network").HostUNet, "_together", monkeypatch)
+    sample(_in_windows([*WINDOWS, [4, 5, 0, 1], [1, 3, 5, 0]]))
+    details = [inputs.details for inputs, _ in calls]
+    assert len(details) == 4 * STEPS and all(torch.equal(each, details[0]) for each in details)
+    assert {piece.frames for inputs, _ in calls for piece in inputs.pieces} >= {(4, 5, 0, 1), (1, 3, 5, 0)}
+
+
+# ---- tiles of the frames
+
+
+def _to_rows(tensor: Tensor, rows: int) -> Tensor:
+    """A pack's repeat of conditions to the rows of a batch of tiles."""
+    return tensor.repeat(math.ceil(rows / len(tensor)), *[1] * (tensor.ndim - 1))[:rows]
+
+
+def _in_tiles(lefts: list[int], width: int, at_once: int) -> Change:
+    """A pack's tiles, side by side: of a condition like the latent those places, of all others rows to the batch."""
+
+    def wrapper(apply_model: Any, arguments: dict[str, Any]) -> Tensor:
+        x, timestep, conditions = arguments["input"], arguments["timestep"], arguments["c"]
+        made, counts = torch.zeros_like(x), torch.zeros_like(x)
+
+        def of_tiles(condition: Any, batch: list[int]) -> Any:
+            if not isinstance(condition, Tensor):
+                return condition
+            if condition.ndim == x.ndim:
+                condition = torch.cat([condition[..., left : left + width] for left in batch])
+            return _to_rows(condition, len(batch) * len(x)) if len(condition) != len(batch) * len(x) else condition
+
+        for first in range(0, len(lefts), at_once):
+            batch = lefts[first : first + at_once]
+            tiles = torch.cat([x[..., left : left + width] for left in batch])
+            pieces = {name: of_tiles(condition, batch) for name, condition in conditions.items()}
+            outputs = apply_model(tiles, _to_rows(timestep, len(tiles)), **pieces)
+            for left, output in zip(batch, outputs.split(len(x)), strict=True):
+                made[..., left : left + width] += output
+                counts[..., left : left + width] += 1
+        return made / counts
+
+    return lambda model: model.set_model_unet_function_wrapper(wrapper)
+
+
+TILES = [0, 2, 4]
+"""Where tiles of 8 places begin."""
+
+
+@pytest.mark.parametrize("stage", ["base", "refiner"])
+def test_repeated_conditions_are_each_clips_own(sample, stage):
+    """One tile of the whole is the whole, and so is that tile twice in a batch; of several, those at once are those one by
+    one."""
+    whole, width = sample(stage=stage), graphs.WIDTH // 8
+    assert relative_error(sample(_in_tiles([0], width, 1), stage), whole) < 1e-5
+    assert relative_error(sample(_in_tiles([0, 0], width, 2), stage), whole) < 1e-4
+    apart = sample(_in_tiles(TILES, 8, 1), stage)
+    assert relative_error(sample(_in_tiles(TILES, 8, 2), stage), apart) < 1e-4
+    assert relative_error(apart, whole) > 1e-3
+
+
+@pytest.mark.parametrize("stage", ["base", "refiner"])
+def test_tiles_take_no_features_of_other_places(sample, stage):
+    """They do not say where they lie, and may lie elsewhere in the next step: each runs the whole network."""
+    tiles = _in_tiles(TILES, 8, 1)
+    assert torch.equal(sample(tiles, stage, interval=2), sample(tiles, stage))
+
+
+def test_half_a_batch_at_a_time(sample):
+    """Clips of the guided halves by themselves are those of both."""
+
+    def halves(apply_model: Any, arguments: dict[str, Any]) -> Tensor:
+        parts = []
+        for half in range(len(arguments["cond_or_uncond"])):
+
+            def part(value: Any, half: int = half) -> Any:
+                return value.chunk(len(arguments["cond_or_uncond"]))[half] if isinstance(value, Tensor) else value
+
+            conditions = {name: part(value) for name, value in arguments["c"].items()}
+            parts.append(apply_model(part(arguments["input"]), part(arguments["timestep"]), **conditions))
+        return torch.cat(parts)
+
+    assert relative_error(sample(lambda model: model.set_model_unet_function_wrapper(halves)), sample()) < 1e-4
+
+
+def _sliding(height: int, width: int) -> Change:
+    """A pack's guidance by what the network makes of parts of the latent, cut without its conditions."""
+
+    def guidance(arguments: dict[str, Any]) -> Tensor:
+        import comfy.samplers
+
+        x, parts = arguments["input"], torch.zeros_like(arguments["input"])
+        for top in range(0, x.shape[2], height):
+            for left in range(0, x.shape[3], width):
+                part = x[..., top : top + height, left : left + width]
+                (made,) = comfy.samplers.calc_cond_batch(
+                    arguments["model"], [arguments["cond"]], part, arguments["sigma"], arguments["model_options"]
+                )
+                parts[..., top : top + height, left : left + width] = made
+        return arguments["denoised"] + 0.5 * (arguments["cond_denoised"] - parts)
+
+    return lambda model: model.set_model_sampler_post_cfg_function(guidance)
+
+
+@pytest.mark.parametrize("sampler", ["ours", "stock"])
+def test_details_are_not_slid_over(sample, sampler):
+    with pytest.raises(
+        ValueError, match="the image's details: expected those of the frames and places that are evaluat"
+    ):
+        sample(_sliding(4, 6), sampler=sampler)
+
+
+def test_slid_over_refiner(sample, host, monkeypatch):
+    """It reads no details. What lies at places that nobody knows runs the whole network, beside what is used again."""
+    unet = host.module("nodes.host.network").HostUNet
+    plain, calls = sample(stage="refiner"), _calls_of(unet, "_between", monkeypatch)
+    own, count = sample(_sliding(8, 6), "refiner"), len(calls)
+    assert relative_error(own, plain) > 1e-3
+    calls.clear()
+    reused = sample(_sliding(8, 6), "refiner", interval=2)
+    assert len(calls) == count - (STEPS - 1)
+    assert relative_error(reused, own) < 10 * relative_error(sample(stage="refiner", interval=2), plain)
+
+
+@pytest.mark.parametrize("sampler", ["ours", "stock"])
+def test_a_sampler_asks_twice_at_one_level(sample, host, monkeypatch, sampler):
+    """What is evaluated twice for one estimate has features of its own each time."""
+    unet = host.module("nodes.host.network").HostUNet
+    calls = _calls_of(unet, "_between", monkeypatch)
+
+    def guidance(arguments: dict[str, Any]) -> Tensor:
+        import comfy.samplers
+
+        (made,) = comfy.samplers.calc_cond_batch(
+            arguments["model"], [arguments["cond"]], -arguments["input"], arguments["sigma"], arguments["model_options"]
+        )
+        (again,) = comfy.samplers.calc_cond_batch(
+            arguments["model"], [arguments["cond"]], arguments["input"], arguments["sigma"], arguments["model_options"]
+        )
+        return arguments["denoised"] + again - made
+
+    sample(lambda model: model.set_model_sampler_post_cfg_function(guidance), sampler=sampler, interval=2)
+    evaluated = len(calls)
+    assert evaluated == 3 * math.ceil(STEPS / 2)
+
+
+# ---- what fits no more
+
+
+def _changed(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Change:
+    """A pack that changes what the network is called with."""
+
+    def wrapper(apply_model: Any, arguments: dict[str, Any]) -> Tensor:
+        changed = change({"x": arguments["input"], "t": arguments["timestep"], **arguments["c"]})
+        made = apply_model(changed.pop("x"), changed.pop("t"), **changed)
+        return made[: len(arguments["input"])]
+
+    return lambda model: model.set_model_unet_function_wrapper(wrapper)
+
+
+def _first(count: int, *names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The first rows alone, of those of these names or, without, of all."""
+    return lambda given: {
+        name: value[:count] if isinstance(value, Tensor) and (name in names or not names) else value
+        for name, value in given.items()
+    }
+
+
+UNFIT: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
+    "a frame by itself": (_first(1), "clips of 6 frames, found 1 frames"),
+    "frames out of order": (
+        lambda given: {name: value.roll(1, 0) if name in ("x", "rows") else value for name, value in given.items()},
+        "whole clips of 6 frames, found frames 6 of 6, 1 of 6",
+    ),
+    "part of both": (_first(9), "clips of 6 frames, found 9 frames"),
+    "the latent alone": (_first(6, "x", "t"), "the 12 frames of its conditions, found 6"),
+    "a context a frame": (
+        lambda given: {**given, "c_crossattn": given["c_crossattn"].repeat_interleave(6, dim=0)},
+        "2, as its conditions, found 12",
+    ),
+    "contexts of others": (lambda given: {**given, "owner": given["owner"] * 0}, "one of each clip's conditioning"),
+    "contexts that say nothing": (
+        lambda given: {name: value for name, value in given.items() if name not in ("rows", "owner")},
+        "one, or the geometry of each",
+    ),
+    "details of a part": (
+        lambda given: {**given, "details": given["details"][..., :-1]},
+        "those of the frames and places that are evaluated",
+    ),
+    "levels of fewer frames": (_first(6, "t"), "levels of noise|must match"),
+    "frame rates of one": (_first(1, "fps"), "2 of each kind, found 1"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_what_fits_no_more_is_said(sample, name):
+    change, message = UNFIT[name]
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        sample(_changed(change))
+
+
+def test_one_clip_needs_no_geometry(sample):
+    """As where a pack calls the network with the conditions that it knows."""
+    plain = sample()
+
+    def change(given: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in given.items() if name not in ("rows", "places", "owner")}
+
+    def apart(apply_model: Any, arguments: dict[str, Any]) -> Tensor:
+        given = change({"x": arguments["input"], "t": arguments["timestep"], **arguments["c"]})
+        parts = [
+            {name: value.chunk(2)[half] if isinstance(value, Tensor) else value for name, value in given.items()}
+            for half in range(2)
+        ]
+        return torch.cat([apply_model(part.pop("x"), part.pop("t"), **part) for part in parts])
+
+    assert relative_error(sample(lambda model: model.set_model_unet_function_wrapper(apart)), plain) < 1e-4
+
+
+@pytest.mark.parametrize("sampler", ["ours", "stock"])
+@pytest.mark.parametrize("kind", ["ControlNet", "GLIGEN"])
+def test_controls_are_refused(sample, made, monkeypatch, kind, sampler):
+    """Before a pack's own wrapper of the run, which may look for the blocks of other networks."""
+    import comfy.controlnet
+
+    value = comfy.controlnet.ControlBase() if kind == "ControlNet" else ("position", None, [])
+    (text, extra), *_ = made.positive
+    monkeypatch.setattr(made, "positive", [[text, extra | {"control" if kind == "ControlNet" else "gligen": value}]])
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise IndexError("no such block")
+
+    with pytest.raises(ValueError, match=f"no {kind}, since none was trained"):
+        sample(lambda model: model.add_wrapper_with_key("outer_sample", KEY, fail), sampler=sampler)
+
+
+def test_controls_are_refused_where_conditions_are_made(made):
+    """Where a pack has put one on in its wrapper of the run."""
+    model, noise = made.base.model, torch.zeros(FRAMES, 4, graphs.HEIGHT // 8, graphs.WIDTH // 8)
+    (text, extra), *_ = made.positive
+    with pytest.raises(ValueError, match="no ControlNet, since none was trained"):
+        model.extra_conds(**extra, cross_attn=text, noise=noise, device="cpu", control=object())
+
+
+@pytest.mark.parametrize("part", ["image_latent", "global_tokens"])
+def test_what_is_not_a_number_is_refused(sample, made, monkeypatch, part):
+    from dataclasses import replace
+
+    (text, extra), *_ = made.positive
+    condition = extra["i2vgen_xl"]
+    broken = replace(condition, **{part: torch.full_like(getattr(condition, part), math.nan)})
+    monkeypatch.setattr(made, "positive", [[text, extra | {"i2vgen_xl": broken}]])
+    with pytest.raises(ValueError, match=f"{part.replace('_', ' ')}: expected finite values alone"):
+        sample()
+
+
+@pytest.mark.parametrize("stage", ["base", "refiner"])
+def test_another_schedule_or_prediction_is_refused(sample, made, stage):
+    import comfy.model_sampling
+
+    def distilled(model: Any) -> None:
+        model.add_object_patch("model_sampling", comfy.model_sampling.ModelSamplingDiscrete())
+        model.object_patches["model_sampling"].set_sigmas(own[::20])
+
+    def replaced(model: Any, prediction: type, sigmas: Tensor | None) -> None:
+        sampling = type("Sampling", (comfy.model_sampling.ModelSamplingDiscrete, prediction), {})()
+        if sigmas is not None:
+            sampling.set_sigmas(sigmas)
+        model.add_object_patch("model_sampling", sampling)
+
+    velocity, noise = comfy.model_sampling.V_PREDICTION, comfy.model_sampling.EPS
+    own = getattr(made, stage).model.model_sampling.sigmas.clone()
+    for change in (distilled, lambda model: replaced(model, velocity, None)):
+        for sampler in ("ours", "stock"):
+            with pytest.raises(
+                ValueError, match=f"a {stage} with the schedule it was trained with, found another sched"
+            ):
+                sample(change, stage, sampler)
+    with pytest.raises(ValueError, match=f"a {stage} that predicts a velocity, found another prediction"):
+        sample(lambda model: replaced(model, noise, own), stage)
+    same = sample(lambda model: replaced(model, velocity, own), stage)
+    assert torch.equal(same, sample(stage=stage))
+
+
+# ---- memory
+
+
+def _wrapped(model: Any) -> None:
+    model.add_wrapper_with_key("calc_cond_batch", KEY, lambda executor, *arguments: executor(*arguments))
+
+
+def _tiled(model: Any) -> None:
+    model.set_model_unet_function_wrapper(lambda apply, given: apply(given["input"], given["timestep"], **given["c"]))
+
+
+def _handled(model: Any) -> None:
+    handler = SimpleNamespace(should_use_context=lambda *_: False)
+    model.model_options["context_handler"] = handler
+
+
+@pytest.mark.parametrize("change", [_wrapped, _tiled, _handled])
+def test_what_others_may_split_is_not_counted_whole(sample, host, monkeypatch, change):
+    """4000 frames in windows need no more than a window does; who cuts them, knows how."""
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda *_, **__: 1)
+    assert sample(change).isfinite().all()
+    with pytest.raises(ValueError, match="of memory of this machine"):
+        sample()
+    with pytest.raises(ValueError, match="of memory of this machine"):
+        sample(interval=2)  # our own wrapper cuts nothing
