@@ -281,7 +281,7 @@ class Judge:
                 obeyed = moves_as_told(other.shows(self.video(other)), other.scene)
             if move in OPPOSITES:
                 scores["opposites"].append(obeyed)
-        few, many = (BaseOptions(steps=steps, solver="dpmpp_2m") for steps in (4, 20))
+        few, many = (replace(self.options, steps=steps, solver="dpmpp_2m") for steps in (4, 20))
         if len(scores["few_steps"]) < 4:
             scores["few_steps"].append(psnr(self.video(case, few), truth) - psnr(self.video(case, many), truth))
 

@@ -16,6 +16,7 @@ from i2vgen_core import assets
 from i2vgen_core.__main__ import main
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import write_image
+from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.training import cache, prepare
 from i2vgen_core.training.alive import (
     MOVES,
@@ -340,7 +341,7 @@ class TestJudge:
 
         world = Alive.at(folder, 7, "train")
         judge = Known.__new__(Known)
-        judge.__dict__.update(world=world, known=world, size=(96, 56), frames=8, rows=[])
+        judge.__dict__.update(world=world, known=world, size=(96, 56), frames=8, rows=[], options=BaseOptions())
         judge.scores = {name: [] for name in CRITERIA}
         return judge
 
