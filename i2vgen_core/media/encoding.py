@@ -44,7 +44,7 @@ class _Codec:
 
 def _x264(crf: int) -> dict[str, str]:
     """One thread, since its number changes the file, and no macroblock tree: with it, x264 writes other bytes each time
-    on processors with AVX-512, and others again on those without. The file is 2 to 50 % larger for it."""
+    on processors with AVX-512, and others again on those without. The file is up to 50 % larger for it."""
     return {"crf": str(crf), "threads": "1", "mbtree": "0"}
 
 
@@ -151,7 +151,8 @@ def encode(
 
 def _pixels(frame: Tensor) -> np.ndarray:
     """[H, W, 3] uint8."""
-    return frame.detach().float().clamp(0, 1).mul_(255).round_().byte().cpu().numpy()
+    values = np.multiply(frame.detach().float().cpu().numpy(), np.float32(255))  # numpy takes a quarter of torch's time
+    return np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8)
 
 
 def _encode(
@@ -174,7 +175,8 @@ def _encode(
         with _sound_of(sound, container) as packets:
             for index, picture in enumerate(pictures):
                 height, width = picture.shape[:2]
-                picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
+                if height % 2 or width % 2:
+                    picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame.pts, frame.time_base = index, 1 / fps
                 if graph is None:
