@@ -67,8 +67,17 @@ def test_the_stages_make_what_generate_makes(bundles, tmp_path, picture):
     assert made.read_bytes() == generated(picture, bundles(), job.seed, "--file-fps", 12)
 
 
+@pytest.fixture
+def one_thread():
+    """As Ray gives its workers: sums of more threads are rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
-def test_ray_starts_here_and_the_base_alone_runs(bundles, tmp_path, picture):
+def test_ray_starts_here_and_the_base_alone_runs(bundles, tmp_path, picture, one_thread):
     rows = [{"image": "a.png", "prompt": "a fox", **SMALL}, {"image": "a.png", **SMALL}]
     code, said, lines = batch(tmp_path / "jobs.jsonl", rows, "--model", bundles(), "--stage", "base", "--no-plain")
     assert code == 1, said

@@ -63,11 +63,11 @@ def evaluations(host: Host, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any
     def record() -> Iterator[Counter[tuple[int, bool]]]:
         seen: Counter[tuple[int, bool]] = Counter()
 
-        def counting(self: Any, x: Tensor, details: Any, evaluation: Any) -> Tensor:
+        def counting(self: Any, x: Tensor, evaluation: Any) -> Tensor:
             middle: list[bool] = []
             handle = self.middle_block[0].register_forward_hook(lambda *_: middle.append(True))
             try:
-                return velocity(self, x, details, evaluation)
+                return velocity(self, x, evaluation)
             finally:
                 handle.remove()
                 seen[len(evaluation.prepared.context), bool(middle)] += 1
