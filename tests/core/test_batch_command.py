@@ -55,6 +55,7 @@ def generated(picture, model, seed, *more):
     return picture.with_name("one.mp4").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_stages_make_what_generate_makes(bundles, tmp_path, picture):
     (tmp_path / "out").mkdir()
     plans, model = _cascade(parsed("--model", bundles(), out=tmp_path / "out"), gpus=0)
@@ -165,6 +166,7 @@ def test_without_ray_the_outputs_are_the_same(plain, bundles, tmp_path, picture,
     assert "0 made, 1 there before, 0 failed" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_video_of_ones_own_is_refined(plain, bundles, picture, tmp_path, caplog):
     """In a table of videos alone, the first two stages are not there; beside pictures they pass it on."""
     with_sound(tmp_path / "clip.mp4")

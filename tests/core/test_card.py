@@ -56,6 +56,7 @@ def on_cpu(folder, image):
     return runs(folder, image, "cpu", torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_a_card_makes_what_the_cpu_makes(folder, image, on_cpu, kind):
     """No function mixes devices; on mps no float64 and no complex number is made."""
@@ -67,6 +68,7 @@ def test_a_card_makes_what_the_cpu_makes(folder, image, on_cpu, kind):
         assert toy.error(made[name].inner, expected) <= limit, name
 
 
+@pytest.mark.slow
 def test_half_precision_on_a_card(folder, image):
     with Card("cuda"):
         made = runs(folder, image, "cuda", torch.float16, ["ddim"], ["heun"])

@@ -34,7 +34,14 @@ def results():
     return lru_cache(lambda folder: {result.name: result for result in check.check(toy.GOLDEN / folder)})
 
 
-@pytest.mark.parametrize("folder, name", [(folder, name) for folder in FOLDERS for name in golden_names(folder)])
+def golden_values():
+    """Folder and name of each; those of the family beside the cascade take seconds."""
+    for folder in FOLDERS:
+        marks = [] if folder == "." else [pytest.mark.slow]
+        yield from (pytest.param(folder, name, marks=marks) for name in golden_names(folder))
+
+
+@pytest.mark.parametrize("folder, name", golden_values())
 def test_golden_value(results, folder, name):
     assert results(folder)[name].error <= results(folder)[name].limit
 
@@ -47,6 +54,7 @@ def test_every_golden_value_is_compared_at_the_stated_limits(results):
         assert result.limit <= (2 if name.startswith("images: ") else 1e-4 if looped else 1e-5), name
 
 
+@pytest.mark.slow
 def test_every_value_of_the_composers_is_compared_at_the_stated_limits(results):
     found = results("composer")
     assert set(found) == set(golden_names("composer"))
@@ -54,6 +62,7 @@ def test_every_value_of_the_composers_is_compared_at_the_stated_limits(results):
         assert result.limit <= (1 if "every8" in name else 1e-4 if "network_" in name else 1e-5), name
 
 
+@pytest.mark.slow
 def test_every_value_of_the_animators_is_compared_at_the_stated_limits(results):
     """3e-5 for a whole network: the official run is itself up to 6e-6 away from float64."""
     found = results("unianimate")
