@@ -221,6 +221,30 @@ _REFINER_NEGATIVE = (
 _TFT2V_SUFFIX = ", cinematic, High Contrast, highly detailed, no blur, 4k render"
 _VIDEOLCM_SUFFIX = ", cinematic, High Contrast, highly detailed, Unreal Engine 5, no blur, 4k render"
 
+_TFT2V = Release(
+    title="TF-T2V text to video",
+    width=448,
+    height=256,
+    frames=16,
+    fps=8,
+    steps=50,
+    guidance=9.0,
+    negative_prompt=_NEGATIVE,
+    prompt_suffix=_TFT2V_SUFFIX,
+)
+
+_VIDEOLCM = Release(
+    title="VideoLCM text to video",
+    width=448,
+    height=256,
+    frames=16,
+    fps=8,
+    steps=4,
+    guidance=1.0,
+    prompt_suffix=_VIDEOLCM_SUFFIX,
+    sampler="lcm",
+)
+
 RELEASES: dict[Kind, Release] = {
     "i2vgen_xl": Release(
         title="I2VGen-XL base",
@@ -285,50 +309,10 @@ RELEASES: dict[Kind, Release] = {
         guidance=9.0,
         negative_prompt=_NEGATIVE,
     ),
-    "tft2v_t2v": Release(
-        title="TF-T2V text to video",
-        width=448,
-        height=256,
-        frames=16,
-        fps=8,
-        steps=50,
-        guidance=9.0,
-        negative_prompt=_NEGATIVE,
-        prompt_suffix=_TFT2V_SUFFIX,
-    ),
-    "videolcm_t2v": Release(
-        title="VideoLCM text to video",
-        width=448,
-        height=256,
-        frames=16,
-        fps=8,
-        steps=4,
-        guidance=1.0,
-        prompt_suffix=_VIDEOLCM_SUFFIX,
-        sampler="lcm",
-    ),
-    "tft2v_composer": Release(
-        title="TF-T2V composer",
-        width=448,
-        height=256,
-        frames=16,
-        fps=8,
-        steps=50,
-        guidance=9.0,
-        negative_prompt=_NEGATIVE,
-        prompt_suffix=_TFT2V_SUFFIX,
-    ),
-    "videolcm_composer": Release(
-        title="VideoLCM composer",
-        width=448,
-        height=256,
-        frames=16,
-        fps=8,
-        steps=4,
-        guidance=1.0,
-        prompt_suffix=_VIDEOLCM_SUFFIX,
-        sampler="lcm",
-    ),
+    "tft2v_t2v": _TFT2V,
+    "videolcm_t2v": _VIDEOLCM,
+    "tft2v_composer": replace(_TFT2V, title="TF-T2V composer"),
+    "videolcm_composer": replace(_VIDEOLCM, title="VideoLCM composer"),
     "unianimate": Release(
         title="UniAnimate",
         width=512,
