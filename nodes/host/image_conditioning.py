@@ -48,10 +48,10 @@ def condition_on_image(
     Raises:
         InputError: a part is missing or of another kind, a size is out of range, or memory has no room for it.
     """
+    BaseOptions(width=width or None, height=height or None, frames=frames, fps=fps or None).check()
     check_there("global_encoder", global_encoder, "the base's loader")
     release = global_encoder.release
     width, height, rate = width or release.width, height or release.height, fps or release.fps
-    BaseOptions(width=width, height=height, frames=frames, fps=rate).check()
     check_there("vae", vae, "Load VAE")
     check_images(image)
     shape = (frames, global_encoder.config.in_channels, height // VAE_STEP, width // VAE_STEP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,15 @@ from .models import GlobalEncoderSocket, build_model, cascade_model
 from .notes import write_notes
 
 _KNOWS = "knows moving shapes alone, at 128x64; for photos choose the released files"
+
+
+def found(find: Callable[[], object]) -> bool | str:
+    """A loader's answer to the host's check before a run: True, or the sentence on what `find` does not find."""
+    try:
+        find()
+    except InputError as error:
+        return str(error)
+    return True
 
 
 def load_bundle(name: str, weight_dtype: str) -> tuple[Any, GlobalEncoderSocket, Any, Any, Any]:

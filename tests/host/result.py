@@ -19,7 +19,9 @@ class Result:
     texts: list[tuple[str, str]] = field(default_factory=list)  # node, and what is written below it
     error: str | None = None  # the message that a user reads
     error_node: str | None = None
-    error_type: str | None = None  # the exception's, with its module; None where the graph was refused before it ran
+    error_type: str | None = (
+        None  # the exception's class, as it is shown; None where the graph was refused before it ran
+    )
     raised_in: str | None = None  # file and line of the traceback's last entry
     interrupted: bool = False
 

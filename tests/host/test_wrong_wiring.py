@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -362,6 +363,12 @@ def test_the_loaders_of_the_other_stage(host, files):
 NAMES = ["../a base.safetensors", "/etc/passwd", "tiny/../../x", "..", "", "~/x.safetensors", "tiny/../tiny", "a\0b"]
 
 
+def _load(host: Host, class_type: str, **inputs: str) -> None:
+    """A call of a loader; the Refiner Loader's is asynchronous."""
+    made = host.nodes[class_type].execute(**inputs, weight_dtype="default")
+    asyncio.run(made)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_names_outside_the_model_folders(host, errors, files, name):
     """The host refuses a name that its list does not have; so does a call that goes around it."""
@@ -372,7 +379,7 @@ def test_names_outside_the_model_folders(host, errors, files, name):
         ("I2VGenXLRefinerLoader", {"model_name": f"{name}/refiner", "variant": "auto"}),
     ):
         with pytest.raises(errors.InputError, match=r"expected one from models/.*not among the \d+ there\. Put it"):
-            host.nodes[class_type].execute(**inputs, weight_dtype="default")
+            _load(host, class_type, **inputs)
         result = host.run({"loader": node(class_type, **inputs, weight_dtype="default")}, {"model": ("loader", 0)})
         assert result.error is not None and result.error_node == "loader"
 
