@@ -47,9 +47,10 @@ def bundles() -> list[str]:
 
 def bundle(name: str) -> Bundle:
     """Where a bundle is. Raises InputError for a name that is not in the list, and for parts that are missing."""
-    if name == RELEASED:
+    there = _bundle_paths()
+    if name == RELEASED or (name == _PUBLISHED and name not in there):  # what was saved with the folder takes its files
         return Bundle(*_released(*_PARTS))
-    folder = _choose(name, _bundle_paths(), "bundle", "models/diffusers")
+    folder = _choose(name, there, "bundle", "models/diffusers")
     missing = [part for part in _PARTS.values() if not (folder / part).is_dir()]
     if missing:
         pages = " ".join(f"{FILES['i2vgen_xl'].page}/tree/main/{part}" for part in missing)
