@@ -8,7 +8,7 @@ from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
 from .compare_videos import CompareVideos
 from .global_encode import GlobalEncode
-from .host import detection, lora
+from .host import compat, detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
 from .refine_sample import RefineSampler
@@ -40,6 +40,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 class I2VGenXLExtension(ComfyExtension):
     async def on_load(self) -> None:
+        compat.name_errors_shortly()
         detection.install()
         lora.install()
 

@@ -14,6 +14,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
+from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.network.attention import scaled_dot_product_attention
 
 
@@ -71,6 +72,14 @@ def text_of(clip: Any, tokens: list[int]) -> str:
         return clip.decode(tokens)
     words = clip.tokenizer.untokenize([(token, 1.0) for token in tokens])
     return "".join(word for _, word in words).replace("</w>", " ").strip()
+
+
+def name_errors_shortly() -> None:
+    """Our errors without their module: the host writes it before the sentence, but for those of Python itself."""
+    ours: list[type] = [InputError]
+    for error in ours:
+        error.__module__ = "builtins"
+        ours += error.__subclasses__()
 
 
 def progress_text(text: str) -> None:

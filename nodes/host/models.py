@@ -254,10 +254,11 @@ class GlobalEncoderSocket:
 
     Args:
         checkpoint: an opened base; one of `image2video`, which has no such encoder, gives an empty socket.
+        built_in: whether the base is the built-in one.
     """
 
-    def __init__(self, checkpoint: UNetCheckpoint):
-        self.config, self.release = checkpoint.config, checkpoint.release
+    def __init__(self, checkpoint: UNetCheckpoint, built_in: bool = False):
+        self.config, self.release, self.built_in = checkpoint.config, checkpoint.release, built_in
         self._patcher = None
         if not checkpoint.config.reads_details:
             return

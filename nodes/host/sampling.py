@@ -197,7 +197,8 @@ def found(network: UNetConfig | None) -> str:
 def notes_of(model: Any, samples: Tensor, positive: Any, negative: Any) -> list[str]:
     """What is to be said of a run before its first step."""
     release, (height, width) = model.model.release, samples.shape[-2:]
-    notes = size_notes(release, VAE_STEP * width, VAE_STEP * height)
+    is_base = not model.model.network.is_refiner  # of its size Global Encode has spoken
+    notes = [] if is_base else size_notes(release, VAE_STEP * width, VAE_STEP * height)
     return notes + text_notes(release.title, positive=positive, negative=negative)
 
 
