@@ -156,7 +156,7 @@ class TransformerBlock(nn.Module):
         [b, f, t, c]. `conditions` contexts share each of x's videos, see per_condition."""
         x = per_condition(self.attn1(self.norm1(x), hooks) + x, conditions)
         if context is not None:
-            x = hooks.between(self.attn1.name.block, x)
+            x = hooks.between(self.attn1.name, x)
         x = self.attn2(self.norm2(x), hooks, context) + x
         return self.ff(self.norm3(x)) + x
 

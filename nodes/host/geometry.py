@@ -169,6 +169,17 @@ def pieces_of(
     return clips, [known[clip.condition] for clip in clips if clip.condition is not None]
 
 
+def of_clips(reads: Sequence[int], context: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    """What each clip reads of the context and of the others, by the rows that `pieces_of` says: as they are where those are
+    all of them in their order."""
+    own = list(range(len(context)))
+    return (
+        (context, *others)
+        if list(reads) == own
+        else tuple(None if each is None else each[list(reads)] for each in (context, *others))
+    )
+
+
 def _check(right: bool, what: str, expected: str, found: str) -> None:
     if not right:
         raise InputError(what, expected, found, _REMEDY)

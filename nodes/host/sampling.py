@@ -23,7 +23,7 @@ from ...i2vgen_core.sampling.stages import BaseStage, RefineStage
 from .acceleration import may_cut
 from .inputs import check_conditioning, noise_mask, video_latent
 from .models import network_of
-from .notes import size_notes, text_notes
+from .notes import latent_notes, size_notes, text_notes
 from .preview import prepare_callback
 
 logger = logging.getLogger("i2vgen_xl")
@@ -130,7 +130,7 @@ def sample_base(
         positive,
         negative,
         torch.zeros_like(samples),
-        callback=prepare_callback(model, stage.steps, notes_of(model, samples, positive, negative)),
+        callback=prepare_callback(model, stage.steps, notes_of(model, latent, positive, negative)),
         seed=options.seed,
     )
     check_finite("the sampled latent", sampled, NOT_FINITE)
@@ -152,7 +152,7 @@ def sample_refiner(
     stage = RefineStage(options, model.model.release, model.model.schedule)
     samples = checked_latent(model, positive, negative, latent)
     stage.check_latent(samples)
-    preview = prepare_callback(model, stage.steps, notes_of(model, samples, positive, negative))
+    preview = prepare_callback(model, stage.steps, notes_of(model, latent, positive, negative))
 
     def run(
         model: Any, steps: Steps, cfg: float, positive: Any, timesteps: list[int], mask: Tensor | None = None
@@ -194,11 +194,12 @@ def found(network: UNetConfig | None) -> str:
     return f"a {'refiner' if network.is_refiner else 'base'} ({network.kind})"
 
 
-def notes_of(model: Any, samples: Tensor, positive: Any, negative: Any) -> list[str]:
+def notes_of(model: Any, latent: dict[str, Any], positive: Any, negative: Any) -> list[str]:
     """What is to be said of a run before its first step."""
-    release, (height, width) = model.model.release, samples.shape[-2:]
-    is_base = not model.model.network.is_refiner  # of its size Global Encode has spoken
-    notes = [] if is_base else size_notes(release, VAE_STEP * width, VAE_STEP * height)
+    release, (height, width) = model.model.release, latent["samples"].shape[-2:]
+    is_refiner = model.model.network.is_refiner
+    notes = size_notes(release, VAE_STEP * width, VAE_STEP * height) if is_refiner else []  # Global Encode spoke of a base's
+    notes += latent_notes(latent, reads_mask=is_refiner)
     return notes + text_notes(release.title, positive=positive, negative=negative)
 
 
