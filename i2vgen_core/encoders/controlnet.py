@@ -6,10 +6,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..network.adapter import timestep_sinusoid
 
 if TYPE_CHECKING:
     from diffusers.models.controlnets.controlnet import ControlNetModel
+
+
+class _TimeSinusoid(nn.Module):
+    """In the place of diffusers' own, see timestep_sinusoid."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self._width = width
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        return timestep_sinusoid(timesteps, self._width)
 
 
 class FrameControl:
@@ -25,6 +38,7 @@ class FrameControl:
 
     def __init__(self, network: ControlNetModel, hints: Tensor, texts: Sequence[Tensor], skip_latent: bool = False):
         self._network, self._hints, self._texts = network, hints, texts
+        network.time_proj = _TimeSinusoid(network.config.block_out_channels[0])
         if skip_latent:
             for weights in network.conv_in.parameters():
                 weights.data.zero_()

@@ -40,6 +40,19 @@ class AdapterSize:
     heads: int
 
 
+def timestep_sinusoid(numbers: Tensor, width: int) -> Tensor:
+    """Cosines, then sines, of numbers [n] as diffusers' networks have them: [n, width], float32.
+
+    The exponents are float32's, as there. Their exponential is rounded once, from float64: torch's own in float32 is a last
+    digit off on some processors, which angles of hundreds make 1e-5 of what follows.
+    """
+    half = width // 2
+    exponents = -math.log(10000) * torch.arange(half, dtype=torch.float32) / half
+    frequencies = exponents.double().exp().float().to(numbers.device)
+    angles = numbers.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
 class _TimeEmbedding(nn.Module):
     def __init__(self, inputs: int, width: int, layers: Layers):
         super().__init__()
@@ -49,11 +62,7 @@ class _TimeEmbedding(nn.Module):
 
     def forward(self, numbers: Tensor, dtype: torch.dtype) -> Tensor:
         """Numbers [n] to [n, width]."""
-        half = self.inputs // 2
-        frequencies = torch.arange(half, dtype=torch.float32, device=numbers.device) * (-math.log(10000) / half)
-        # exp, not a power: its last digit decides at large angles, and the official code has it so
-        angles = numbers.float()[:, None] * frequencies.exp()
-        embedded = torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype)
+        embedded = timestep_sinusoid(numbers, self.inputs).to(dtype)
         return self.linear_2(F.silu(self.linear_1(embedded)))
 
 
