@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..config import Release
-from ..errors import check_finite
+from ..config import ControlConfig, Release
+from ..errors import InputError, check_finite
 from ..media.images import check_size
+from ..network.control import Hint
 from .noise import BrownianNoise, derived_seed, initial_noise, noise_and_offset, step_noise
 from .options import AnimateOptions, BaseOptions, FewStepOptions, RefineOptions
 from .schedules import (
@@ -22,13 +24,17 @@ from .schedules import (
     base_steps,
     cosine,
     ddim_timesteps,
+    fast_steps,
     inversion_timesteps,
     lcm_timesteps,
     refine_steps,
     strided_timesteps,
 )
 from .solvers import Callback, Denoise, ddim, ddim_inversion, dpmpp_2m_sde, heun, lcm, unipc
-from .windows import window_ranges
+from .windows import Share, key_frames, refiner_windows, share_of, window_ranges
+
+_OF_HINTS = ("noise_aug", "scale_told", "inserted")
+"""Settings of a refiner whose hint are key frames."""
 
 _NOT_FINITE = "Look at where it comes from: something failed there."
 
@@ -219,6 +225,7 @@ class RefineStage:
         settings: the release's with the options in their place; steps are those for the solver.
         inverts: whether the video enters by DDIM inversion, as SR600's does, instead of by noise.
         inversion_timesteps: what the network is told at each step of the inversion, rising; none where it enters by noise.
+        plan: the solver's sigmas and timesteps.
         timesteps: what the network is told at each step of the solver, falling.
         steps: how many there are in both, and how many times the callback is called.
         noise_seed: of the noise that is added.
@@ -237,20 +244,65 @@ class RefineStage:
             "noise_level": options.noise_level,
             "entry": options.entry,
             "negative_prompt": options.negative,
+            **{name: getattr(options, name) for name in ("mode", "window", "joining", *_OF_HINTS)},
         }
         self.settings = _with(release, given)
+        self._check_hint(options, release)
         steps, level = self.settings.steps, self.settings.noise_level
-        self._plan = refine_steps(schedule, steps, level, options.solver)
-        self.timesteps = self._plan.timesteps
+        if self.settings.mode == "fast" and options.solver == "dpmpp_2m_sde":
+            self.plan = fast_steps(schedule, level)
+        else:
+            self.plan = refine_steps(schedule, steps, level, options.solver)
+        self.timesteps = self.plan.timesteps
         self.inverts = self.settings.entry == "inversion"
         self._inversion_steps = min(steps, level)
         self.inversion_timesteps = inversion_timesteps(self._inversion_steps, level) if self.inverts else []
         self.steps = len(self.inversion_timesteps) + len(self.timesteps)
         self.noise_seed = derived_seed(options.seed, "refiner noise")
 
+    def _check_hint(self, options: RefineOptions, release: Release) -> None:
+        if not release.noise_aug:
+            said = next((name for name in _OF_HINTS if getattr(options, name) is not None), None)
+            if said is not None:
+                found = f"{getattr(options, said)} for the {release.title}"
+                remedy = "Leave it out, or use VEnhancer."
+                raise InputError(said.replace("_", " "), "none where the network reads no key frames", found, remedy)
+        elif not self.settings.noise_aug:
+            remedy = (
+                "Use 1 for nearly clean key frames, or 250, the release's: the official program makes pure noise of 0."
+            )
+            raise InputError("noise aug", "1 or more", "0", remedy)
+
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """The noise that is added, [frames, 4, h, w], float32 on the CPU; another than the base's of the same seed."""
         return initial_noise(shape, self.noise_seed)
+
+    def windows(self, frames: int) -> list[range]:
+        """The frames of a video that go through the network together."""
+        settings = self.settings
+        return refiner_windows(frames, settings.window, settings.joining, settings.inserted)
+
+    def share(self) -> Share:
+        """How windows are joined; one for each run."""
+        generator = torch.Generator().manual_seed(derived_seed(self.options.seed, "refiner windows"))
+        return share_of(self.settings.joining, generator)
+
+    def hint(self, control: ControlConfig, latent: Tensor, noise: Tensor | None = None) -> Hint:
+        """What the network's control branch reads of the video that it starts from.
+
+        Args:
+            control: the branch's own.
+            latent: scaled, of all frames [frames, 4, h, w]: clean, those that were inserted held.
+            noise: of the key frames [k, 4, h, w]; the seed's if None. Not read where all frames are the hint.
+        """
+        if not control.key_frames:
+            return Hint(latent)
+        settings = self.settings
+        if noise is None:
+            keys = int((key_frames(len(latent), settings.inserted) >= 0).sum())
+            noise = initial_noise((keys, *latent.shape[1:]), derived_seed(self.options.seed, "refiner hint"))
+        level = settings.noise_aug - 1
+        return hint_of_keys(self.schedule, latent, noise, settings.inserted, level, settings.scale_told)
 
     def check_latent(self, latent: Tensor) -> None:
         """Raises InputError for a latent with NaN or infinite numbers."""
@@ -288,16 +340,32 @@ class RefineStage:
         """
         counted = self._counted(callback, len(self.inversion_timesteps))
         if self.options.solver == "heun":
-            return heun(denoise, x, self._plan, callback=counted)
+            return heun(denoise, x, self.plan, callback=counted)
         eta, seed = self.options.eta, derived_seed(self.options.seed, "refiner step noise")
-        noise = BrownianNoise(x, self._plan.sigmas, seed) if eta else None
-        return dpmpp_2m_sde(denoise, x, self._plan, eta=eta, noise=noise, callback=counted)
+        noise = BrownianNoise(x, self.plan.sigmas, seed) if eta else None
+        return dpmpp_2m_sde(denoise, x, self.plan, eta=eta, noise=noise, callback=counted)
 
     def _counted(self, callback: Callback | None, first: int) -> Callback | None:
         """A callback for one of the two parts, which tells the step among those of both."""
         if callback is None:
             return None
         return lambda step, _, x, denoised: callback(first + step, self.steps, x, denoised)
+
+
+def hint_of_keys(schedule: Schedule, latent: Tensor, noise: Tensor, inserted: int, level: int, scale_told: int) -> Hint:
+    """VEnhancer's hint: the key frames' latents noised to a level, which the network is told with a scale.
+
+    Args:
+        schedule: the network's own.
+        latent: scaled, of all frames [frames, 4, h, w].
+        noise: of the key frames [k, 4, h, w].
+        inserted: frames between two key frames.
+        level: timestep, 0..999.
+        scale_told: a whole number.
+    """
+    keys = key_frames(len(latent), inserted).to(latent.device)
+    noised = schedule.add_noise(latent[keys >= 0], noise.to(latent), level)
+    return Hint(noised, keys[None], *torch.tensor([level, scale_told], device=latent.device).split(1))
 
 
 def _with(release: Release, given: dict[str, Any]) -> Release:
