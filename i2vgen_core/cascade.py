@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal, TypeVar
@@ -21,12 +22,15 @@ from .config import VAE_SCALE, VAE_STEP, DetailGain, Kind, Release
 from .encoders.clip import ImageEncoder, TextEncoder
 from .encoders.vae import VAE
 from .errors import InputError, check_shape, check_type, checked
+from .media.colour import match_statistics
+from .media.enlarge import Padding, enlarged, enlarged_size, held, inserted_for, padded, padding_of, without_padding
 from .media.given import ImageLike, as_images
 from .media.images import check_images, check_size, clip_pixels, resize_video, size_like, video_frame
 from .memory import check_fits, dtype_of, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes, usable_device
+from .network.evaluation import Prepared
 from .network.image_conditioning import GlobalEncoder
 from .network.unet import UNet
-from .sampling.guidance import guided
+from .sampling.guidance import guided, guided_and_joined
 from .sampling.options import BaseOptions, RefineOptions
 from .sampling.schedules import schedule_for
 from .sampling.solvers import Callback, Denoise
@@ -94,10 +98,33 @@ class StageNetwork:
     global_encoder: GlobalEncoder | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """What is to be done with the frames that come of a network that enlarges.
+
+    Args:
+        padding: white around them, to be cut off.
+        originals: [frames, h, w, 3] in 0..1, whose colours they take; None where not every frame has one.
+    """
+
+    padding: Padding
+    originals: Tensor | None
+
+
+def inserted_like(rate: Fraction | float | None, options: RefineOptions, release: Release) -> RefineOptions:
+    """A refinement's options with the number of frames to insert: what they ask for, else what brings a video of this rate
+    nearest to 24 frames a second, as released (VEnhancer)."""
+    if not release.inserted or options.inserted is not None or rate is None:
+        return options
+    return replace(options, inserted=inserted_for(float(rate)))
+
+
 def sized_like(frames: Tensor, options: RefineOptions, release: Release) -> RefineOptions:
     """A refinement's options with a size: what they ask for, else the shape of the frames [F, H, W, 3], with about the
-    release's number of pixels."""
+    release's number of pixels. Where the network enlarges, none: its size need not be a multiple of 8."""
     height, width = frames.shape[1:3]
+    if release.enlarging and options.width is None and options.height is None:
+        return options
     if options.width is None and options.height is None:
         usual = size_like(width, height, (release.width, release.height))
         return replace(options, width=usual[0], height=usual[1])
@@ -390,7 +417,11 @@ class Cascade:
         latent = self.encode_video(video, refine)
         refined_prompt = prompt if refine_prompt is None else refine_prompt
         latent = self.sample_refiner(latent, refined_prompt, refine, callback=counted(first))
-        return Videos(video, self._decode_until(cancel, latent))
+        canvas = self.canvas(video, refine)
+        if canvas is None:
+            return Videos(video, self._decode_until(cancel, latent))
+        _stop_if(cancel)
+        return Videos(video, self.decode_refined(latent, canvas))
 
     def _decode_until(self, cancel: Event | None, latent: Tensor) -> Tensor:
         frames = []
@@ -492,14 +523,68 @@ class Cascade:
     @checked
     @torch.no_grad()
     def encode_video(self, images: Tensor, options: RefineOptions) -> Tensor:
-        """Images [F, H, W, 3] in 0..1, scaled to the refined size, to an unscaled latent [F, 4, height/8, width/8]."""
+        """Images [F, H, W, 3] in 0..1, scaled to the refined size, to an unscaled latent [F, 4, height/8, width/8].
+
+        For a network that enlarges (STAR, VEnhancer) they are made as many times as large, each but the last is held for the
+        frames to be inserted, and white is put around them (media/enlarge.py); `decode_refined` cuts it off.
+        """
         check_images(images, "the video")
-        self._refine_stage(options)
+        stage = self._refine_stage(options)
+        if self.refiner.release.enlarging:
+            height, width = self._enlarged_size(images, options)
+            padding = self._padding(height, width)
+            sides = width + padding.left + padding.right, height + padding.top + padding.bottom
+            frames = held(images, stage.settings.inserted)
+            self._check_video(self.refiner.unet, max(map(len, stage.windows(len(frames)))), *sides)
+            ready = (padded(enlarged(frame, height, width), padding) for frame in frames.split(1))
+            return torch.cat([self.vae.encode(each.to(self.device), frames_per_batch=1).cpu() for each in ready])
         width = options.width or self.refiner.release.width
         height = options.height or self.refiner.release.height
         check_size(width, height)
         self._check_video(self.refiner.unet, len(images), width, height)
         return self.vae.encode(resize_video(images, width, height).to(self.device), frames_per_batch=1)
+
+    def _enlarged_size(self, images: Tensor, options: RefineOptions) -> tuple[int, int]:
+        """Height and width of an enlarged video, without what is put around it."""
+        height, width = images.shape[1:3]
+        settings = self._refine_stage(options).settings
+        if options.width is None and options.height is None:
+            return enlarged_size(height, width, settings.enlarging, settings.fewest_pixels, settings.most_pixels)
+        given = sized_like(images, options, self.refiner.release)
+        assert given.height is not None and given.width is not None
+        return given.height, given.width
+
+    def _padding(self, height: int, width: int) -> Padding:
+        release = self.refiner.release
+        return padding_of(height, width, (release.height, release.width))
+
+    @checked
+    def canvas(self, images: Tensor, options: RefineOptions) -> Canvas | None:
+        """What decode_refined needs of the images and options that `encode_video` is given; it lets the refiner be freed before
+        that. None for a network that puts nothing around the frames."""
+        release = self.refiner.release
+        if not release.enlarging:
+            return None
+        return Canvas(self._padding(*self._enlarged_size(images, options)), None if release.noise_aug else images)
+
+    @checked
+    def decode_refined(self, latent: Tensor, canvas: Canvas | None) -> Tensor:
+        """The frames of a refined video.
+
+        Args:
+            latent: unscaled [frames, 4, h, w].
+            canvas: see there.
+
+        Returns:
+            Images [frames, H, W, 3] in 0..1, without what was put around them, in the originals' colours.
+        """
+        if canvas is None:
+            return self.decode(latent)
+        frames = [without_padding(self.decode(frame), canvas.padding) for frame in latent.split(1)]
+        if canvas.originals is not None:
+            originals = canvas.originals.to(frames[0]).split(1)
+            frames = [match_statistics(*pair) for pair in zip(frames, originals, strict=True)]
+        return torch.cat(frames)
 
     @checked
     @torch.no_grad()
@@ -510,6 +595,7 @@ class Cascade:
         options: RefineOptions,
         *,
         noise: Tensor | None = None,
+        hint_noise: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
         """Runs the refinement stage on an encoded video (paper, section 3.3).
@@ -519,6 +605,7 @@ class Cascade:
             prompt: a short one; the release's suffix is appended here.
             options: all but the size are read.
             noise: [frames, 4, h, w], for the entry by noise; the seed's if None.
+            hint_noise: of the key frames [k, 4, h, w], where they are noised (VEnhancer); the seed's if None.
             callback: see solvers.Callback.
 
         Returns:
@@ -532,17 +619,30 @@ class Cascade:
         texts = self.text_encoder.encode(prompts, whose, added).to(self.dtype).split(1)
         positive, negative = (refiner.prepare(text) for text in texts)
         x = latent.to(self.device, torch.float32) * VAE_SCALE
+        control, windows = refiner.config.control, stage.windows(len(x))
+        hint = None if control is None else stage.hint(control, x, hint_noise)
+
+        def denoiser(conditions: list[Prepared], guidance: float, rescale: float) -> Denoise:
+            return guided_and_joined(
+                refiner,
+                stage.schedule,
+                windows,
+                stage.share(),
+                conditions,
+                guidance,
+                rescale,
+                speed,
+                self.dtype,
+                hint,
+            )
+
         if stage.inverts:
-            unguided = guided(refiner, stage.schedule, [negative], 1.0, acceleration=speed, dtype=self.dtype)
-            x = stage.invert(unguided, x, callback)
+            x = stage.invert(denoiser([negative], 1.0, 0.0), x, callback)
         else:
             noise = stage.noise(tuple(x.shape)) if noise is None else noise
             check_shape("noise", noise.shape, x.shape, "Draw it in the latent's shape.")
             x = stage.add_noise(x, noise.to(x))
-        both, guidance = [positive, negative], settings.guidance
-        denoise = guided(
-            refiner, stage.schedule, both, guidance, settings.rescale, acceleration=speed, dtype=self.dtype
-        )
+        denoise = denoiser([positive, negative], settings.guidance, settings.rescale)
         return stage.sample(denoise, x, callback) / VAE_SCALE
 
     def _base_stage(self, options: BaseOptions) -> BaseStage:

@@ -7,6 +7,7 @@ function: the guided network, in this package (guidance.py) or in a host. All la
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,8 @@ from .schedules import (
 )
 from .solvers import Callback, Denoise, ddim, ddim_inversion, dpmpp_2m_sde, heun, lcm, unipc
 from .windows import Share, key_frames, refiner_windows, share_of, window_ranges
+
+logger = logging.getLogger("i2vgen_xl")
 
 _OF_HINTS = ("noise_aug", "scale_told", "inserted")
 """Settings of a refiner whose hint are key frames."""
@@ -244,12 +247,15 @@ class RefineStage:
             "noise_level": options.noise_level,
             "entry": options.entry,
             "negative_prompt": options.negative,
-            **{name: getattr(options, name) for name in ("mode", "window", "joining", *_OF_HINTS)},
+            **{name: getattr(options, name) for name in ("mode", "window", "joining", "enlarging", *_OF_HINTS)},
         }
         self.settings = _with(release, given)
         self._check_hint(options, release)
         steps, level = self.settings.steps, self.settings.noise_level
-        if self.settings.mode == "fast" and options.solver == "dpmpp_2m_sde":
+        if options.mode == "fast" and options.solver == "heun":
+            remedy = "Use the solver dpmpp_2m_sde, or the mode normal."
+            raise InputError("solver", "dpmpp_2m_sde with the mode fast", "heun", remedy)
+        if self.settings.mode == "fast" and options.solver != "heun":
             self.plan = fast_steps(schedule, level)
         else:
             self.plan = refine_steps(schedule, steps, level, options.solver)
@@ -261,6 +267,12 @@ class RefineStage:
         self.noise_seed = derived_seed(options.seed, "refiner noise")
 
     def _check_hint(self, options: RefineOptions, release: Release) -> None:
+        if options.enlarging is not None and not release.enlarging:
+            remedy = "Give a width and a height, or use STAR or VEnhancer."
+            found = f"{options.enlarging:g} for the {release.title}"
+            raise InputError("enlarging", "none where the network has a size of its own", found, remedy)
+        if options.enlarging == 0:
+            raise InputError("enlarging", "more than 0", "0", "Use 4, the release's, or 1 to keep the size.")
         if not release.noise_aug:
             said = next((name for name in _OF_HINTS if getattr(options, name) is not None), None)
             if said is not None:
@@ -280,7 +292,11 @@ class RefineStage:
     def windows(self, frames: int) -> list[range]:
         """The frames of a video that go through the network together."""
         settings = self.settings
-        return refiner_windows(frames, settings.window, settings.joining, settings.inserted)
+        windows = refiner_windows(frames, settings.window, settings.joining, settings.inserted)
+        if settings.window < frames and len(windows) == 1 and settings.window:
+            words = "%d frames go through the network together: they are too few for two windows of %d"
+            logger.info(words, frames, settings.window)
+        return windows
 
     def share(self) -> Share:
         """How windows are joined; one for each run."""
