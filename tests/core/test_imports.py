@@ -19,7 +19,7 @@ FLOORS = (
     ("errors", "assets"),
     ("config",),
     ("memory",),
-    ("media", "network"),
+    ("media", "network", "poses"),
     ("encoders",),
     ("sampling",),
     ("checkpoints",),
