@@ -3,10 +3,12 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .accelerate import Accelerate
+from .animate import AlignPose, Animate
 from .base_sample import BaseSampler
 from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
 from .compare_videos import CompareVideos
+from .compose import Compose
 from .global_encode import GlobalEncode
 from .host import detection, lora
 from .inspect_conditioning import InspectConditioning
@@ -33,6 +35,9 @@ NODES: list[type[io.ComfyNode]] = [
     Spectrum,
     CompareVideos,
     Accelerate,
+    Compose,
+    AlignPose,
+    Animate,
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ class _Inputs(NamedTuple):
 
     Args:
         x, timesteps, details: by frame, [(b f), ...].
-        context, fps, prepared, fps_embedding: by clip, [b, ...].
+        context, fps, prepared, fps_embedding, in_front, motion: by clip, [b, ...].
         pieces: what each clip is a piece of.
     """
 
@@ -41,6 +42,8 @@ class _Inputs(NamedTuple):
     fps: Tensor | None
     prepared: Tensor | None
     fps_embedding: Tensor | None
+    in_front: Tensor | None
+    motion: Tensor | None
     pieces: list[Piece]
 
     def apart(self) -> list[_Inputs]:
@@ -79,7 +82,7 @@ class HostUNet(UNet):
             control: of a ControlNet; None.
             transformer_options: the host's.
             conditions: `details`, `fps` [b], and `prepared` and `fps_embedding`, what `prepare` made of context and fps,
-                unless weights change during the run; and their geometry, see geometry.conditions.
+                unless weights change during the run; `in_front` and `motion` of an animator; and their geometry, see geometry.conditions.
 
         Raises:
             InputError: there is a ControlNet; none was trained for these networks. Or what has been cut, repeated or moved
@@ -102,6 +105,8 @@ class HostUNet(UNet):
         fps: Tensor | None = None,
         prepared: Tensor | None = None,
         fps_embedding: Tensor | None = None,
+        in_front: Tensor | None = None,
+        motion: Tensor | None = None,
         rows: Tensor | None = None,
         places: Tensor | None = None,
         owner: Tensor | None = None,
@@ -110,15 +115,12 @@ class HostUNet(UNet):
         if control is not None:
             raise no_control("ControlNet")
         pieces, reads = pieces_of(x, context, rows, places, owner)
-        _check_rows(x, timesteps, details, context, fps, prepared, fps_embedding)
-        if any(
-            each is not None and reads != list(range(len(each))) for each in (context, fps, prepared, fps_embedding)
-        ):
+        others = fps, prepared, fps_embedding, in_front, motion
+        _check_rows(x, timesteps, details, context, *others)
+        if any(each is not None and reads != list(range(len(each))) for each in (context, *others)):
             context = context[reads]
-            fps, prepared, fps_embedding = (
-                None if each is None else each[reads] for each in (fps, prepared, fps_embedding)
-            )
-        inputs = _Inputs(x, timesteps, details, context, fps, prepared, fps_embedding, pieces)
+            others = tuple(None if each is None else each[reads] for each in others)  # type: ignore[assignment]
+        inputs = _Inputs(x, timesteps, details, context, *others, pieces)
         options = {} if transformer_options is None else transformer_options
         run, may_part = _run_of(options), len(pieces) > 1 and changes_nothing(options)
         if not may_part or run is None or run != self._parted:
@@ -140,11 +142,19 @@ class HostUNet(UNet):
         )
 
     def _together(self, inputs: _Inputs, options: dict[str, Any]) -> Tensor:
-        x, timesteps, details, context, fps, prepared, fps_embedding, pieces = inputs
+        x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, pieces = inputs
         frames, reuse = len(pieces[0].frames), reuse_in(options, x, pieces)
         hooks = stock_patches(options, reuse, self.config.model_channels, x, timesteps, context)
         timesteps = timesteps[::frames]
         known = unpacked(prepared, context, fps_embedding, self.channels)
+        if in_front is not None:  # of an animator, whose halves differ in what stands beside the noise, too
+            known = self.prepare(known) if isinstance(known, Tensor) else known
+            poses = (
+                None
+                if motion is None
+                else self.pose_keys_values(motion.reshape(-1, self.config.image_tokens, motion.shape[-1]))
+            )
+            known, details = replace(known, details=details, in_front=in_front, poses=poses), None
         if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps):
             x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
         return super().forward(x, timesteps, known, frames, fps, details, hooks)
@@ -193,7 +203,7 @@ def _run_of(options: dict[str, Any]) -> Any:
 def _check_rows(x: Tensor, timesteps: Tensor, details: Tensor | None, context: Tensor, *others: Tensor | None) -> None:
     """Raises InputError unless all that goes by frame or place, and all that goes by context, is of one size."""
     remedy = "Take out the node that cuts the latent or its conditions: it takes some of them along, and not others."
-    if details is not None and details.shape != x.shape:
+    if details is not None and (len(details), details.shape[2:]) != (len(x), x.shape[2:]):
         found = f"{list(details.shape)} for a latent of {list(x.shape)}"
         raise InputError("the image's details", "those of the frames and places that are evaluated", found, remedy)
     if len(timesteps) != len(x):

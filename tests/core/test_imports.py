@@ -24,6 +24,7 @@ FLOORS = (
     ("sampling",),
     ("checkpoints",),
     ("cascade",),
+    ("family",),
     ("training", "batch", "__init__"),
     ("commands",),
     ("__main__",),
