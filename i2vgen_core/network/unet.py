@@ -93,7 +93,7 @@ class UNet(nn.Module):
         spatial_transformer = SpatialTransformer if config.poses is None else PosedTransformer
 
         def parts(name: BlockName, inputs: int, outputs: int, attention: bool) -> list[nn.Module]:
-            made: list[nn.Module] = [ResBlock(inputs, outputs, embedding, layers)]
+            made: list[nn.Module] = [ResBlock(name, inputs, outputs, embedding, layers)]
             if attention:
                 heads = outputs // config.head_dim
                 made.append(spatial_transformer(name, outputs, heads, config.context_dim, layers))
@@ -120,7 +120,7 @@ class UNet(nn.Module):
                 skips.append(channels)
 
         name = BlockName("middle", 0)
-        last = ResBlock(channels, channels, embedding, layers)
+        last = ResBlock(name, channels, channels, embedding, layers)
         self.middle_block = Block(name, [*parts(name, channels, channels, attention=True), last])
 
         self.output_blocks = nn.ModuleList()

@@ -24,7 +24,7 @@ FLOORS = (
     ("sampling",),
     ("checkpoints",),
     ("cascade",),
-    ("family",),
+    ("family", "editing"),
     ("training", "batch", "__init__"),
     ("commands",),
     ("__main__",),

@@ -41,6 +41,13 @@ from i2vgen_core.sampling.solvers import ddim, ddim_inversion, dpmpp_2m_sde, gui
 TABLE = 1e-5
 PICTURE = 1.0  # of 255
 
+MODULES = {
+    "sampling": "composer_golden",
+    "animate_x": "animator_golden",
+    "cases": "editing_golden",
+}
+"""What makes our values of the folders beside the cascade's, by what stands in their cases.json alone."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -70,7 +77,7 @@ def makers_of(folder: Path) -> dict[str, Callable[[set[str]], Values]]:
     cases = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
     own = folder / "weights.py"
     weights = load_module(own if own.is_file() else HERE / "weights.py")
-    for mark, module in (("sampling", "composer_golden"), ("animate_x", "animator_golden")):
+    for mark, module in MODULES.items():
         if mark in cases:
             return load_module(HERE / f"{module}.py").makers(folder, weights)
     return {
