@@ -18,7 +18,7 @@ from . import assets
 from .checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
 from .checkpoints.load import UNetCheckpoint, open_base, open_refiner
 from .checkpoints.lora import merge_lora, open_lora, restore, stage_of
-from .config import VAE_SCALE, VAE_STEP, DetailGain, Kind, Release
+from .config import BASES, VAE_SCALE, VAE_STEP, DetailGain, Kind, Release
 from .encoders.clip import ImageEncoder, TextEncoder
 from .encoders.vae import VAE
 from .errors import InputError, check_shape, check_type, checked
@@ -146,6 +146,7 @@ class Cascade:
         device: where it runs.
         refiner_kind: which refiner `refiner/` holds; None takes what its config.json says, else vid2vid_xl.
         detail_gain: see UNetConfig.
+        base_kind: which first stage `unet/` holds, where its tensors cannot say: a composer, or text2video.
 
     Raises:
         InputError: no such folder, device or type, or a part of the folder is missing.
@@ -160,6 +161,7 @@ class Cascade:
         device: torch.device | str = "cpu",
         refiner_kind: Kind | None = None,
         detail_gain: DetailGain = "official",
+        base_kind: Kind | None = None,
     ):
         self.folder = Path(folder)
         if not any(
@@ -172,6 +174,7 @@ class Cascade:
         self.dtype = usual if dtype is None else dtype_of(dtype)
         self._refiner_kind: Kind | None = refiner_kind
         self._detail_gain: DetailGain = detail_gain
+        self._base_kind: Kind | None = base_kind
         self._parts: dict[str, Any] = {}
         self._given: set[str] = set()  # names of the parts that were assigned
         self._loras: dict[Stage, list[tuple[Path, float]]] = {"base": [], "refiner": []}
@@ -286,7 +289,7 @@ class Cascade:
             if not (self.folder / "unet").is_dir():
                 remedy = "Put the base there, or run the refiner alone."
                 raise InputError("model folder", "one with unet/ in it", str(self.folder), remedy)
-            return open_base(self.folder / "unet", self._detail_gain)
+            return open_base(self.folder / "unet", self._detail_gain, self._base_kind)
         path = self.folder / "refiner"
         if not path.is_dir():
             remedy = "Put the refiner there, or run the base stage alone."
@@ -356,7 +359,7 @@ class Cascade:
             needed = encoding_bytes(height, width, self.dtype.itemsize)
             check_fits(1, height, width, needed, machine_bytes(self.device))
 
-    def _check_video(self, network: UNet, frames: int, width: int, height: int) -> None:
+    def check_video(self, network: UNet, frames: int, width: int, height: int) -> None:
         """Raises InputError if the machine has not the memory for a video's sampling, or for its frames."""
         self.check_frame(width, height)
         needed = evaluation_bytes(network.config, frames, height // VAE_STEP, width // VAE_STEP, self.dtype.itemsize)
@@ -444,11 +447,14 @@ class Cascade:
             InputError: a setting that cannot be, or a video that this machine has not the memory for.
         """
         pictures = as_images(image)
+        if self.base.unet.config.kind not in BASES:
+            remedy = "Use family.compose or family.animate."
+            raise InputError("the network", "a base", self.base.unet.config.kind, remedy)
         settings = self._base_stage(options).settings
         pictures = pictures[:1].to(self.device)
         base, encoder = self.base.unet, self.base.global_encoder
         width, height, frames = settings.width, settings.height, settings.frames
-        self._check_video(base, frames, width, height)
+        self.check_video(base, frames, width, height)
         pixels = clip_pixels(pictures, width, self.image_encoder.config.image_size)
         embedding = self.image_encoder.encode(pixels).to(self.dtype)[:, None]
         seen, unseen = base.context_embedding(embedding), base.context_embedding(torch.zeros_like(embedding))
@@ -535,13 +541,13 @@ class Cascade:
             padding = self._padding(height, width)
             sides = width + padding.left + padding.right, height + padding.top + padding.bottom
             frames = held(images, stage.settings.inserted)
-            self._check_video(self.refiner.unet, max(map(len, stage.windows(len(frames)))), *sides)
+            self.check_video(self.refiner.unet, max(map(len, stage.windows(len(frames)))), *sides)
             ready = (padded(enlarged(frame, height, width), padding) for frame in frames.split(1))
             return torch.cat([self.vae.encode(each.to(self.device), frames_per_batch=1).cpu() for each in ready])
         width = options.width or self.refiner.release.width
         height = options.height or self.refiner.release.height
         check_size(width, height)
-        self._check_video(self.refiner.unet, len(images), width, height)
+        self.check_video(self.refiner.unet, len(images), width, height)
         return self.vae.encode(resize_video(images, width, height).to(self.device), frames_per_batch=1)
 
     def _enlarged_size(self, images: Tensor, options: RefineOptions) -> tuple[int, int]:

@@ -46,6 +46,9 @@ COMPOSERS: tuple[Kind, ...] = ("tft2v_composer", "videolcm_composer")
 ANIMATORS: tuple[Kind, ...] = ("unianimate", "animate_x")
 """What moves a person's picture as poses say."""
 
+FIRST_STAGES: tuple[Kind, ...] = (*BASES, *TEXT_TO_VIDEO, *COMPOSERS, *ANIMATORS)
+"""What makes a video that a refiner can refine."""
+
 Stem = Literal[
     "depth", "local_image", "motion", "sketch", "single_sketch", "masked", "pose", "reference", "reference_pose"
 ]

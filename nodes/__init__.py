@@ -3,10 +3,12 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .accelerate import Accelerate
+from .animate import AlignPose, Animate
 from .base_sample import BaseSampler
 from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
 from .compare_videos import CompareVideos
+from .compose import Compose
 from .global_encode import GlobalEncode
 from .host import compat, detection, lora
 from .inspect_conditioning import InspectConditioning
@@ -35,6 +37,9 @@ NODES: list[type[io.ComfyNode]] = [
     CompareVideos,
     Accelerate,
     VideoEdit,
+    Compose,
+    AlignPose,
+    Animate,
 ]
 
 

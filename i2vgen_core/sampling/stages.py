@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ControlConfig, Release
+from ..config import ANIMATORS, ControlConfig, Kind, Release
 from ..errors import InputError, check_finite
 from ..media.images import check_size
 from ..network.control import Hint
@@ -214,6 +214,37 @@ class AnimateStage:
         """
         check_finite("first latent", x, _NOT_FINITE)
         return ddim(denoise, x, self.schedule, self.timesteps, callback=callback)
+
+
+FirstStage = BaseStage | FewStepStage | AnimateStage
+
+
+def first_stage(options: BaseOptions, kind: Kind, release: Release, schedule: Schedule) -> FirstStage:
+    """The first stage of a network as it was released: DDIM and its like, few steps, or an animator's.
+
+    Args:
+        options: the caller's; what a network with a sampler of its own does not read has to be left.
+        kind, release, schedule: of the network.
+
+    Raises:
+        InputError: a setting that cannot be, or that this network does not read.
+    """
+    few = release.sampler == "lcm"
+    if not few and kind not in ANIMATORS:
+        return BaseStage(options, release, schedule)
+    options.check()
+    remedy = f"Leave it: {release.title} has a sampler of its own."
+    for name, usual in (("solver", "ddim"), ("eta", 0.0), ("negative", None)):
+        if (found := getattr(options, name)) != usual:
+            expected = f"{usual}, which stands for the release's" if name == "solver" else "none"
+            raise InputError(name, expected, f"{found!r}"[:60], remedy)
+    if not few:
+        read = ("width", "height", "frames", "steps", "guidance", "seed", "acceleration")
+        return AnimateStage(AnimateOptions(**{name: getattr(options, name) for name in read}), release, schedule)
+    if options.guidance not in (None, 1):
+        raise InputError("guidance scale", "1, since guidance is in the weights", f"{options.guidance:g}", remedy)
+    names = ("width", "height", "frames", "steps", "seed")
+    return FewStepStage(FewStepOptions(**{name: getattr(options, name) for name in names}), release, schedule)
 
 
 class RefineStage:

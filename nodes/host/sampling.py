@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -19,7 +19,8 @@ from ...i2vgen_core.memory import check_fits, evaluation_bytes
 from ...i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from ...i2vgen_core.sampling.schedules import Schedule
 from ...i2vgen_core.sampling.solvers import Callback, Denoise, guide
-from ...i2vgen_core.sampling.stages import BaseStage, RefineStage
+from ...i2vgen_core.sampling.stages import AnimateStage, RefineStage, first_stage
+from . import compat
 from .acceleration import may_cut
 from .inputs import check_conditioning, noise_mask, video_latent
 from .models import network_of
@@ -102,7 +103,8 @@ class CoreSampler(comfy.samplers.KSAMPLER):
 def sample_base(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], options: BaseOptions
 ) -> dict[str, Any]:
-    """Runs a base from pure noise. The latent gives size and frames alone.
+    """Runs a base, or another first stage of the family as it was released. The latent gives size and frames; an
+    animator's holds the person's picture too, of which the first noise keeps a share.
 
     Returns:
         LATENT with unscaled samples [frames, 4, h, w].
@@ -114,22 +116,36 @@ def sample_base(
     network = network_of(model)
     if network is None or network.is_refiner:
         remedy = "Wire the Cascade Loader's or the Base Loader's MODEL into it."
-        raise InputError("model", "an I2VGen-XL or MS-Image2Video base", found(network), remedy)
-    stage = BaseStage(options, model.model.release, model.model.schedule)
+        raise InputError("model", "a base, a composer, an animator or text to video", found(network), remedy)
     samples = checked_latent(model, positive, negative, latent)
+    sized = replace(options, frames=len(samples))
+    stage = first_stage(sized, network.kind, model.model.release, model.model.schedule)
     noise = comfy.sample.prepare_noise(samples, options.seed, latent.get("batch_index"))
-    if stage.settings.offset_noise:
-        offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
+    offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
+    start = torch.zeros_like(samples)
+    if isinstance(stage, AnimateStage):
+        start = samples
+        model = (
+            compat.in_windows(model, stage.options.window, stage.options.overlap) if len(stage.windows) > 1 else model
+        )
+    elif stage.settings.offset_noise:
         noise = noise + stage.settings.offset_noise * offset
+
+    def steps(run: Run) -> Tensor:
+        x = run.noise
+        if isinstance(stage, AnimateStage):
+            x = stage.first_latent(run.latent[:1], run.noise, offset.to(run.noise))
+        return stage.sample(run.denoise, x, run.callback)
+
     sampled = comfy.sample.sample_custom(
         model,
         noise,
         stage.settings.guidance,
-        CoreSampler(lambda run: stage.sample(run.denoise, run.noise, run.callback)),
+        CoreSampler(steps),
         sigmas_of(model, stage.timesteps),
         positive,
         negative,
-        torch.zeros_like(samples),
+        start,
         callback=prepare_callback(model, stage.steps, notes_of(model, latent, positive, negative)),
         seed=options.seed,
     )
@@ -198,7 +214,9 @@ def notes_of(model: Any, latent: dict[str, Any], positive: Any, negative: Any) -
     """What is to be said of a run before its first step."""
     release, (height, width) = model.model.release, latent["samples"].shape[-2:]
     is_refiner = model.model.network.is_refiner
-    notes = size_notes(release, VAE_STEP * width, VAE_STEP * height) if is_refiner else []  # Global Encode spoke of a base's
+    notes = (
+        size_notes(release, VAE_STEP * width, VAE_STEP * height) if is_refiner else []
+    )  # Global Encode spoke of a base's
     notes += latent_notes(latent, reads_mask=is_refiner)
     return notes + text_notes(release.title, positive=positive, negative=negative)
 
