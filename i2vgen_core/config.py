@@ -356,6 +356,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "frames": (1, 4096),
     "fps": (1, 120),
     "eta": (0, 1),
+    "denoise": (0.01, 1),
     "seed": (0, 2**64 - 1),
 }
 """What the settings of a video may be, wherever they come from: a block, the command line or a config.json."""

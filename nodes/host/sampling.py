@@ -39,6 +39,7 @@ class Run:
         denoise: the guided network's estimate of the clean latent, see core's Denoise.
         latent: scaled clean latent [frames, 4, h, w].
         noise: the host's noise of the same shape.
+        free: where the first step samples, 1, and where the host holds the latent, 0; None without a noise mask.
         callback: core's Callback.
         network: the host's model, in memory.
         transformer_options: that each evaluation of the network is given.
@@ -47,6 +48,7 @@ class Run:
     denoise: Denoise
     latent: Tensor
     noise: Tensor
+    free: Tensor | None
     callback: Callback
     network: Any
     transformer_options: dict[str, Any]
@@ -96,13 +98,17 @@ class CoreSampler(comfy.samplers.KSAMPLER):
 
         latent = torch.zeros_like(model.noise) if model.latent_image is None else model.latent_image
         options = extra_args["model_options"].setdefault("transformer_options", {})
-        return self._steps(Run(denoise, latent, model.noise, report, network, options))
+        free, change = extra_args.get("denoise_mask"), extra_args["model_options"].get("denoise_mask_function")
+        if free is not None and change is not None:
+            free = change(sigmas[:1], free, extra_options={"model": model.inner_model, "sigmas": sigmas})
+        return self._steps(Run(denoise, latent, model.noise, free, report, network, options))
 
 
 def sample_base(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], options: BaseOptions
 ) -> dict[str, Any]:
-    """Runs a base from pure noise. The latent gives size and frames alone.
+    """Runs a base from pure noise, or with `denoise` below 1 from the latent. Where a noise mask holds it, the latent stays;
+    otherwise it gives size and frames alone.
 
     Returns:
         LATENT with unscaled samples [frames, 4, h, w].
@@ -121,15 +127,25 @@ def sample_base(
     if stage.settings.offset_noise:
         offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
         noise = noise + stage.settings.offset_noise * offset
+    mask = noise_mask(latent)
+    reads = mask is not None or options.denoise < 1
+    if reads:
+        check_finite("latent", samples, "Look at where it comes from: something failed there.")
+
+    def steps(run: Run) -> Tensor:
+        x = stage.first_latent(run.noise, run.latent, run.free)
+        return stage.sample(run.denoise, x, run.callback, holds=run.free is not None)
+
     sampled = comfy.sample.sample_custom(
         model,
         noise,
         stage.settings.guidance,
-        CoreSampler(lambda run: stage.sample(run.denoise, run.noise, run.callback)),
+        CoreSampler(steps),
         sigmas_of(model, stage.timesteps),
         positive,
         negative,
-        torch.zeros_like(samples),
+        samples if reads else torch.zeros_like(samples),
+        noise_mask=mask,
         callback=prepare_callback(model, stage.steps, notes_of(model, samples, positive, negative)),
         seed=options.seed,
     )
