@@ -31,6 +31,7 @@ from .network.evaluation import Prepared
 from .network.image_conditioning import GlobalEncoder
 from .network.unet import UNet
 from .sampling.guidance import guided, guided_and_joined
+from .sampling.held import Held, free_at, hold
 from .sampling.options import BaseOptions, RefineOptions
 from .sampling.schedules import schedule_for
 from .sampling.solvers import Callback, Denoise
@@ -376,6 +377,7 @@ class Cascade:
         *,
         stage: Literal["base", "cascade"] | None = None,
         refine_prompt: str | None = None,
+        held: Held | None = None,
         callback: Callback | None = None,
         cancel: Event | None = None,
     ) -> Videos:
@@ -388,6 +390,7 @@ class Cascade:
             refine: settings of the second stage; the release's, and the base's seed, if None.
             stage: `base` leaves the second one out; None runs it where there is a refiner.
             refine_prompt: the refiner's prompt; the base's if None.
+            held: what is given of the base's video, see sample_base.
             callback: see solvers.Callback; it counts the steps of both stages. What it raises ends the run.
             cancel: looked at between the steps, and between the frames that are decoded.
 
@@ -414,7 +417,7 @@ class Cascade:
 
         _stop_if(cancel)
         conditions = self.condition(image, prompt, base)
-        video = self._decode_until(cancel, self.sample_base(conditions, base, callback=counted(0)))
+        video = self._decode_until(cancel, self.sample_base(conditions, base, held=held, callback=counted(0)))
         if not refines:
             return Videos(video)
         latent = self.encode_video(video, refine)
@@ -463,7 +466,7 @@ class Cascade:
         if encoder is None:
             return BaseConditions(seen, unseen, fps, None, shape)
 
-        latent = self.vae.encode(video_frame(pictures, width, height)).to(self.dtype) * VAE_SCALE
+        latent = self._encode_fitted(pictures, width, height).to(self.dtype) * VAE_SCALE
         whose = ["the prompt", "the negative prompt"]
         text = self.text_encoder.encode([prompt, settings.negative_prompt], whose).to(self.dtype)
         global_tokens = encoder(latent)
@@ -475,20 +478,38 @@ class Cascade:
 
     @checked
     @torch.no_grad()
+    def encode_images(self, images: ImageLike, options: BaseOptions) -> Tensor:
+        """Pictures, cropped to the base video's shape and scaled to its size, to an unscaled latent [n, 4, height/8, width/8].
+
+        Args:
+            images: as for a call of the cascade; all of them are taken.
+            options: the size is read.
+        """
+        settings = self._base_stage(options).settings
+        self.check_frame(settings.width, settings.height)
+        return self._encode_fitted(as_images(images).to(self.device), settings.width, settings.height)
+
+    def _encode_fitted(self, images: Tensor, width: int, height: int) -> Tensor:
+        return self.vae.encode(video_frame(images, width, height))
+
+    @checked
+    @torch.no_grad()
     def sample_base(
         self,
         conditions: BaseConditions,
         options: BaseOptions,
         *,
         noise: Tensor | None = None,
+        held: Held | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Runs the base stage, from pure noise.
+        """Runs the base stage, from pure noise or from a latent of which a part may be held.
 
         Args:
             conditions: of the image and prompts.
-            options: steps, guidance, eta, seed, solver and acceleration are read.
+            options: steps, guidance, eta, seed, solver, denoise and acceleration are read.
             noise: [frames, 4, h, w]; the seed's if None.
+            held: what is given of the video; directing.py makes it of pictures and masks.
             callback: see solvers.Callback.
 
         Returns:
@@ -500,8 +521,19 @@ class Cascade:
         check_shape("frames, height and width of the options", asked, shape, "Give the options of the conditions.")
         noise = stage.noise(shape) if noise is None else noise
         check_shape("noise", noise.shape, shape, "Draw it in the shape of the conditions.")
-        denoise = self.denoiser(conditions, options)
-        return stage.sample(denoise, noise.to(self.device, torch.float32), callback) / VAE_SCALE
+        denoise, noise = self.denoiser(conditions, options), noise.to(self.device, torch.float32)
+        if held is None:
+            if options.denoise < 1:
+                raise InputError("denoise", "1 without a latent to begin from", f"{options.denoise:g}", "Give one.")
+            return stage.sample(denoise, noise, callback) / VAE_SCALE
+        held.check(shape)
+        latent = held.latent.to(noise) * VAE_SCALE
+        if held.mask is None:
+            return stage.sample(denoise, stage.first_latent(noise, latent), callback) / VAE_SCALE
+        mask, first = held.latent_mask().to(noise), stage.schedule.signal_and_noise(stage.timesteps[0])[0]
+        x = stage.first_latent(noise, latent, free_at(mask, first) if held.by_signal else mask)
+        denoise = hold(denoise, stage.schedule, latent, noise, mask, held.by_signal)
+        return stage.sample(denoise, x, callback, holds=True) / VAE_SCALE
 
     @checked
     @torch.no_grad()

@@ -456,6 +456,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "noise_aug": (0, TIMESTEPS),
     "scale_told": (0, TIMESTEPS - 1),
     "eta": (0, 1),
+    "denoise": (0.01, 1),
     "seed": (0, 2**64 - 1),
 }
 """What the settings of a video may be, wherever they come from: a block, the command line or a config.json."""

@@ -99,12 +99,11 @@ def text_notes(title: str, **conditionings: Any) -> list[str]:
     ]
 
 
-def latent_notes(latent: dict[str, Any], reads_mask: bool) -> list[str]:
+def latent_notes(latent: dict[str, Any]) -> list[str]:
     """Notes on a LATENT that a stage reads otherwise than it may be meant.
 
     Args:
         latent: [frames, 4, h, w], and what blocks have put beside it.
-        reads_mask: whether the stage keeps what a mask leaves out; a base begins from noise alone.
     """
     numbers, notes = latent.get("batch_index"), []
     if numbers is not None and len(set(numbers)) < len(numbers):
@@ -112,6 +111,4 @@ def latent_notes(latent: dict[str, Any], reads_mask: bool) -> list[str]:
             f"latent: some of its {len(numbers)} frames have the same number, as where videos were joined; they are sampled "
             "as one video, and frames of one number from the same noise"
         )
-    if latent.get("noise_mask") is not None and not reads_mask:
-        notes.append("latent: its noise mask is not read, since a base begins from noise alone")
     return notes

@@ -459,9 +459,8 @@ def test_another_schedule_or_prediction_is_refused(sample, made, stage):
 # ---- latents that may mean something else
 
 
-@pytest.mark.parametrize("stage", ["base", "refiner"])
-def test_what_a_latent_may_mean_is_said(sample, host, made, monkeypatch, stage):
-    """Two videos behind each other are one to a refiner, and a base keeps nothing of a mask: a note says so."""
+def test_what_a_latent_may_mean_is_said(sample, host, made, monkeypatch):
+    """Two videos behind each other are one to a refiner: a note says so."""
     sampling, said = host.module("nodes.host.sampling"), []
     original = sampling.prepare_callback
 
@@ -470,19 +469,13 @@ def test_what_a_latent_may_mean_is_said(sample, host, made, monkeypatch, stage):
         return original(model, steps, notes)
 
     monkeypatch.setattr(sampling, "prepare_callback", prepare)
-    name = "latent" if stage == "base" else "encoded"
-    latent = getattr(made, name)
-    sample(stage=stage)
+    sample(stage="refiner")
     assert not [note for note in said if note.startswith("latent:")]
-    mask = torch.ones(1, graphs.HEIGHT // 8, graphs.WIDTH // 8)
-    if stage == "base":
-        monkeypatch.setattr(made, name, latent | {"noise_mask": mask})
-    else:
-        (joined,) = host.nodes["LatentBatch"].execute(latent, latent).args
-        monkeypatch.setattr(made, name, joined | {"noise_mask": mask})
-    sample(stage=stage)
+    (joined,) = host.nodes["LatentBatch"].execute(made.encoded, made.encoded).args
+    monkeypatch.setattr(made, "encoded", joined)
+    sample(stage="refiner")
     (note,) = [note for note in said if note.startswith("latent:")]
-    assert ("noise mask is not read" if stage == "base" else f"some of its {2 * FRAMES} frames") in note
+    assert f"some of its {2 * FRAMES} frames" in note
 
 
 # ---- memory
