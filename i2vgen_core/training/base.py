@@ -29,6 +29,7 @@ from .diffusion import (
     velocity_loss,
 )
 from .loop import Loop, LoopConfig
+from .still import stand_still
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class BaseTraining:
 
     Args:
         unet: the network's sizes, of kind i2vgen_xl.
+        still: a new network begins as a video of the picture standing still, see training.still.
         width, height: of the clips in pixels.
         shapes: lengths and frame rates; batches are drawn from them.
         image_only: train single frames and leave what mixes frames alone: the first of the runs.
@@ -55,6 +57,7 @@ class BaseTraining:
     """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
+    still: bool = False
     width: int = 128
     height: int = 64
     shapes: tuple[Shape, ...] = (Shape(16),)
@@ -108,6 +111,8 @@ def build_base(config: BaseTraining) -> Base:
     """A new base with the seed's weights."""
     network = UNet(config.unet)
     initialise(network, config.loop.seed)
+    if config.still:
+        stand_still(network)
     return Base(network, GlobalEncoder(config.unet.in_channels, config.unet.context_dim, Layers()))
 
 
