@@ -42,6 +42,7 @@ class BaseTraining:
         width, height: of the clips in pixels.
         shapes: lengths and frame rates; batches are drawn from them.
         image_only: train single frames and leave what mixes frames alone: the first of the runs.
+        frozen: what is left as it is: how the names of its parameters begin, such as "network.input_blocks.0.".
         spatial_rate: learning rate of what an image-only run has trained, relative to that of the temporal layers.
         repeats: noise levels that each clip is shown at.
         bias: see diffusion.draw_timesteps.
@@ -62,6 +63,7 @@ class BaseTraining:
     height: int = 64
     shapes: tuple[Shape, ...] = (Shape(16),)
     image_only: bool = False
+    frozen: tuple[str, ...] = ()
     spatial_rate: float = 1.0
     repeats: int = 1
     bias: float = 1.0
@@ -148,7 +150,7 @@ def train_base(
     schedule, negative = schedule_for(kind), RELEASES[kind].negative_prompt
     temporal = tuple("network." + name for name in temporal_parts(base.network))
     for name, parameter in base.named_parameters():
-        if config.image_only and name.startswith(temporal):
+        if name.startswith(config.frozen + (temporal if config.image_only else ())):
             parameter.requires_grad_(False)
     base.network.checkpointing = config.checkpointing
 

@@ -33,9 +33,10 @@ _LATENT = 4  # channels
 _LATER = 6.0  # added to the details of the later frames, which hold no picture: more than a latent's mean ever is
 _SPREAD = 0.15  # between a latent's channels, below which it is taken for a later frame's details, whose channels are equal
 _SHARP = 20.0  # of the SiLUs that compare them
-_DETAIL, _STREAM, _GATE, _LAST = 80.0, 10.0, 12.0, 12.0  # constants that keep the deviation of groups
+_DETAIL, _STREAM, _GATE, _LAST = 80.0, 6.0, 12.0, 12.0  # constants that keep the deviation of groups
 _GAIN = 0.5  # of a value in its gate
 _STEEP = 2.0  # gain of a gate's norm
+_RIDGE = 1e-2  # of the fit of that shift
 _REACH = 14.0  # of the time step's shift of a gate, either way
 
 
@@ -181,7 +182,7 @@ def _last_block(network: UNet, line: Line) -> None:
     """The last block adds up x_t and z, each gated by the time step, and the last convolution says it."""
     block = network.output_blocks[-1][0]
     below = block.in_layers[2].in_channels - CHANNELS  # channels in front of those of the first block
-    six = (_STREAM**2 / 3) ** 0.5  # deviation of a group of six
+    six = ((_STREAM**2 + 2) / 3) ** 0.5  # deviation of a group of six, where x and z are of 1
     a, b = line(network.config.kind)
     embedded = _embedded(network)
     highest = float(b.max())
@@ -235,7 +236,13 @@ def _gate(wanted: Tensor) -> tuple[Tensor, float]:
 
 
 def _embedded(network: UNet) -> Tensor:
-    """What the blocks read of every timestep, [1000, e]; the frame rate adds nothing at first."""
+    """What the blocks read of every timestep, [1000, e]; the frame rate adds nothing at first.
+
+    The layers' own first weights make so little of a timestep that gates would have to multiply it by hundreds, and training
+    would shake them: so these begin larger.
+    """
+    for layer, larger in ((network.time_embed[0], 2.0), (network.time_embed[2], 4.0)):
+        layer.weight *= larger
     nn.init.zeros_(network.fps_embedding[2].weight)
     nn.init.zeros_(network.fps_embedding[2].bias)
     positions = sinusoidal_embedding(torch.arange(TIMESTEPS), network.config.model_channels)
@@ -245,7 +252,7 @@ def _embedded(network: UNet) -> Tensor:
 def _fitted(features: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """Weights and bias of a linear layer from features [n, e] to values [n], by least squares."""
     ones = torch.cat([features, torch.ones(len(features), 1)], dim=1).double()
-    square = ones.T @ ones + 1e-4 * torch.eye(ones.shape[1], dtype=torch.float64)
+    square = ones.T @ ones + _RIDGE * torch.eye(ones.shape[1], dtype=torch.float64)
     solved = torch.linalg.solve(square, ones.T @ wanted.double()).float()
     return solved[:-1], solved[-1]
 
