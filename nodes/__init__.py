@@ -8,7 +8,7 @@ from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
 from .compare_videos import CompareVideos
 from .global_encode import GlobalEncode
-from .host import compat, detection, lora
+from .host import blueprints, compat, detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
 from .refine_sample import RefineSampler
@@ -41,6 +41,7 @@ class I2VGenXLExtension(ComfyExtension):
         compat.name_errors_shortly()
         detection.install()
         lora.install()
+        await blueprints.add_search_words()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
