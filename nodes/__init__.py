@@ -3,10 +3,12 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .accelerate import Accelerate
+from .animate import AlignPose, Animate
 from .base_sample import BaseSampler
 from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
 from .compare_videos import CompareVideos
+from .compose import Compose
 from .global_encode import GlobalEncode
 from .host import blueprints, compat, detection, lora
 from .inspect_conditioning import InspectConditioning
@@ -16,6 +18,7 @@ from .size import Size
 from .spectrum import Spectrum
 from .tiny_scene import TinyScene
 from .vae_decode import VAEDecode
+from .video_edit import VideoEdit
 
 NODES: list[type[io.ComfyNode]] = [
     CascadeLoader,
@@ -33,6 +36,10 @@ NODES: list[type[io.ComfyNode]] = [
     Spectrum,
     CompareVideos,
     Accelerate,
+    VideoEdit,
+    Compose,
+    AlignPose,
+    Animate,
 ]
 
 

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..i2vgen_core.config import REFINERS
 from .host import folders
-from .host.loaders import found, load_base, load_bundle, load_refiner
+from .host.loaders import SAID, found, load_base, load_bundle, load_refiner
 from .host.models import WEIGHT_DTYPES
 from .host.schema import CATEGORY, GlobalEncoderType, schema
 
@@ -76,7 +76,7 @@ class BaseLoader(io.ComfyNode):
             node_id="I2VGenXLBaseLoader",
             display_name="I2VGen-XL Base Loader",
             category=CATEGORY,
-            description="Loads a base network, I2VGen-XL or MS-Image2Video, from one file.",
+            description="Loads a base network from one file: I2VGen-XL, MS-Image2Video, or one of their family.",
             inputs=[
                 io.Combo.Input(
                     "model_name",
@@ -93,6 +93,14 @@ class BaseLoader(io.ComfyNode):
                     tooltip="official adds the image's detail features twice, as the released weights were trained. "
                     "once is for weights trained against the diffusers port, such as Ctrl-Adapter's. Costs nothing.",
                 ),
+                io.Combo.Input(
+                    "kind",
+                    options=["auto", *SAID],
+                    default="auto",
+                    optional=True,  # workflows saved before it was there have none
+                    tooltip="What the file is, where its tensors cannot say: the composers of TF-T2V and VideoLCM have the same, "
+                    "and so have text2video and the refiners. auto takes the file's word, and asks where there is none.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The base network; to Base Sampler or a stock sampler, LoRA loaders between."),
@@ -106,8 +114,8 @@ class BaseLoader(io.ComfyNode):
         return model_name is None or found(partial(folders.base, model_name))
 
     @classmethod
-    def execute(cls, model_name: str, weight_dtype: str, detail_gain: str) -> io.NodeOutput:
-        return io.NodeOutput(*load_base(model_name, weight_dtype, detail_gain))
+    def execute(cls, model_name: str, weight_dtype: str, detail_gain: str, kind: str = "auto") -> io.NodeOutput:
+        return io.NodeOutput(*load_base(model_name, weight_dtype, detail_gain, kind))
 
 
 class RefinerLoader(io.ComfyNode):

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import BASES, REFINERS, RELEASES, DetailGain, Kind, Release, UNetConfig, release_of
+from ..config import REFINERS, RELEASES, DetailGain, Kind, Release, UNetConfig, release_of
 from ..errors import CheckpointError
 from ..network.blocks import Layers
 from ..network.image_conditioning import GlobalEncoder
 from ..network.unet import UNet
 from .check import check_tensors, named, of_sizes
-from .detect import UNSAID, refuse_derived, split_global_encoder, unet_config
+from .detect import UNSAID, refuse_branch_alone, split_global_encoder, unet_config
 from .prefixes import network_tensors
 from .read import read_config, read_state_dict
 from .unet_keys import SIGNS, StateDict, from_diffusers, from_official, is_diffusers_layout
@@ -87,17 +87,19 @@ def open_unet(path: Path, *, kind: Kind | None = None, detail_gain: DetailGain =
     state, metadata = read_state_dict(path)
     settings: Mapping[str, Any] = metadata if path.is_file() else read_config(path) | metadata
     checkpoint = parse_unet(state, settings, kind=kind, detail_gain=detail_gain)
-    if checkpoint.config.is_refiner and not kind and not settings.get("kind"):
+    if checkpoint.config.kind in REFINERS and not kind and not settings.get("kind"):
         logger.warning("%s: %s", named(path.name), UNSAID)
     return checkpoint
 
 
-def open_base(path: Path, detail_gain: DetailGain = "official") -> UNetCheckpoint:
-    """open_unet for the cascade's first stage. Raises CheckpointError for any other network too."""
-    checkpoint = open_unet(path, detail_gain=detail_gain)
-    check_of_cascade(checkpoint.config)
+def open_base(path: Path, detail_gain: DetailGain = "official", kind: Kind | None = None) -> UNetCheckpoint:
+    """open_unet for a first stage: a base, a composer, an animator or text to video. Raises CheckpointError for a refiner."""
+    checkpoint = open_unet(path, kind=kind, detail_gain=detail_gain)
     if checkpoint.config.is_refiner:
-        remedy = "Load it with the I2VGen-XL Refiner Loader block, or put it into a model folder's refiner/."
+        remedy = (
+            "Load it with the I2VGen-XL Refiner Loader block, or put it into a model folder's refiner/. If it is VGen's text "
+            "to video, which has the same tensors, say text2video."
+        )
         raise CheckpointError(path.name, "a base network", f"a refiner ({checkpoint.config.kind})", remedy)
     return checkpoint
 
@@ -105,19 +107,10 @@ def open_base(path: Path, detail_gain: DetailGain = "official") -> UNetCheckpoin
 def open_refiner(path: Path, kind: Kind | None = None) -> UNetCheckpoint:
     """open_unet for the cascade's second stage. Raises CheckpointError for any other network too."""
     checkpoint = open_unet(path, kind=kind)
-    check_of_cascade(checkpoint.config)
     if not checkpoint.config.is_refiner:
         remedy = "Load it with the I2VGen-XL Base Loader block, or put it into a model folder's unet/."
         raise CheckpointError(path.name, "a refiner", f"a base ({checkpoint.config.kind})", remedy)
     return checkpoint
-
-
-def check_of_cascade(config: UNetConfig) -> None:
-    """Raises CheckpointError for a network of the family that is no stage of the cascade: no block and no command runs it."""
-    if config.kind not in BASES + REFINERS:
-        found = f"{RELEASES[config.kind].title} ({config.kind})"
-        remedy = "The library opens it (i2vgen_core.checkpoints.load.open_unet); no block takes it yet."
-        raise CheckpointError("the model file", "a base or a refiner of the cascade", found, remedy)
 
 
 def parse_unet(
@@ -159,7 +152,7 @@ def parse_unet(
 def in_our_layout(state: StateDict) -> StateDict:
     """A UNet's tensors of any layout under our names, prefixes removed; nothing is checked but that they are not too
     many to be one. Raises CheckpointError."""
-    refuse_derived(state)
+    refuse_branch_alone(state)
     state = network_tensors(state, SIGNS, "the model file")
     if len(state) > _MOST_TENSORS:
         remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600 checkpoint."

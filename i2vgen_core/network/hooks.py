@@ -5,6 +5,7 @@ ComfyUI's model patches and the reuse of deep features do so. The network of the
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -18,9 +19,10 @@ poses, the places again and then the frame's own tokens."""
 
 
 class BlockName(NamedTuple):
-    """A block of the UNet: on the way down, in the middle or on the way up, and its number there."""
+    """A block of the UNet: on the way down, in the middle or on the way up, and its number there; or of a control branch, whose
+    middle comes after its last block on the way down."""
 
-    way: Literal["input", "middle", "output"]
+    way: Literal["input", "middle", "output", "control"]
     number: int
 
 
@@ -71,8 +73,9 @@ class AttentionHooks:
         attend = attend_over_frames if name.over == "frames" else attend_within_frames
         return attend(self.attention, q, k, v, heads)
 
-    def between(self, block: BlockName, x: Tensor) -> Tensor:
-        """What the second attention layer of a block within frames is given, from what the first has made: tokens [n, t, c]."""
+    def between(self, name: LayerName, x: Tensor) -> Tensor:
+        """What is given to the second attention layer of two within frames, from what the first, of this name, has made:
+        tokens [n, t, c]."""
         return x
 
     def output(self, name: LayerName, y: Tensor) -> Tensor:
@@ -81,7 +84,14 @@ class AttentionHooks:
 
 
 class BlockHooks:
-    """What goes into the blocks and comes out of them. A subclass overrides what it changes."""
+    """What goes into the blocks and comes out of them. A subclass overrides what it changes.
+
+    Attributes:
+        whole: blocks whose `residual` is given all frames of all videos at once, as a subclass that compares videos needs
+            it. Without, memory may hold a few frames at a time.
+    """
+
+    whole: Collection[BlockName] = ()
 
     def embed(self, embedding: Tensor) -> Tensor:
         """What every block reads of the time step and the frame rate, [v, e] of v videos."""
@@ -91,8 +101,18 @@ class BlockHooks:
         """What a block reads, from what it is given, [(b f), c, h, w]; on the way up, after `join`."""
         return x
 
+    def residual(self, block: BlockName, y: Tensor) -> Tensor:
+        """What a residual block's spatial convolutions give, before its shortcut is added: y [(b f), c, h, w]."""
+        return y
+
     def leave(self, block: BlockName, x: Tensor) -> Tensor:
         """What a block gives, from what it made, [(b f), c, h, w]; on the way down, what the way up meets again."""
+        return x
+
+    def hand_up(self, block: BlockName, x: Tensor) -> Tensor:
+        """What the way up is given of a block on the way down or of the middle, from what that block gave, [(b f), c, h, w]: the
+        place for a control's features. Asked once all of the way down has run, in the blocks' order; the way down never
+        sees it."""
         return x
 
     def join(self, block: BlockName, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
 from typing import Any
 
@@ -56,6 +58,33 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, transformer_option
     if q.device.type == "cpu" and len(q) == len(k) and "optimized_attention_override" not in transformer_options:
         return scaled_dot_product_attention(q, k, v, heads)
     return comfy.ldm.modules.attention.optimized_attention(q, k, v, heads, transformer_options=transformer_options)
+
+
+def in_windows(model: Any, frames: int, overlap: int) -> Any:
+    """The MODEL with the host's context windows over the frames, all weighed alike; as it is where it has windows already.
+
+    Raises:
+        InputError: before 0.33, whose windows cut no conditions of one frame a row.
+    """
+    if "context_handler" in model.model_options:
+        return model
+    known = (
+        importlib.import_module("comfy.context_windows") if importlib.util.find_spec("comfy.context_windows") else None
+    )
+    if known is None or not hasattr(known.IndexListCallbacks, "RESIZE_COND_ITEM"):
+        found, remedy = "more, and a ComfyUI without windows for them", "Animate fewer frames, or update ComfyUI."
+        raise InputError("latent", f"at most {frames} frames", found, remedy)
+    model = model.clone()
+    model.model_options["context_handler"] = known.IndexListContextHandler(
+        context_schedule=known.get_matching_context_schedule(known.ContextSchedules.STATIC_STANDARD),
+        fuse_method=known.get_matching_fuse_method(known.ContextFuseMethods.FLAT),
+        context_length=frames,
+        context_overlap=overlap,
+        dim=0,
+        causal_window_fix=False,
+    )
+    known.create_prepare_sampling_wrapper(model)
+    return model
 
 
 def is_out_of_memory(error: Exception) -> bool:

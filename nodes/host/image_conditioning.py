@@ -9,7 +9,7 @@ import node_helpers
 import torch
 from torch import Tensor
 
-from ...i2vgen_core.config import VAE_STEP, UNetConfig
+from ...i2vgen_core.config import VAE_CHANNELS, VAE_STEP
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.media.images import check_images, video_frame
 from ...i2vgen_core.memory import check_fits, encoding_bytes, latent_bytes
@@ -55,12 +55,12 @@ def condition_on_image(
     check_there("vae", vae, "Load VAE")
     check_images(image)
     shape = (frames, global_encoder.config.in_channels, height // VAE_STEP, width // VAE_STEP)
-    _check_fits(vae, frames, height, width)
+    check_encoding_fits(vae, frames, height, width)
     notes = image_notes(image) + width_notes(positive, width)
     write_notes(notes + frame_notes(release, global_encoder.built_in, image, width, height))
     condition = VideoCondition(frames, rate)
     if global_encoder.reads_image:
-        latent = _encode(vae, image[:1], width, height, global_encoder.config)
+        latent = encoded_frame(vae, video_frame(image[:1], width, height))
         condition = VideoCondition(frames, rate, latent, global_encoder.encode(latent))
     positive, negative = (
         node_helpers.conditioning_set_values(side, {CONDITION: condition}) for side in (positive, negative)
@@ -69,7 +69,7 @@ def condition_on_image(
     return positive, negative, {"samples": empty}
 
 
-def _check_fits(vae: Any, frames: int, height: int, width: int) -> None:
+def check_encoding_fits(vae: Any, frames: int, height: int, width: int) -> None:
     """Raises InputError where memory has no room for what is made here: a frame's encoding, and the empty latent. The
     samplers check for themselves, which may run in windows."""
     device, dtype = getattr(vae, "device", None), getattr(vae, "vae_dtype", torch.float32)
@@ -79,11 +79,14 @@ def _check_fits(vae: Any, frames: int, height: int, width: int) -> None:
     check_fits(frames, height, width, latent_bytes(frames, height, width), there)
 
 
-def _encode(vae: Any, image: torch.Tensor, width: int, height: int, network: UNetConfig) -> torch.Tensor:
-    """The posterior's mode, unscaled [1, 4, height / 8, width / 8]."""
-    frame = video_frame(image, width, height)
+def encoded_frame(vae: Any, frame: Tensor) -> Tensor:
+    """The posterior's mode, unscaled [1, 4, height / 8, width / 8], of a frame [1, height, width, 3].
+
+    Raises:
+        InputError: a VAE of another family.
+    """
     latent = vae.encode(frame)
-    expected = (1, network.in_channels, height // VAE_STEP, width // VAE_STEP)
+    expected = (1, VAE_CHANNELS, frame.shape[1] // VAE_STEP, frame.shape[2] // VAE_STEP)
     remedy = "Use the VAE of Stable Diffusion 2.1 (or 1.5)."
     if tuple(latent.shape) != expected:
         raise InputError("VAE", f"latents {list(expected)}", f"{list(latent.shape)}", remedy)

@@ -10,13 +10,17 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 
 from ...i2vgen_core import assets
 from ...i2vgen_core.checkpoints.load import open_base, open_refiner
-from ...i2vgen_core.config import REFINERS
+from ...i2vgen_core.config import COMPOSERS, REFINERS, Kind
 from ...i2vgen_core.errors import InputError
 from . import encoders, folders
 from .models import GlobalEncoderSocket, build_model, cascade_model
 from .notes import write_notes
 
 _KNOWS = "knows moving shapes alone, at 128x64; for photos choose the released files"
+
+
+SAID: tuple[Kind, ...] = (*COMPOSERS, "text2video")
+"""Kinds of first stages that tensors cannot tell: somebody has to say them."""
 
 
 def found(find: Callable[[], object]) -> bool | str:
@@ -56,19 +60,21 @@ def load_bundle(name: str, weight_dtype: str) -> tuple[Any, GlobalEncoderSocket,
     return model, global_encoder, clip, encoders.made_for(clip_vision, checkpoint.release.width), vae
 
 
-def load_base(name: str, weight_dtype: str, detail_gain: str) -> tuple[Any, GlobalEncoderSocket]:
+def load_base(name: str, weight_dtype: str, detail_gain: str, kind: str) -> tuple[Any, GlobalEncoderSocket]:
     """MODEL and global encoder of a base.
 
     Args:
         name: one of folders.bases().
         weight_dtype: one of models.WEIGHT_DTYPES.
         detail_gain: `once` for weights that were trained to add the image's details once, else `official`.
+        kind: one of SAID; anything else leaves it to the file.
 
     Raises:
         InputError: there is no such file, or it is no base.
     """
     path = folders.base(name)
-    checkpoint = open_base(path, "once" if detail_gain == "once" else "official")
+    said = next((each for each in SAID if each == kind), None)
+    checkpoint = open_base(path, "once" if detail_gain == "once" else "official", said)
     model = build_model(checkpoint, path, weight_dtype)
     return model, GlobalEncoderSocket(checkpoint, built_in=name == assets.NAME)
 

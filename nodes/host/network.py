@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -16,10 +18,11 @@ from ...i2vgen_core.config import UNetConfig
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.network.evaluation import Prepared
 from ...i2vgen_core.network.hooks import BlockName
+from ...i2vgen_core.network.injection import Injection, injecting
 from ...i2vgen_core.network.unet import UNet
 from . import compat
 from .acceleration import of_half, reuse_in
-from .geometry import Piece, pieces_of
+from .geometry import Details, Piece, of_clips, pieces_of
 from .patches import changes_nothing, stock_patches
 
 logger = logging.getLogger("i2vgen_xl")
@@ -30,7 +33,7 @@ class _Inputs(NamedTuple):
 
     Args:
         x, timesteps, details: by frame, [(b f), ...].
-        context, fps, prepared, fps_embedding: by clip, [b, ...].
+        context, fps, prepared, fps_embedding, in_front, motion: by clip, [b, ...].
         pieces: what each clip is a piece of.
     """
 
@@ -41,6 +44,8 @@ class _Inputs(NamedTuple):
     fps: Tensor | None
     prepared: Tensor | None
     fps_embedding: Tensor | None
+    in_front: Tensor | None
+    motion: Tensor | None
     pieces: list[Piece]
 
     def apart(self) -> list[_Inputs]:
@@ -51,12 +56,36 @@ class _Inputs(NamedTuple):
         return [_Inputs._make([*part, [piece]]) for *part, piece in zip(*parts, pieces, strict=True)]
 
 
+SOURCE = "i2vgen_xl_source"
+"""Key of a step's Source in the `transformer_options`."""
+
+
+class Source(NamedTuple):
+    """The video that an edit takes features over from, at one step.
+
+    Args:
+        x: its noisy latent [f, 4, h, w].
+        prepared: its condition, without details.
+        details: its details.
+        injection: which features.
+    """
+
+    x: Tensor
+    prepared: Prepared
+    details: Details
+    injection: Injection
+
+
 class HostUNet(UNet):
     """The network as the host calls it: frames as the batch, one or more videos behind each other."""
 
     def __init__(self, config: UNetConfig, *, model_channels: int, dtype: Any, device: Any, operations: Any):
         super().__init__(config, operations=operations, dtype=dtype, device=device)
         self.dtype = dtype
+        self.in_channels = self.out_channels = (
+            config.in_channels
+        )  # of a latent, by the names of the host's own networks
+        self.model_channels = model_channels
         self._parted: Any = None
 
     def forward(  # type: ignore[override]  # the host calls it with arguments of its own
@@ -79,7 +108,7 @@ class HostUNet(UNet):
             control: of a ControlNet; None.
             transformer_options: the host's.
             conditions: `details`, `fps` [b], and `prepared` and `fps_embedding`, what `prepare` made of context and fps,
-                unless weights change during the run; and their geometry, see geometry.conditions.
+                unless weights change during the run; `in_front` and `motion` of an animator; and their geometry, see geometry.conditions.
 
         Raises:
             InputError: there is a ControlNet; none was trained for these networks. Or what has been cut, repeated or moved
@@ -102,6 +131,8 @@ class HostUNet(UNet):
         fps: Tensor | None = None,
         prepared: Tensor | None = None,
         fps_embedding: Tensor | None = None,
+        in_front: Tensor | None = None,
+        motion: Tensor | None = None,
         rows: Tensor | None = None,
         places: Tensor | None = None,
         owner: Tensor | None = None,
@@ -109,16 +140,12 @@ class HostUNet(UNet):
     ) -> Tensor:
         if control is not None:
             raise no_control("ControlNet")
+        self._check_there(details, fps)
         pieces, reads = pieces_of(x, context, rows, places, owner)
-        _check_rows(x, timesteps, details, context, fps, prepared, fps_embedding)
-        if any(
-            each is not None and reads != list(range(len(each))) for each in (context, fps, prepared, fps_embedding)
-        ):
-            context = context[reads]
-            fps, prepared, fps_embedding = (
-                None if each is None else each[reads] for each in (fps, prepared, fps_embedding)
-            )
-        inputs = _Inputs(x, timesteps, details, context, fps, prepared, fps_embedding, pieces)
+        others = fps, prepared, fps_embedding, in_front, motion
+        _check_rows(x, timesteps, details, context, *others)
+        context, fps, prepared, fps_embedding, in_front, motion = of_clips(reads, context, *others)
+        inputs = _Inputs(x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, pieces)
         options = {} if transformer_options is None else transformer_options
         run, may_part = _run_of(options), len(pieces) > 1 and changes_nothing(options)
         if not may_part or run is None or run != self._parted:
@@ -139,15 +166,67 @@ class HostUNet(UNet):
             ]
         )
 
+    def _check_there(self, details: Tensor | None, fps: Tensor | None) -> None:
+        """Raises InputError where what the network reads beside its context has been lost on the way: without, it would make
+        another video."""
+        read = (
+            ("the image's details", self.config.reads_details, details),
+            ("the frame rate", self.config.reads_image, fps),
+        )
+        for what, reads, found in read:
+            if reads and found is None:
+                remedy = (
+                    "Take out the node that calls the network by itself: it passes on the conditions that it knows."
+                )
+                raise InputError(what, "some, in every call of the network", "none", remedy)
+
     def _together(self, inputs: _Inputs, options: dict[str, Any]) -> Tensor:
-        x, timesteps, details, context, fps, prepared, fps_embedding, pieces = inputs
+        if SOURCE in options:
+            return self._beside_source(inputs, options, options[SOURCE])
+        x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, pieces = inputs
         frames, reuse = len(pieces[0].frames), reuse_in(options, x, pieces)
         hooks = stock_patches(options, reuse, self.config.model_channels, x, timesteps, context)
         timesteps = timesteps[::frames]
         known = unpacked(prepared, context, fps_embedding, self.channels)
+        if in_front is not None:  # of an animator, whose halves differ in what stands beside the noise, too
+            known = self.prepare(known) if isinstance(known, Tensor) else known
+            poses = (
+                None
+                if motion is None
+                else self.pose_keys_values(motion.reshape(-1, self.config.image_tokens, motion.shape[-1]))
+            )
+            known, details = replace(known, details=details, in_front=in_front, poses=poses), None
         if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps):
             x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
         return super().forward(x, timesteps, known, frames, fps, details, hooks)
+
+    def _beside_source(self, inputs: _Inputs, options: dict[str, Any], source: Source) -> Tensor:
+        """The clips' velocities, with the source's features; the same frames of it go through the network with them."""
+        x, timesteps, details, context, fps, prepared, fps_embedding, _, _, pieces = inputs
+        frames, count = pieces[0].frames, len(pieces[0].frames)
+        if any(piece.frames != frames for piece in pieces):
+            return torch.cat([self._beside_source(each, options, source) for each in inputs.apart()])
+        if x.shape[2:] != source.x.shape[2:]:
+            expected, here = ("{}x{}".format(*each.shape[:1:-1]) for each in (source.x, x))
+            remedy = "Take out the node that cuts the video into tiles or areas: an edit follows its source as a whole."
+            raise InputError("the latent that is evaluated", f"the whole of {expected}", here, remedy)
+        known = unpacked(prepared, context, fps_embedding, self.channels)
+        known = known if isinstance(known, Prepared) else self.prepare(context, fps)
+        if source.prepared.context.shape[1] != known.context.shape[1]:
+            found = f"{source.prepared.context.shape[1]} and {known.context.shape[1]}"
+            remedy = "Encode both with CLIP Encode."
+            raise InputError("tokens of the source's prompt and the edit's", "as many", found, remedy)
+        rows = Prepared.together(
+            [
+                replace(source.prepared, details=source.details.of_clip(count).cond.to(x)),
+                replace(known, details=details),
+            ]
+        )
+        batch = torch.cat([source.x[list(frames)].to(x), x])
+        told = torch.cat([timesteps[:1], timesteps[::count]])
+        attention = partial(compat.attention, transformer_options=options)
+        hooks = injecting(self, source.injection, 1 + len(pieces), attention)
+        return super().forward(batch, told, rows, count, hooks=hooks)[count:]
 
     @property
     def channels(self) -> dict[BlockName, int]:
@@ -193,7 +272,7 @@ def _run_of(options: dict[str, Any]) -> Any:
 def _check_rows(x: Tensor, timesteps: Tensor, details: Tensor | None, context: Tensor, *others: Tensor | None) -> None:
     """Raises InputError unless all that goes by frame or place, and all that goes by context, is of one size."""
     remedy = "Take out the node that cuts the latent or its conditions: it takes some of them along, and not others."
-    if details is not None and details.shape != x.shape:
+    if details is not None and (len(details), details.shape[2:]) != (len(x), x.shape[2:]):
         found = f"{list(details.shape)} for a latent of {list(x.shape)}"
         raise InputError("the image's details", "those of the frames and places that are evaluated", found, remedy)
     if len(timesteps) != len(x):

@@ -97,3 +97,18 @@ def text_notes(title: str, **conditionings: Any) -> list[str]:
         for name, length in lengths.items()
         if length > TEXT_TOKENS
     ]
+
+
+def latent_notes(latent: dict[str, Any]) -> list[str]:
+    """Notes on a LATENT that a stage reads otherwise than it may be meant.
+
+    Args:
+        latent: [frames, 4, h, w], and what blocks have put beside it.
+    """
+    numbers, notes = latent.get("batch_index"), []
+    if numbers is not None and len(set(numbers)) < len(numbers):
+        notes.append(
+            f"latent: some of its {len(numbers)} frames have the same number, as where videos were joined; they are sampled "
+            "as one video, and frames of one number from the same noise"
+        )
+    return notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -19,16 +19,17 @@ from ...i2vgen_core.memory import check_fits, evaluation_bytes
 from ...i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from ...i2vgen_core.sampling.schedules import Schedule
 from ...i2vgen_core.sampling.solvers import Callback, Denoise, guide
-from ...i2vgen_core.sampling.stages import BaseStage, RefineStage
+from ...i2vgen_core.sampling.stages import AnimateStage, BaseStage, RefineStage, first_stage
+from . import compat
 from .acceleration import may_cut
 from .inputs import check_conditioning, noise_mask, video_latent
 from .models import network_of
-from .notes import size_notes, text_notes
+from .notes import latent_notes, size_notes, text_notes
 from .preview import prepare_callback
 
 logger = logging.getLogger("i2vgen_xl")
 
-_NOT_FINITE = "Use a lower guidance scale, or weight_dtype fp32 or bf16 where it is fp16."
+NOT_FINITE = "Use a lower guidance scale, or weight_dtype fp32 or bf16 where it is fp16."
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,19 @@ class Run:
         denoise: the guided network's estimate of the clean latent, see core's Denoise.
         latent: scaled clean latent [frames, 4, h, w].
         noise: the host's noise of the same shape.
+        free: where the first step samples, 1, and where the host holds the latent, 0; None without a noise mask.
         callback: core's Callback.
+        network: the host's model, in memory.
+        transformer_options: that each evaluation of the network is given.
     """
 
     denoise: Denoise
     latent: Tensor
     noise: Tensor
+    free: Tensor | None
     callback: Callback
+    network: Any
+    transformer_options: dict[str, Any]
 
 
 Steps = Callable[[Run], Tensor]
@@ -78,7 +85,8 @@ class CoreSampler(comfy.samplers.KSAMPLER):
 
     def _run(self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         """What the host calls with a first latent of its own, which is not used, and the noise and latent on the model."""
-        table, own_callback = model.inner_model.inner_model.model_sampling.sigmas, self._callback
+        network, own_callback = model.inner_model.inner_model, self._callback
+        table = network.model_sampling.sigmas
 
         def denoise(x: Tensor, t: int) -> Tensor:
             sigma = table[t].to(x)
@@ -90,13 +98,19 @@ class CoreSampler(comfy.samplers.KSAMPLER):
                 own_callback(step, denoised, x, steps)
 
         latent = torch.zeros_like(model.noise) if model.latent_image is None else model.latent_image
-        return self._steps(Run(denoise, latent, model.noise, report))
+        options = extra_args["model_options"].setdefault("transformer_options", {})
+        free, change = extra_args.get("denoise_mask"), extra_args["model_options"].get("denoise_mask_function")
+        if free is not None and change is not None:
+            free = change(sigmas[:1], free, extra_options={"model": model.inner_model, "sigmas": sigmas})
+        return self._steps(Run(denoise, latent, model.noise, free, report, network, options))
 
 
 def sample_base(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], options: BaseOptions
 ) -> dict[str, Any]:
-    """Runs a base from pure noise. The latent gives size and frames alone.
+    """Runs a base, or another first stage of the family as it was released: from pure noise, or with `denoise` below 1 from the
+    latent. Where a noise mask holds it, the latent stays; otherwise it gives size and frames alone. An animator's holds the
+    person's picture too, of which the first noise keeps a share.
 
     Returns:
         LATENT with unscaled samples [frames, 4, h, w].
@@ -108,26 +122,53 @@ def sample_base(
     network = network_of(model)
     if network is None or network.is_refiner:
         remedy = "Wire the Cascade Loader's or the Base Loader's MODEL into it."
-        raise InputError("model", "an I2VGen-XL or MS-Image2Video base", _found(network), remedy)
-    stage = BaseStage(options, model.model.release, model.model.schedule)
-    samples = _checked_latent(model, positive, negative, latent)
+        raise InputError("model", "a base, a composer, an animator or text to video", found(network), remedy)
+    samples = checked_latent(model, positive, negative, latent)
+    sized = replace(options, frames=len(samples))
+    stage = first_stage(sized, network.kind, model.model.release, model.model.schedule)
     noise = comfy.sample.prepare_noise(samples, options.seed, latent.get("batch_index"))
-    if stage.settings.offset_noise:
-        offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
+    offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
+    start = torch.zeros_like(samples)
+    if isinstance(stage, AnimateStage):
+        start = samples
+        model = (
+            compat.in_windows(model, stage.options.window, stage.options.overlap) if len(stage.windows) > 1 else model
+        )
+    elif stage.settings.offset_noise:
         noise = noise + stage.settings.offset_noise * offset
+    mask = noise_mask(latent)
+    reads = mask is not None or options.denoise < 1
+    if reads:
+        check_finite("latent", samples, "Look at where it comes from: something failed there.")
+        start = samples
+    if mask is not None and not isinstance(stage, BaseStage):
+        remedy = "Take the mask off the latent: this network makes whole videos from noise."
+        raise InputError("latent", "no noise mask", "one", remedy)
+
+    def steps(run: Run) -> Tensor:
+        if isinstance(stage, AnimateStage):
+            x = stage.first_latent(run.latent[:1], run.noise, offset.to(run.noise))
+        elif isinstance(stage, BaseStage):
+            x = stage.first_latent(run.noise, run.latent, run.free)
+            return stage.sample(run.denoise, x, run.callback, holds=run.free is not None)
+        else:
+            x = run.noise
+        return stage.sample(run.denoise, x, run.callback)
+
     sampled = comfy.sample.sample_custom(
         model,
         noise,
         stage.settings.guidance,
-        CoreSampler(lambda run: stage.sample(run.denoise, run.noise, run.callback)),
-        _sigmas(model, stage.timesteps),
+        CoreSampler(steps),
+        sigmas_of(model, stage.timesteps),
         positive,
         negative,
-        torch.zeros_like(samples),
-        callback=prepare_callback(model, stage.steps, _notes(model, samples, positive, negative)),
+        start,
+        noise_mask=mask,
+        callback=prepare_callback(model, stage.steps, notes_of(model, latent, positive, negative)),
         seed=options.seed,
     )
-    check_finite("the sampled latent", sampled, _NOT_FINITE)
+    check_finite("the sampled latent", sampled, NOT_FINITE)
     return {**latent, "samples": sampled}
 
 
@@ -142,11 +183,11 @@ def sample_refiner(
     network = network_of(model)
     if network is None or not network.is_refiner:
         remedy = "Wire the Refiner Loader's MODEL into it."
-        raise InputError("model", "an MS-Vid2Vid-XL or SR600 refiner", _found(network), remedy)
+        raise InputError("model", "an MS-Vid2Vid-XL or SR600 refiner", found(network), remedy)
     stage = RefineStage(options, model.model.release, model.model.schedule)
-    samples = _checked_latent(model, positive, negative, latent)
+    samples = checked_latent(model, positive, negative, latent)
     stage.check_latent(samples)
-    preview = prepare_callback(model, stage.steps, _notes(model, samples, positive, negative))
+    preview = prepare_callback(model, stage.steps, notes_of(model, latent, positive, negative))
 
     def run(
         model: Any, steps: Steps, cfg: float, positive: Any, timesteps: list[int], mask: Tensor | None = None
@@ -157,7 +198,7 @@ def sample_refiner(
             noise,
             cfg,
             CoreSampler(steps),
-            _sigmas(model, timesteps),
+            sigmas_of(model, timesteps),
             positive,
             negative,
             samples,
@@ -178,25 +219,28 @@ def sample_refiner(
 
     guided = with_rescale(model, stage.schedule, stage.settings.rescale)
     sampled = run(guided, steps, stage.settings.guidance, positive, stage.timesteps, mask)
-    check_finite("the sampled latent", sampled, _NOT_FINITE)
+    check_finite("the sampled latent", sampled, NOT_FINITE)
     return {**latent, "samples": sampled}
 
 
-def _found(network: UNetConfig | None) -> str:
+def found(network: UNetConfig | None) -> str:
     if network is None:
         return "another model"
     return f"a {'refiner' if network.is_refiner else 'base'} ({network.kind})"
 
 
-def _notes(model: Any, samples: Tensor, positive: Any, negative: Any) -> list[str]:
+def notes_of(model: Any, latent: dict[str, Any], positive: Any, negative: Any) -> list[str]:
     """What is to be said of a run before its first step."""
-    release, (height, width) = model.model.release, samples.shape[-2:]
-    is_base = not model.model.network.is_refiner  # of its size Global Encode has spoken
-    notes = [] if is_base else size_notes(release, VAE_STEP * width, VAE_STEP * height)
+    release, (height, width) = model.model.release, latent["samples"].shape[-2:]
+    is_refiner = model.model.network.is_refiner
+    notes = (
+        size_notes(release, VAE_STEP * width, VAE_STEP * height) if is_refiner else []
+    )  # Global Encode spoke of a base's
+    notes += latent_notes(latent)
     return notes + text_notes(release.title, positive=positive, negative=negative)
 
 
-def _checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Tensor:
+def checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Tensor:
     """The latent's tensor [frames, 4, h, w], where all that is sampled from can be, and its video fits into memory."""
     check_conditioning("positive", positive)
     check_conditioning("negative", negative)
@@ -243,7 +287,7 @@ def with_rescale(model: Any, schedule: Schedule, rescale: float) -> Any:
     return model
 
 
-def _sigmas(model: Any, timesteps: list[int]) -> Tensor:
+def sigmas_of(model: Any, timesteps: list[int]) -> Tensor:
     """What the host is told of a run, for conditions that begin or end in it: the timesteps' sigmas, then 0."""
     table = model.get_model_object("model_sampling").sigmas.cpu()
     return torch.cat([table[timesteps], torch.zeros(1)])

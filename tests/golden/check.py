@@ -3,7 +3,7 @@
     python tests/golden/check.py DIR
 
 DIR holds cases.json, weights.py (that of this folder, if it has none) and safetensors files: of the cascade's networks,
-schedules, encoders and images, or of the composers, or of the animators. What is compared follows from cases.json alone.
+schedules, encoders and images, or of the composers, of the animators, or of a refiner with a control branch. What is compared follows from cases.json alone.
 Prints the worst relative error of each value beside its limit, and the files that nothing here makes values of; exits 1 if
 one is over, or if a golden value has nothing to be compared with.
 """
@@ -39,6 +39,16 @@ from i2vgen_core.sampling.noise import BrownianNoise  # noqa: E402
 from i2vgen_core.sampling.solvers import ddim, ddim_inversion, dpmpp_2m_sde, guide, heun  # noqa: E402
 
 TABLE = 1e-5
+PICTURE = 1.0  # of 255
+
+MODULES = {
+    "sampling": "composer_golden",
+    "animate_x": "animator_golden",
+    "which": "hinted_golden",
+    "every_channel": "adapter_golden",
+    "cases": "editing_golden",
+}
+"""What makes our values of the folders beside the cascade's, by what stands in their cases.json alone."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,8 @@ def check(folder: Path) -> Iterator[Result]:
         for key, expected in sorted(golden.items()):
             value, limit = ours.get(key, (None, EXACT))
             yield Result(f"{name}: {key}", _error(value, expected, absolute=limit >= 1), limit)
+    for name, (picture, expected) in load_module(HERE / "animator_golden.py").pose_pictures(folder).items():
+        yield Result(name, _error(picture, expected, absolute=True), PICTURE)
 
 
 def makers_of(folder: Path) -> dict[str, Callable[[set[str]], Values]]:
@@ -67,7 +79,7 @@ def makers_of(folder: Path) -> dict[str, Callable[[set[str]], Values]]:
     cases = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
     own = folder / "weights.py"
     weights = load_module(own if own.is_file() else HERE / "weights.py")
-    for mark, module in (("sampling", "composer_golden"), ("animate_x", "animator_golden")):
+    for mark, module in MODULES.items():
         if mark in cases:
             return load_module(HERE / f"{module}.py").makers(folder, weights)
     return {
@@ -79,8 +91,12 @@ def makers_of(folder: Path) -> dict[str, Callable[[set[str]], Values]]:
 
 
 def _error(ours: Tensor | None, golden: Tensor, absolute: bool) -> float:
-    if ours is None or ours.shape != golden.shape or not torch.isfinite(ours.double()).all():
+    if ours is None or ours.shape != golden.shape:
         return float("inf")
+    there = ~torch.isinf(golden)
+    if not torch.equal(ours[~there], golden[~there]) or not torch.isfinite(ours[there].double()).all():
+        return float("inf")
+    ours, golden = ours[there], golden[there]
     worst = float((ours.double() - golden.double()).abs().max())
     return worst if absolute else worst / float(golden.double().abs().max())
 

@@ -264,7 +264,9 @@ def test_image(host, values, image, found, remedy):
 
 def test_steps(host):
     graph = changed(graphs.refined_latent(), refine__noise_level=1)
-    assert _message(host, graph, "refine") == ("noise level: expected 2 to 999, found 1. Choose a value in this range.")
+    assert _message(host, graph, "refine") == (
+        "noise level: expected 2 to 1000, found 1. Choose a value in this range."
+    )
 
 
 # ---- files
