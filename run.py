@@ -27,6 +27,9 @@ TYPES = ROOT / "build" / "types"
 PACK = "i2vgen_xl"
 """A name under which Python can import the pack's folder, whatever that is called: nodes/ imports across it."""
 
+BESIDE_EACH_OTHER = ("-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile", "--no-loadscope-reorder")
+"""Files of tests are shared out to processes of one thread each, in their order; `-n 0` after `test` runs all in one."""
+
 TYPED = ("-p", f"{PACK}.i2vgen_core", "-p", f"{PACK}.nodes")
 
 
@@ -45,7 +48,7 @@ def test(arguments: list[str]) -> int:
     chromium = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser")
     prepare("dev,ui" if host and chromium else "dev")
     link(TYPES / PACK, ROOT)
-    environment = {**os.environ, "MYPYPATH": str(TYPES)}
+    environment = {**os.environ, "MYPYPATH": str(TYPES), "OMP_NUM_THREADS": "1"}
     if host:
         if step(PYTHON, ROOT / "tests" / "host" / "install_host.py", host):
             return 1
@@ -56,7 +59,7 @@ def test(arguments: list[str]) -> int:
         ("ruff", "check", "."),
         ("ruff", "format", "--check", "."),
         ("mypy", *TYPED),
-        ("pytest", "--durations=10", *arguments),
+        ("pytest", *BESIDE_EACH_OTHER, "--durations=10", *arguments),
     ]
     failed = [check[0] for check in checks if step(PYTHON, "-m", *check, environment=environment)]
     if failed:

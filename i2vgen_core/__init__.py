@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from .cascade import Cancelled, Cascade, Videos
     from .checkpoints.encoders import load_vae
     from .config import VAE_SCALE
+    from .editing import edit_clip, edit_video, invert_clip
     from .errors import CheckpointError, InputError
     from .media.images import read_image, write_image
     from .media.video import read_video, write_video
     from .network.acceleration import Acceleration
-    from .sampling.options import BaseOptions, RefineOptions
+    from .sampling.options import BaseOptions, EditOptions, RefineOptions
 
 __version__ = "0.2.0"
 
@@ -29,10 +30,14 @@ __all__ = [
     "Cancelled",
     "Cascade",
     "CheckpointError",
+    "EditOptions",
     "InputError",
     "RefineOptions",
     "Videos",
     "__version__",
+    "edit_clip",
+    "edit_video",
+    "invert_clip",
     "load_vae",
     "read_image",
     "read_video",
@@ -47,9 +52,13 @@ _PLACES = {
     "Cancelled": "cascade",
     "Cascade": "cascade",
     "CheckpointError": "errors",
+    "EditOptions": "sampling.options",
     "InputError": "errors",
     "RefineOptions": "sampling.options",
     "Videos": "cascade",
+    "edit_clip": "editing",
+    "edit_video": "editing",
+    "invert_clip": "editing",
     "load_vae": "checkpoints.encoders",
     "read_image": "media.images",
     "read_video": "media.video",

@@ -17,6 +17,7 @@ logger = logging.getLogger("i2vgen_xl")
 
 _COMMANDS = {
     "generate": "a video from a photo, or a video refined",
+    "edit": "a video edited by its first frame",
     "batch": "many videos, from a table of jobs, on one machine or many",
     "download": "the released files, into ComfyUI's model folders",
     "convert": "one network of a file as a safetensors file",

@@ -16,6 +16,7 @@ from .size import Size
 from .spectrum import Spectrum
 from .tiny_scene import TinyScene
 from .vae_decode import VAEDecode
+from .video_edit import VideoEdit
 
 NODES: list[type[io.ComfyNode]] = [
     CascadeLoader,
@@ -33,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     Spectrum,
     CompareVideos,
     Accelerate,
+    VideoEdit,
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.media.images import SIZES
+from ..i2vgen_core.media.images import FRAME_SIZES
 from .host.schema import CATEGORY, schema
 from .host.sizes import OWN, size_of
 
@@ -22,7 +22,7 @@ class Size(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "size",
-                    options=[*SIZES, OWN],
+                    options=[*FRAME_SIZES, OWN],
                     default="base 1280x704",
                     tooltip="the model's own: of the model that is wired in. base: for CLIP Encode and Global Encode. "
                     "refiner: for the frames before the second stage. The base's time and memory grow with the pixels: 448x256 has an eighth of 1280x704's. "

@@ -14,6 +14,11 @@ LACKING = {"host": why_no_host, "ui": why_no_browser}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what cannot run here, and puts the browser's and the host's tests first.
+
+    Their files take minutes: shared out last, one process would run them while the others have nothing left to do.
+    """
+    items.sort(key=lambda item: item.path.parent.name, reverse=True)  # ui, host, core
     for folder, lacking in LACKING.items():
         reason = lacking()
         for item in items:

@@ -235,10 +235,10 @@ def run(options: argparse.Namespace) -> None:
     with _timed(seconds, "encode"):
         conditions = [cascade.condition(image, prompt, base) for image in images]
         cascade.free("text_encoder", "image_encoder")
-    with _timed(seconds, "base"), _progress("base", len(images)) as callback:
+    with _timed(seconds, "base"), progress("base", len(images)) as callback:
         latents = [cascade.sample_base(each, base, callback=callback) for each in conditions]
         cascade.free("base")
-    bar = _progress("refine", len(images)) if stage == "cascade" else nullcontext()
+    bar = progress("refine", len(images)) if stage == "cascade" else nullcontext()
     with bar as callback:
         for out, latent in zip(outputs, latents, strict=True):
             with _timed(seconds, "decode"):
@@ -252,7 +252,7 @@ def run(options: argparse.Namespace) -> None:
                         cascade.free("text_encoder", "refiner")
                 with _timed(seconds, "decode refined"):
                     frames = cascade.decode_refined(latent, canvas)
-            _write(out, frames, fps)
+            write_whole(out, frames, fps)
     _say_costs(seconds, cascade)
 
 
@@ -280,16 +280,16 @@ def _refine_video(options: argparse.Namespace, cascade: Cascade, refine: RefineO
         latent, canvas = cascade.encode_video(source.frames, refine), cascade.canvas(source.frames, refine)
     prompts = (options.refine_prompt, options.prompt, "")
     prompt = next(text for text in prompts if text is not None)
-    with _timed(seconds, "refine"), _progress("refine", 1) as callback:
+    with _timed(seconds, "refine"), progress("refine", 1) as callback:
         latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
         cascade.free("text_encoder", "refiner")
     with _timed(seconds, "decode refined"):
         frames = cascade.decode_refined(latent, canvas)
-    _write(options.out, frames, fps * (inserted + 1), sound)
+    write_whole(options.out, frames, fps * (inserted + 1), sound)
     _say_costs(seconds, cascade)
 
 
-def _write(out: Path, frames: torch.Tensor, fps: Fraction | float, sound: Path | None = None) -> None:
+def write_whole(out: Path, frames: torch.Tensor, fps: Fraction | float, sound: Path | None = None) -> None:
     """Writes a video; in another folder where that one takes no more, so that nothing that was sampled is lost.
 
     Raises:
@@ -362,7 +362,7 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(name: str, runs: int) -> Iterator[Callback]:
+def progress(name: str, runs: int) -> Iterator[Callback]:
     """A bar over the steps of so many runs, one after the other."""
     with tqdm(desc=name, unit="step") as bar:
 

@@ -180,7 +180,7 @@ def check_images(images: Tensor, what: str = "the image") -> None:
         raise InputError(what, expected, f"{found} with values from {low:.4g} to {high:.4g}", remedy)
 
 
-SIZES: dict[str, tuple[int, int]] = {
+FRAME_SIZES: dict[str, tuple[int, int]] = {
     "base 1280x704": (1280, 704),
     "base 704x1280": (704, 1280),
     "base 960x960": (960, 960),
@@ -200,7 +200,7 @@ SIZES: dict[str, tuple[int, int]] = {
 
 def size_like(width: int, height: int, usual: tuple[int, int]) -> tuple[int, int]:
     """The size of a video of the shape width x height and of about as many pixels as a usual one: that itself, where the
-    shapes are within 2 %, else one that goes through a network's levels without a remainder, as those of SIZES do."""
+    shapes are within 2 %, else one that goes through a network's levels without a remainder, as those of FRAME_SIZES do."""
     shape = width / height
     if abs(shape * usual[1] / usual[0] - 1) < 0.02:
         return usual

@@ -29,7 +29,7 @@ MOST_PIXELS = 2**25
 
 # What Pillow raises on damaged files, found by corrupting files of every format above.
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, struct.error, zlib.error)
-_SHORTEST = 2048  # pixels of the shorter side that are always left: the largest of images.SIZES has 1104
+_SHORTEST = 2048  # pixels of the shorter side that are always left: the largest of images.FRAME_SIZES has 1104
 _SCALES = (2, 4, 8)  # libjpeg's own
 _LONGEST_TEXT, _ALL_TEXTS = 2**20, 2**25  # bytes of a PNG's texts; Pillow refuses the picture of a longer one
 _LARGEST_PROFILE = 2**25

@@ -48,7 +48,7 @@ def source_files(what: str, words: Sequence[str]) -> list[Path]:
     files = [file for word in words for file in _files(what, word)]
     if len(files) > 1 and (others := [file for file in files if not _is_still(file)]):
         found = f"{len(files)} files, '{others[0]}' among them"
-        raise InputError(what, "one video, or pictures alone", found, "Refine videos one by one.")
+        raise InputError(what, "one video, or pictures alone", found, "Give videos one by one.")
     return files
 
 

@@ -22,7 +22,7 @@ def block_parts(
     config: UNetConfig, name: BlockName, inputs: int, outputs: int, attention: bool, layers: Layers
 ) -> list[nn.Module]:
     """What a block is made of: a residual block, and two transformers where its level has attention."""
-    made: list[nn.Module] = [ResBlock(inputs, outputs, 4 * config.model_channels, layers)]
+    made: list[nn.Module] = [ResBlock(name, inputs, outputs, 4 * config.model_channels, layers)]
     if attention:
         heads, gated = outputs // config.head_dim, config.gated
         spatial = SpatialTransformer if config.poses is None else PosedTransformer
@@ -61,6 +61,6 @@ def way_down(
             blocks.append(Downsample(BlockName(way, len(blocks)), channels, padding, layers))
             given.append(channels)
     name = BlockName("middle", 0) if way == "input" else BlockName(way, len(blocks))
-    last = ResBlock(channels, channels, 4 * config.model_channels, layers)
+    last = ResBlock(name, channels, channels, 4 * config.model_channels, layers)
     middle = Block(name, [*block_parts(config, name, channels, channels, True, layers), last])
     return blocks, middle, given

@@ -333,8 +333,9 @@ def as_videos(x: Tensor, frames: int) -> Tensor:
 class ResBlock(nn.Module):
     """Two spatial convolutions with the time embedding between them, then the temporal convolutions."""
 
-    def __init__(self, channels: int, outputs: int, embedding: int, layers: Layers):
+    def __init__(self, block: BlockName, channels: int, outputs: int, embedding: int, layers: Layers):
         super().__init__()
+        self.block = block
         self.in_layers = nn.Sequential(layers.group_norm(channels), SiLU(), layers.conv3x3(channels, outputs))
         self.emb_layers = nn.Sequential(nn.SiLU(), layers.linear(embedding, outputs))
         self.out_layers = nn.Sequential(
@@ -351,12 +352,15 @@ class ResBlock(nn.Module):
         shift = self.emb_layers(embedding)
         shift = shift.flatten(0, 1) if embedding.ndim == 3 else shift.repeat_interleave(frames, dim=0)
         shift = shift[..., None, None]
+        hooks = evaluation.hooks.blocks
         few = at_once(x[0], len(x), at_least=self.kernel_numel * x.element_size())
-        parts = [self._frames(*part) for part in zip(x.split(few), shift.split(few), strict=True)]
+        few = len(x) if self.block in hooks.whole else few
+        parts = [self._frames(*part, hooks) for part in zip(x.split(few), shift.split(few), strict=True)]
         return self.temopral_conv(parts[0] if len(parts) == 1 else torch.cat(parts), frames)
 
-    def _frames(self, x: Tensor, shift: Tensor) -> Tensor:
-        return self.skip_connection(x) + self.out_layers(self.in_layers(x) + shift)
+    def _frames(self, x: Tensor, shift: Tensor, hooks: BlockHooks) -> Tensor:
+        residual = hooks.residual(self.block, self.out_layers(self.in_layers(x) + shift))
+        return self.skip_connection(x) + residual
 
 
 class SiLU(nn.Module):

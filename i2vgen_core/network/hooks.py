@@ -5,6 +5,7 @@ ComfyUI's model patches and the reuse of deep features do so. The network of the
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -82,7 +83,14 @@ class AttentionHooks:
 
 
 class BlockHooks:
-    """What goes into the blocks and comes out of them. A subclass overrides what it changes."""
+    """What goes into the blocks and comes out of them. A subclass overrides what it changes.
+
+    Attributes:
+        whole: blocks whose `residual` is given all frames of all videos at once, as a subclass that compares videos needs
+            it. Without, memory may hold a few frames at a time.
+    """
+
+    whole: Collection[BlockName] = ()
 
     def embed(self, embedding: Tensor) -> Tensor:
         """What every block reads of the time step and the frame rate, [v, e] of v videos."""
@@ -91,6 +99,10 @@ class BlockHooks:
     def enter(self, block: BlockName, x: Tensor) -> Tensor:
         """What a block reads, from what it is given, [(b f), c, h, w]; on the way up, after `join`."""
         return x
+
+    def residual(self, block: BlockName, y: Tensor) -> Tensor:
+        """What a residual block's spatial convolutions give, before its shortcut is added: y [(b f), c, h, w]."""
+        return y
 
     def leave(self, block: BlockName, x: Tensor) -> Tensor:
         """What a block gives, from what it made, [(b f), c, h, w]; on the way down, what the way up meets again."""

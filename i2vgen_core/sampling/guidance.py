@@ -162,7 +162,7 @@ class Predictor:
         if self._features is not None:
             self._features.step()
         count = len(conditions)
-        if count > 1 and self._together and _fit_together(self._network, x, count):
+        if count > 1 and self._together and fit_together(self._network, x, count):
             try:
                 return list(self._run(x, timesteps, Prepared.together(conditions), *range(count)))
             except RuntimeError as error:
@@ -180,7 +180,7 @@ class Predictor:
         return velocities.chunk(len(numbers))
 
 
-def _fit_together(network: UNet, x: Tensor, conditions: int) -> bool:
+def fit_together(network: UNet, x: Tensor, conditions: int) -> bool:
     """Whether the activations of a batch of conditions fit into what memory is free."""
     needed = conditions * evaluation_bytes(network.config, len(x), x.shape[2], x.shape[3], x.element_size())
     if x.device.type != "cuda":

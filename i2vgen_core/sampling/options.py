@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import ENTRIES, JOININGS, MODES, check_settings
-from ..errors import check_choice, check_fields
+from ..config import ENTRIES, JOININGS, MODES, TIMESTEPS, check_settings
+from ..errors import check_choice, check_fields, check_range
 from ..media.images import check_size
 from ..network.acceleration import EXACT, Acceleration
 from .schedules import BASE_SOLVERS, SOLVERS
@@ -107,6 +107,59 @@ class AnimateOptions:
         names = ("frames", "steps", "guidance", "prior_level", "seed")
         check_settings({name: getattr(self, name) for name in names})
         self.acceleration.check()
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """Settings of an edit by the first frame (AnyV2V); None takes the release's.
+
+    Fractions are of the whole list of the edit's timesteps, from the noisiest on: 0 takes nothing over, 1 at every step.
+    Larger ones keep more of the source's shapes and motion.
+
+    Args:
+        width, height: of the video in pixels, multiples of 8 from 64 up.
+        frames: 1..4096.
+        fps: motion's frame rate, 1..120, the same in the inversion.
+        steps: of the edit, 1..999.
+        inversion_steps: of the source's inversion, 1..999; those of the edit if None. AnyV2V's programs take 500 or 100 for
+            an edit of 50; every timestep of the edit has to be one of the inversion's.
+        guidance: guidance scale of the edit, 0..100.
+        convolution: fraction with the source's features of a residual block.
+        spatial: fraction with the source's queries and keys within frames.
+        temporal: fraction with the source's queries and keys over frames.
+        start: the edit's timestep to begin at, counted from the noisiest, 0; a later one keeps more of the source.
+        fresh_noise: 0..1, share of fresh noise in the first latent, in the place of as much of the inverted one.
+        seed: of that noise, 0..2^64 - 1.
+        negative: negative prompt.
+        source_prompt: what happens in the source; AnyV2V's programs give none.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    steps: int | None = None
+    inversion_steps: int | None = None
+    guidance: float | None = None
+    convolution: float = 0.2
+    spatial: float = 0.2
+    temporal: float = 0.5
+    start: int = 0
+    fresh_noise: float = 0.0
+    seed: int = 0
+    negative: str | None = None
+    source_prompt: str = ""
+
+    def check(self) -> None:
+        """Raises InputError for a setting that cannot be."""
+        check_fields(self)
+        names = ("frames", "fps", "steps", "guidance", "seed")
+        check_settings({name: getattr(self, name) for name in names})
+        check_settings({"steps": self.inversion_steps})
+        _check_size(self.width, self.height)
+        for name in ("convolution", "spatial", "temporal", "fresh_noise"):
+            check_range(name.replace("_", " "), getattr(self, name), 0, 1)
+        check_range("start", self.start, 0, TIMESTEPS, whole=True)
 
 
 @dataclass(frozen=True)

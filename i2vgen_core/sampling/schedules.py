@@ -145,6 +145,17 @@ def strided_timesteps(steps: int) -> list[int]:
     return [min(1 + k, TIMESTEPS - 1) for k in reversed(range(0, TIMESTEPS, TIMESTEPS // steps))]
 
 
+def leading_timesteps(steps: int) -> list[int]:
+    """Timesteps of DDIM as diffusers' schedulers have them with leading spacing and an offset of 1, falling: as many as
+    asked, 1 + k * (1000 // steps), so that where `steps` does not divide 1000 the noisiest levels are left out.
+
+    Raises:
+        InputError: steps outside 1..999.
+    """
+    ddim_timesteps(steps)
+    return [1 + k * (TIMESTEPS // steps) for k in reversed(range(steps))]
+
+
 def lcm_timesteps(steps: int) -> list[int]:
     """Timesteps of a latent consistency model, falling: of the 50 that it was distilled at, 999, 979, ... 19, as many as
     asked, evenly (diffusers, scheduling_lcm.py: set_timesteps).

@@ -10,11 +10,12 @@ Where diffusers' DDIM, DPM-Solver++ and Heun schedulers take the same steps, the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from ..config import TIMESTEPS
 from .schedules import Schedule, SolverSteps, ddim_timesteps, inversion_timesteps, lcm_timesteps
 
 Denoise = Callable[[Tensor, int], Tensor]
@@ -52,6 +53,7 @@ def ddim(
     *,
     eta: float = 0.0,
     noise: Callable[[], Tensor] | None = None,
+    clean_end: bool = False,
     callback: Callback | None = None,
 ) -> Tensor:
     """DDIM (arXiv 2010.02502) down to the first level, not to zero noise (VGen, diffusion_ddim.py: ddim_sample_loop).
@@ -63,6 +65,7 @@ def ddim(
         steps: 1..999, as many evaluations; or the timesteps themselves, falling.
         eta: 0 deterministic, 1 as much noise as DDPM.
         noise: draws unit noise of x's shape; used if eta is not 0.
+        clean_end: down to zero noise after all (diffusers' DDIMScheduler with set_alpha_to_one).
         callback: see Callback.
     """
     timesteps = ddim_timesteps(steps) if isinstance(steps, int) else steps
@@ -70,6 +73,8 @@ def ddim(
         denoised = denoise(x, t)
         if callback:
             callback(i, len(timesteps), x, denoised)
+        if clean_end and i == len(timesteps) - 1:
+            return denoised
         signal, sigma = schedule.signal_and_noise(t)
         next_signal, next_sigma = schedule.signal_and_noise(following)
         eps = (x - signal * denoised) / sigma
@@ -142,6 +147,35 @@ def ddim_inversion(
         next_signal, next_sigma = schedule.signal_and_noise(min(t + stride, levels - 1))
         x = next_signal * denoised + next_sigma / sigma * (x - signal * denoised)
     return x
+
+
+def clean_inversion(
+    denoise: Denoise, x: Tensor, schedule: Schedule, timesteps: Sequence[int], *, callback: Callback | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """Runs DDIM's equation upwards from zero noise (diffusers' DDIMInverseScheduler with set_alpha_to_one, as AnyV2V's
+    run_group_ddim_inversion.py has it): the network reads the latent of the level below, and is told the level that the
+    step goes to.
+
+    Args:
+        denoise: see Denoise; without guidance.
+        x: clean scaled latent.
+        schedule: the network's.
+        timesteps: rising, a stride apart; the level below the first is zero noise, or level 0 where the stride is 1.
+        callback: see Callback.
+
+    Yields:
+        Each timestep with the latent at its level.
+    """
+    stride = timesteps[1] - timesteps[0] if len(timesteps) > 1 else TIMESTEPS
+    for i, t in enumerate(timesteps):
+        denoised = denoise(x, t)
+        if callback:
+            callback(i, len(timesteps), x, denoised)
+        velocity = schedule.velocity(x, denoised, t)
+        signal, sigma = schedule.signal_and_noise(t - stride) if t >= stride else (1.0, 0.0)
+        next_signal, next_sigma = schedule.signal_and_noise(t)
+        x = next_signal * (signal * x - sigma * velocity) + next_sigma * (sigma * x + signal * velocity)
+        yield t, x
 
 
 def dpmpp_2m_sde(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -16,10 +18,11 @@ from ...i2vgen_core.config import UNetConfig
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.network.evaluation import Prepared
 from ...i2vgen_core.network.hooks import BlockName
+from ...i2vgen_core.network.injection import Injection, injecting
 from ...i2vgen_core.network.unet import UNet
 from . import compat
 from .acceleration import of_half, reuse_in
-from .geometry import Piece, pieces_of
+from .geometry import Details, Piece, pieces_of
 from .patches import changes_nothing, stock_patches
 
 logger = logging.getLogger("i2vgen_xl")
@@ -49,6 +52,26 @@ class _Inputs(NamedTuple):
         *tensors, pieces = self
         parts = [[None] * count if each is None else each.chunk(count) for each in tensors]
         return [_Inputs._make([*part, [piece]]) for *part, piece in zip(*parts, pieces, strict=True)]
+
+
+SOURCE = "i2vgen_xl_source"
+"""Key of a step's Source in the `transformer_options`."""
+
+
+class Source(NamedTuple):
+    """The video that an edit takes features over from, at one step.
+
+    Args:
+        x: its noisy latent [f, 4, h, w].
+        prepared: its condition, without details.
+        details: its details.
+        injection: which features.
+    """
+
+    x: Tensor
+    prepared: Prepared
+    details: Details
+    injection: Injection
 
 
 class HostUNet(UNet):
@@ -140,6 +163,8 @@ class HostUNet(UNet):
         )
 
     def _together(self, inputs: _Inputs, options: dict[str, Any]) -> Tensor:
+        if SOURCE in options:
+            return self._beside_source(inputs, options, options[SOURCE])
         x, timesteps, details, context, fps, prepared, fps_embedding, pieces = inputs
         frames, reuse = len(pieces[0].frames), reuse_in(options, x, pieces)
         hooks = stock_patches(options, reuse, self.config.model_channels, x, timesteps, context)
@@ -148,6 +173,34 @@ class HostUNet(UNet):
         if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps):
             x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
         return super().forward(x, timesteps, known, frames, fps, details, hooks)
+
+    def _beside_source(self, inputs: _Inputs, options: dict[str, Any], source: Source) -> Tensor:
+        """The clips' velocities, with the source's features; the same frames of it go through the network with them."""
+        x, timesteps, details, context, fps, prepared, fps_embedding, pieces = inputs
+        frames, count = pieces[0].frames, len(pieces[0].frames)
+        if any(piece.frames != frames for piece in pieces):
+            return torch.cat([self._beside_source(each, options, source) for each in inputs.apart()])
+        if x.shape[2:] != source.x.shape[2:]:
+            expected, here = ("{}x{}".format(*each.shape[:1:-1]) for each in (source.x, x))
+            remedy = "Take out the node that cuts the video into tiles or areas: an edit follows its source as a whole."
+            raise InputError("the latent that is evaluated", f"the whole of {expected}", here, remedy)
+        known = unpacked(prepared, context, fps_embedding, self.channels)
+        known = known if isinstance(known, Prepared) else self.prepare(context, fps)
+        if source.prepared.context.shape[1] != known.context.shape[1]:
+            found = f"{source.prepared.context.shape[1]} and {known.context.shape[1]}"
+            remedy = "Encode both with CLIP Encode."
+            raise InputError("tokens of the source's prompt and the edit's", "as many", found, remedy)
+        rows = Prepared.together(
+            [
+                replace(source.prepared, details=source.details.of_clip(count).cond.to(x)),
+                replace(known, details=details),
+            ]
+        )
+        batch = torch.cat([source.x[list(frames)].to(x), x])
+        told = torch.cat([timesteps[:1], timesteps[::count]])
+        attention = partial(compat.attention, transformer_options=options)
+        hooks = injecting(self, source.injection, 1 + len(pieces), attention)
+        return super().forward(batch, told, rows, count, hooks=hooks)[count:]
 
     @property
     def channels(self) -> dict[BlockName, int]:

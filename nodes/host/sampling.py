@@ -28,7 +28,7 @@ from .preview import prepare_callback
 
 logger = logging.getLogger("i2vgen_xl")
 
-_NOT_FINITE = "Use a lower guidance scale, or weight_dtype fp32 or bf16 where it is fp16."
+NOT_FINITE = "Use a lower guidance scale, or weight_dtype fp32 or bf16 where it is fp16."
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,16 @@ class Run:
         latent: scaled clean latent [frames, 4, h, w].
         noise: the host's noise of the same shape.
         callback: core's Callback.
+        network: the host's model, in memory.
+        transformer_options: that each evaluation of the network is given.
     """
 
     denoise: Denoise
     latent: Tensor
     noise: Tensor
     callback: Callback
+    network: Any
+    transformer_options: dict[str, Any]
 
 
 Steps = Callable[[Run], Tensor]
@@ -78,7 +82,8 @@ class CoreSampler(comfy.samplers.KSAMPLER):
 
     def _run(self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
         """What the host calls with a first latent of its own, which is not used, and the noise and latent on the model."""
-        table, own_callback = model.inner_model.inner_model.model_sampling.sigmas, self._callback
+        network, own_callback = model.inner_model.inner_model, self._callback
+        table = network.model_sampling.sigmas
 
         def denoise(x: Tensor, t: int) -> Tensor:
             sigma = table[t].to(x)
@@ -90,7 +95,8 @@ class CoreSampler(comfy.samplers.KSAMPLER):
                 own_callback(step, denoised, x, steps)
 
         latent = torch.zeros_like(model.noise) if model.latent_image is None else model.latent_image
-        return self._steps(Run(denoise, latent, model.noise, report))
+        options = extra_args["model_options"].setdefault("transformer_options", {})
+        return self._steps(Run(denoise, latent, model.noise, report, network, options))
 
 
 def sample_base(
@@ -108,9 +114,9 @@ def sample_base(
     network = network_of(model)
     if network is None or network.is_refiner:
         remedy = "Wire the Cascade Loader's or the Base Loader's MODEL into it."
-        raise InputError("model", "an I2VGen-XL or MS-Image2Video base", _found(network), remedy)
+        raise InputError("model", "an I2VGen-XL or MS-Image2Video base", found(network), remedy)
     stage = BaseStage(options, model.model.release, model.model.schedule)
-    samples = _checked_latent(model, positive, negative, latent)
+    samples = checked_latent(model, positive, negative, latent)
     noise = comfy.sample.prepare_noise(samples, options.seed, latent.get("batch_index"))
     if stage.settings.offset_noise:
         offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
@@ -120,14 +126,14 @@ def sample_base(
         noise,
         stage.settings.guidance,
         CoreSampler(lambda run: stage.sample(run.denoise, run.noise, run.callback)),
-        _sigmas(model, stage.timesteps),
+        sigmas_of(model, stage.timesteps),
         positive,
         negative,
         torch.zeros_like(samples),
-        callback=prepare_callback(model, stage.steps, _notes(model, samples, positive, negative)),
+        callback=prepare_callback(model, stage.steps, notes_of(model, samples, positive, negative)),
         seed=options.seed,
     )
-    check_finite("the sampled latent", sampled, _NOT_FINITE)
+    check_finite("the sampled latent", sampled, NOT_FINITE)
     return {**latent, "samples": sampled}
 
 
@@ -142,11 +148,11 @@ def sample_refiner(
     network = network_of(model)
     if network is None or not network.is_refiner:
         remedy = "Wire the Refiner Loader's MODEL into it."
-        raise InputError("model", "an MS-Vid2Vid-XL or SR600 refiner", _found(network), remedy)
+        raise InputError("model", "an MS-Vid2Vid-XL or SR600 refiner", found(network), remedy)
     stage = RefineStage(options, model.model.release, model.model.schedule)
-    samples = _checked_latent(model, positive, negative, latent)
+    samples = checked_latent(model, positive, negative, latent)
     stage.check_latent(samples)
-    preview = prepare_callback(model, stage.steps, _notes(model, samples, positive, negative))
+    preview = prepare_callback(model, stage.steps, notes_of(model, samples, positive, negative))
 
     def run(
         model: Any, steps: Steps, cfg: float, positive: Any, timesteps: list[int], mask: Tensor | None = None
@@ -157,7 +163,7 @@ def sample_refiner(
             noise,
             cfg,
             CoreSampler(steps),
-            _sigmas(model, timesteps),
+            sigmas_of(model, timesteps),
             positive,
             negative,
             samples,
@@ -178,24 +184,24 @@ def sample_refiner(
 
     guided = with_rescale(model, stage.schedule, stage.settings.rescale)
     sampled = run(guided, steps, stage.settings.guidance, positive, stage.timesteps, mask)
-    check_finite("the sampled latent", sampled, _NOT_FINITE)
+    check_finite("the sampled latent", sampled, NOT_FINITE)
     return {**latent, "samples": sampled}
 
 
-def _found(network: UNetConfig | None) -> str:
+def found(network: UNetConfig | None) -> str:
     if network is None:
         return "another model"
     return f"a {'refiner' if network.is_refiner else 'base'} ({network.kind})"
 
 
-def _notes(model: Any, samples: Tensor, positive: Any, negative: Any) -> list[str]:
+def notes_of(model: Any, samples: Tensor, positive: Any, negative: Any) -> list[str]:
     """What is to be said of a run before its first step."""
     release, (height, width) = model.model.release, samples.shape[-2:]
     notes = size_notes(release, VAE_STEP * width, VAE_STEP * height)
     return notes + text_notes(release.title, positive=positive, negative=negative)
 
 
-def _checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Tensor:
+def checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Tensor:
     """The latent's tensor [frames, 4, h, w], where all that is sampled from can be, and its video fits into memory."""
     check_conditioning("positive", positive)
     check_conditioning("negative", negative)
@@ -242,7 +248,7 @@ def with_rescale(model: Any, schedule: Schedule, rescale: float) -> Any:
     return model
 
 
-def _sigmas(model: Any, timesteps: list[int]) -> Tensor:
+def sigmas_of(model: Any, timesteps: list[int]) -> Tensor:
     """What the host is told of a run, for conditions that begin or end in it: the timesteps' sigmas, then 0."""
     table = model.get_model_object("model_sampling").sigmas.cpu()
     return torch.cat([table[timesteps], torch.zeros(1)])

@@ -43,7 +43,7 @@ def golden_values():
         yield from (pytest.param(folder, name, marks=marks) for name in golden_names(folder))
 
 
-@pytest.mark.parametrize("folder, name", golden_values())
+@pytest.mark.parametrize("folder, name", list(golden_values()))
 def test_golden_value(results, folder, name):
     assert results(folder)[name].error <= results(folder)[name].limit
 

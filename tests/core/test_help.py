@@ -6,7 +6,7 @@ import pytest
 from blocks import ROOT, read_blocks
 
 from i2vgen_core.config import RELEASES
-from i2vgen_core.media.images import SIZES
+from i2vgen_core.media.images import FRAME_SIZES
 
 DOCS = ROOT / "web" / "docs"
 
@@ -104,13 +104,13 @@ def test_every_input_and_output_has_a_tooltip(block):
 def test_size_page_has_the_sizes():
     stated = _values(_page("I2VGenXLSize"), "Sizes")["Latent"]
     assert stated.pop("the model's own") == ""
-    assert stated == {name: f"{width // 8}x{height // 8}" for name, (width, height) in SIZES.items()}
-    for name, (width, height) in SIZES.items():
+    assert stated == {name: f"{width // 8}x{height // 8}" for name, (width, height) in FRAME_SIZES.items()}
+    for name, (width, height) in FRAME_SIZES.items():
         assert name.endswith(f"{width}x{height}") and width % 8 == height % 8 == 0
 
 
 def test_sizes_halve_evenly():
     """Three times for the bases; the refiners take heights of 2 more. The tiny cascade's are its own."""
-    for name, (width, height) in SIZES.items():
+    for name, (width, height) in FRAME_SIZES.items():
         if not name.startswith("tiny"):
             assert width // 8 % 8 == 0 and height // 8 % 8 == (2 if name.startswith("refiner") else 0), name

@@ -281,7 +281,7 @@ def test_encoders_of_too_many_blocks(count):
         (load_vae, {"norm_num_groups": "x"}),
         (load_vae, {"norm_num_groups": [32]}),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: getattr(value, "__name__", str(value)[:40]),
 )
 def test_settings_that_cannot_be(loader, settings):
     refusal(hostile.tensors("vae" if loader is load_vae else "clip"), lambda state: loader(state, settings=settings))

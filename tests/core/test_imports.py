@@ -24,6 +24,7 @@ FLOORS = (
     ("sampling",),
     ("checkpoints",),
     ("cascade",),
+    ("editing",),
     ("training", "batch", "__init__"),
     ("commands",),
     ("__main__",),

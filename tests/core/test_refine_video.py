@@ -19,7 +19,7 @@ from test_encoding import heard, with_sound
 
 from i2vgen_core.__main__ import main
 from i2vgen_core.config import RELEASES
-from i2vgen_core.media.images import SIZES, size_like
+from i2vgen_core.media.images import FRAME_SIZES, size_like
 from i2vgen_core.media.video import read_video, video_seconds, write_video
 
 
@@ -123,7 +123,7 @@ def test_another_rate_leaves_the_sound_out(stubbed, tmp_path, caplog):
 
 
 def test_sizes_of_the_refiner_of_every_shape():
-    named = [size for name, size in SIZES.items() if name.startswith("refiner") and max(size) < 1900]
+    named = [size for name, size in FRAME_SIZES.items() if name.startswith("refiner") and max(size) < 1900]
     shapes = [(1920, 1080), (1080, 1920), (500, 500)]
     assert [size_like(*shape, (1280, 720)) for shape in shapes] == named
     assert size_like(128, 64, (288, 144)) == (288, 144)

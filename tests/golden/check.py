@@ -40,6 +40,14 @@ from i2vgen_core.sampling.solvers import ddim, ddim_inversion, dpmpp_2m_sde, gui
 
 TABLE = 1e-5
 
+MODULES = {
+    "sampling": "composer_golden",
+    "animate_x": "animator_golden",
+    "cases": "editing_golden",
+    "which": "hinted_golden",
+}
+"""What makes our values of the folders beside the cascade's, by what stands in their cases.json alone."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -67,8 +75,7 @@ def makers_of(folder: Path) -> dict[str, Callable[[set[str]], Values]]:
     cases = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
     own = folder / "weights.py"
     weights = load_module(own if own.is_file() else HERE / "weights.py")
-    marks = {"sampling": "composer_golden", "animate_x": "animator_golden", "which": "hinted_golden"}
-    for mark, module in marks.items():
+    for mark, module in MODULES.items():
         if mark in cases:
             return load_module(HERE / f"{module}.py").makers(folder, weights)
     return {

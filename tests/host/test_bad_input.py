@@ -91,10 +91,10 @@ def test_context_windows_need_less(host, monkeypatch):
     latent = {"samples": torch.zeros(1).expand(64, 4, 256, 256)}
     _no_room(monkeypatch, 8)
     with pytest.raises(ValueError, match=r"found 64 x 2048x2048 pixels, which take about 12\.0 GiB"):
-        sampling._checked_latent(model, text, text, latent)
+        sampling.checked_latent(model, text, text, latent)
     windows = model.clone()
     windows.model_options["context_handler"] = type("Windows", (), {"context_length": 16})()
-    assert sampling._checked_latent(windows, text, text, latent) is latent["samples"]
+    assert sampling.checked_latent(windows, text, text, latent) is latent["samples"]
 
 
 def test_the_command_line_refuses_before_it_loads(caplog, tmp_path, monkeypatch):
