@@ -47,7 +47,6 @@ MODULES = {
     "which": "hinted_golden",
     "every_channel": "adapter_golden",
     "cases": "editing_golden",
-    "which": "hinted_golden",
 }
 """What makes our values of the folders beside the cascade's, by what stands in their cases.json alone."""
 
