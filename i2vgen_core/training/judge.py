@@ -219,7 +219,10 @@ class Judge:
         self.frames = release.frames
         self.options = base or BaseOptions()
         self.scores: dict[str, list[float]] = defaultdict(list)
-        self.spectra: dict[str, dict[str, list[Spectrum]]] = {"spatial": defaultdict(list), "temporal": defaultdict(list)}
+        self.spectra: dict[str, dict[str, list[Spectrum]]] = {
+            "spatial": defaultdict(list),
+            "temporal": defaultdict(list),
+        }
         self.rows: list[Tensor] = []
 
     @property

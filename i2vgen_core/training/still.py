@@ -30,7 +30,9 @@ CHANNELS = 3 * GROUPS
 
 _LATENT = 4  # channels
 _LATER = 6.0  # added to the details of the later frames, which hold no picture: more than a latent's mean ever is
-_SPREAD = 0.15  # between a latent's channels, below which it is taken for a later frame's details, whose channels are equal
+_SPREAD = (
+    0.15  # between a latent's channels, below which it is taken for a later frame's details, whose channels are equal
+)
 _SHARP = 20.0  # of the SiLUs that compare them
 _DETAIL, _STREAM, _GATE, _LAST = 80.0, 6.0, 12.0, 12.0  # constants that keep the deviation of groups
 _GAIN = 0.5  # of a value in its gate
@@ -165,7 +167,9 @@ def _spread(network: UNet) -> None:
     for j in range(_LATENT):
         attention.to_v.weight[j].zero_()
         attention.to_v.weight[j, source + j] = 1 / scale
-        attention.to_v.weight[j, constant : constant + 2] = -0.5 / scale  # the tokens' mean, which their norm has taken away
+        attention.to_v.weight[j, constant : constant + 2] = (
+            -0.5 / scale
+        )  # the tokens' mean, which their norm has taken away
         _set(attention.to_out[0], target + j, {j: 1.0})
         _set(block.attn2.to_out[0], target + j, {})
         _set(block.ff.net[2], target + j, {})
@@ -222,7 +226,9 @@ def _gate(wanted: Tensor) -> tuple[Tensor, float]:
     shifts = torch.linspace(-_REACH, _REACH, 2001)
     value = 0.5  # the units are not quite linear in it
     units = [
-        torch.stack([shifts + s * value * _GAIN, torch.full_like(shifts, -s * value * _GAIN), torch.full_like(shifts, _GATE)])
+        torch.stack(
+            [shifts + s * value * _GAIN, torch.full_like(shifts, -s * value * _GAIN), torch.full_like(shifts, _GATE)]
+        )
         for s in (1, -1)
     ]
     normed = [_STEEP * ((each[0] - each.mean(0)) / each.std(0, correction=0) + 0.5**0.5) for each in units]
