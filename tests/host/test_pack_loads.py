@@ -23,6 +23,7 @@ NODES = {
     "I2VGenXLCompareVideos",
     "I2VGenXLAccelerate",
     "I2VGenXLVideoEdit",
+    "I2VGenXLFirstLast",
 }
 
 
