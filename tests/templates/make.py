@@ -239,8 +239,11 @@ def save_thumbnail(halves: list[tuple[str, list[Image.Image]]], file: Path) -> N
     for number in range(0, length, step):
         sheet = Image.new("RGB", (SIDE, SIDE))
         for top, (label, frames) in zip((0, SIDE // 2), halves, strict=True):
-            covered = ImageOps.fit(frames[number % len(frames)], (SIDE, SIDE // 2), Image.Resampling.BICUBIC)
-            sheet.paste(covered, (0, top))
+            frame, room = frames[number % len(frames)], (SIDE, SIDE // 2)
+            fit = (
+                ImageOps.pad if frame.width > 3 * frame.height else ImageOps.fit
+            )  # two videos beside each other stay whole
+            sheet.paste(fit(frame, room, Image.Resampling.BICUBIC), (0, top))
             draw = ImageDraw.Draw(sheet, "RGBA")
             left, high, right, low = draw.textbbox((10, top + SIDE // 2 - 26), label, font_size=15)
             draw.rounded_rectangle((left - 5, high - 4, right + 5, low + 4), 5, fill=(0, 0, 0, 140))
