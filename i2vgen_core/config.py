@@ -21,14 +21,25 @@ Kind = Literal[
     "videolcm_composer",
     "unianimate",
     "animate_x",
+    "star",
+    "venhancer",
 ]
 DetailGain = Literal["official", "once"]
 Entry = Literal["noise", "inversion"]
 Sampler = Literal["ddim", "lcm"]
+Mode = Literal["normal", "fast"]
+"""How a refiner's levels are spaced."""
+Joining = Literal["cut", "blend", "random"]
+"""How the windows of a long video are joined where they overlap."""
+MODES: tuple[Mode, ...] = typing.get_args(Mode)
+JOININGS: tuple[Joining, ...] = typing.get_args(Joining)
 ENTRIES: tuple[Entry, ...] = typing.get_args(Entry)
 
 BASES: tuple[Kind, ...] = ("i2vgen_xl", "image2video")
 REFINERS: tuple[Kind, ...] = ("vid2vid_xl", "sr600")
+"""Those without a control branch, which have the same tensors."""
+HINTED: tuple[Kind, ...] = ("star", "venhancer")
+"""Refiners with a control branch, which reads the video that they start from."""
 TEXT_TO_VIDEO: tuple[Kind, ...] = ("text2video", "tft2v_t2v", "videolcm_t2v")
 COMPOSERS: tuple[Kind, ...] = ("tft2v_composer", "videolcm_composer")
 """What pictures guide: a sketch, depth, motion, a masked video or a first frame."""
@@ -86,6 +97,20 @@ class PoseConfig:
 
 
 @dataclass(frozen=True)
+class ControlConfig:
+    """What a refiner's control branch reads.
+
+    Args:
+        hint_channels: of the latents.
+        key_frames: whether the latents are those of key frames, told with their noise level and a scale (`venhancer`); else
+            of all frames.
+    """
+
+    hint_channels: int = 4
+    key_frames: bool = False
+
+
+@dataclass(frozen=True)
 class UNetConfig:
     """Sizes of one network of the UNetSD family.
 
@@ -107,6 +132,8 @@ class UNetConfig:
         concat_channels: channels beside the noise that the stems fill, zeros where no picture does.
         stems: the pictures that it can read.
         poses: sizes of what reads body points; None where nothing does.
+        gated: whether gates stand before attention to itself (`star`).
+        control: what the control branch reads; None where there is none.
     """
 
     kind: Kind = "i2vgen_xl"
@@ -125,6 +152,8 @@ class UNetConfig:
     concat_channels: int = 0
     stems: tuple[Stem, ...] = ()
     poses: PoseConfig | None = None
+    gated: bool = False
+    control: ControlConfig | None = None
 
     @property
     def reads_image(self) -> bool:
@@ -149,7 +178,7 @@ class UNetConfig:
     @property
     def is_refiner(self) -> bool:
         """Whether it is a second stage: text alone, and the refiners' own padding."""
-        return self.kind in REFINERS
+        return self.kind in REFINERS + HINTED
 
     @property
     def input_channels(self) -> int:
@@ -162,7 +191,10 @@ def released_config(kind: Kind) -> UNetConfig:
     stems = COMPOSER_STEMS if kind in COMPOSERS else ANIMATOR_STEMS if kind in ANIMATORS else ()
     concat_channels = 8 if stems or kind in ("tft2v_t2v", "videolcm_t2v") else 0
     poses = PoseConfig() if kind == "animate_x" else None
-    return UNetConfig(kind=kind, concat_channels=concat_channels, stems=stems, poses=poses)
+    control = ControlConfig(key_frames=kind == "venhancer") if kind in HINTED else None
+    return UNetConfig(
+        kind=kind, concat_channels=concat_channels, stems=stems, poses=poses, gated=kind == "star", control=control
+    )
 
 
 @dataclass(frozen=True)
@@ -184,6 +216,15 @@ class Release:
         sampler: what it was made for: `ddim`, or `lcm` without guidance and negative prompt.
         prior_level, long_prior_level: noise level that an animator's reference is brought to for the first latent, and that
             of videos in windows; 0 for none.
+        mode: of a refiner's levels, see schedules.
+        window: frames that go through a refiner together, where there are more; 0 for all.
+        joining: of windows.
+        enlarging: how many times a refiner's video is as wide and high as what it is made of; 0 where `width` and `height`
+            say its size, and then what it is padded to at least.
+        fewest_pixels, most_pixels: of an enlarged video's frames; 0 for no bounds.
+        inserted: frames that a refiner puts between two of the video.
+        noise_aug: noise levels of 1000 that a refiner's hint is brought to; 0 for a clean one.
+        scale_told: how far the video was enlarged, as the network is told.
     """
 
     title: str
@@ -203,6 +244,15 @@ class Release:
     sampler: Sampler = "ddim"
     prior_level: int = 0
     long_prior_level: int = 0
+    mode: Mode = "normal"
+    window: int = 0
+    joining: Joining = "blend"
+    enlarging: float = 0.0
+    fewest_pixels: int = 0
+    most_pixels: int = 0
+    inserted: int = 0
+    noise_aug: int = 0
+    scale_told: int = 0
 
     def steps_for(self, solver: str) -> int:
         """The release's steps with this solver; FAST_STEPS with a base's other solvers than DDIM."""
@@ -219,6 +269,18 @@ _REFINER_NEGATIVE = (
     "worst quality, normal quality, low quality, low res, blurry, text, watermark, logo, banner, extra digits, cropped, "
     "jpeg artifacts, signature, username, error, sketch ,duplicate, ugly, monochrome, horror, geometry, mutation, "
     "disgusting"
+)
+
+_HINTED_SUFFIX = (
+    "Cinematic, High Contrast, highly detailed, taken using a Canon EOS R camera,   hyper detailed photo - realistic "
+    "maximum detail, 32k, Color Grading, ultra HD, extreme meticulous detailing,  skin pore detailing, hyper sharpness, "
+    "perfect without deformations."
+)
+"""No separator before it, as released."""
+_HINTED_NEGATIVE = (
+    "painting, oil painting, illustration, drawing, art, sketch, oil painting, cartoon, CG Style, 3D render, unreal engine, "
+    "blurring, dirty, messy, worst quality, low quality, frames, watermark, signature, jpeg artifacts, deformed, lowres, "
+    "over-smooth"
 )
 
 _TFT2V_SUFFIX = ", cinematic, High Contrast, highly detailed, no blur, 4k render"
@@ -246,6 +308,22 @@ _VIDEOLCM = Release(
     guidance=1.0,
     prompt_suffix=_VIDEOLCM_SUFFIX,
     sampler="lcm",
+)
+
+_STAR = Release(
+    title="STAR refiner",
+    width=1280,
+    height=720,
+    steps=15,
+    guidance=7.5,
+    rescale=0.2,
+    noise_level=900,
+    negative_prompt=_HINTED_NEGATIVE,
+    prompt_suffix=_HINTED_SUFFIX,
+    mode="fast",
+    window=32,
+    joining="cut",
+    enlarging=4.0,
 )
 
 RELEASES: dict[Kind, Release] = {
@@ -338,11 +416,23 @@ RELEASES: dict[Kind, Release] = {
         guidance=2.5,
         offset_noise=0.1,
     ),
+    "star": _STAR,
+    "venhancer": replace(
+        _STAR,
+        title="VEnhancer refiner",
+        joining="blend",
+        fewest_pixels=720 * 1280 * 3 // 2,
+        most_pixels=1152 * 2048,
+        inserted=1,
+        noise_aug=250,
+        scale_told=8,
+    ),
 }
 """By kind: VGen configs/i2vgen_xl_infer.yaml, tools/modules/config.py and configs/sr600_infer.yaml, t2v_infer.yaml,
 tft2v_t2v_infer.yaml, tft2v_vcomposer_infer.yaml, videolcm_t2v_infer.yaml and videolcm_vcomposer_infer.yaml; ModelScope
 image_to_video and video_to_video, utils/config.py and the models' files; UniAnimate configs/UniAnimate_infer.yaml and
-UniAnimate_infer_long.yaml; Animate-X configs/Animate_X_infer.yaml. The last seven read no frame rate: theirs is that of the
+UniAnimate_infer_long.yaml; Animate-X configs/Animate_X_infer.yaml; STAR video_super_resolution/scripts/inference_sr.py and VEnhancer
+enhance_a_video.py. The seven from `text2video` on read no frame rate: theirs is that of the
 saved videos."""
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -352,18 +442,27 @@ RANGES: dict[str, tuple[float, float]] = {
     "guidance": (0, 100),
     "rescale": (0, 1),
     "heun_steps": (1, TIMESTEPS - 1),
-    "noise_level": (2, TIMESTEPS - 1),
+    "noise_level": (2, TIMESTEPS),
     "prior_level": (0, TIMESTEPS - 1),
     "long_prior_level": (0, TIMESTEPS - 1),
     "offset_noise": (0, 1),
     "frames": (1, 4096),
     "fps": (1, 120),
+    "window": (0, 4096),
+    "enlarging": (0, 8),
+    "fewest_pixels": (0, 8192**2),
+    "most_pixels": (0, 8192**2),
+    "inserted": (0, 8),
+    "noise_aug": (0, TIMESTEPS),
+    "scale_told": (0, TIMESTEPS - 1),
     "eta": (0, 1),
+    "denoise": (0.01, 1),
     "seed": (0, 2**64 - 1),
 }
 """What the settings of a video may be, wherever they come from: a block, the command line or a config.json."""
 
 _WHOLE = {"width", "height", "steps", "heun_steps", "noise_level", "prior_level", "long_prior_level", "frames", "seed"}
+_WHOLE |= {"fewest_pixels", "most_pixels", "window", "inserted", "noise_aug", "scale_told"}
 """Those of them that count something."""
 
 

@@ -10,7 +10,7 @@ from .color_match import ColorMatch
 from .compare_videos import CompareVideos
 from .compose import Compose
 from .global_encode import GlobalEncode
-from .host import detection, lora
+from .host import compat, detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
 from .refine_sample import RefineSampler
@@ -45,6 +45,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 class I2VGenXLExtension(ComfyExtension):
     async def on_load(self) -> None:
+        compat.name_errors_shortly()
         detection.install()
         lora.install()
 

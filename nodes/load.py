@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..i2vgen_core.config import REFINERS
 from .host import folders
-from .host.loaders import SAID, load_base, load_bundle, load_refiner
+from .host.loaders import SAID, found, load_base, load_bundle, load_refiner
 from .host.models import WEIGHT_DTYPES
 from .host.schema import CATEGORY, GlobalEncoderType, schema
 
@@ -38,6 +39,7 @@ class CascadeLoader(io.ComfyNode):
                     tooltip="tiny (built in) was trained on moving shapes and runs anywhere, at 128x64. released files: those of "
                     "download cascade, in diffusion_models, text_encoders, clip_vision and vae; what is missing is named with "
                     "its link. Else a folder under models/diffusers with unet, vae, text_encoder, image_encoder and tokenizer.",
+                    extra_dict={"released": folders.offered("i2vgen_xl", "text", "vision", "vae")},
                 ),
                 _WEIGHT_DTYPE,
             ],
@@ -50,6 +52,10 @@ class CascadeLoader(io.ComfyNode):
             ],
             search_aliases=["image to video", "i2vgen", "cascade"],
         )
+
+    @classmethod
+    def validate_inputs(cls, bundle: str | None) -> bool | str:
+        return bundle is None or found(partial(folders.bundle, bundle))
 
     @classmethod
     def execute(cls, bundle: str, weight_dtype: str) -> io.NodeOutput:
@@ -97,6 +103,10 @@ class BaseLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, model_name: str | None) -> bool | str:
+        return model_name is None or found(partial(folders.base, model_name))
+
+    @classmethod
     def execute(cls, model_name: str, weight_dtype: str, detail_gain: str, kind: str = "auto") -> io.NodeOutput:
         return io.NodeOutput(*load_base(model_name, weight_dtype, detail_gain, kind))
 
@@ -116,6 +126,7 @@ class RefinerLoader(io.ComfyNode):
                     tooltip="A file under models/diffusion_models (non_ema_0035000.pth, sr_step_110000_ema.pth, or a GGUF "
                     "file of one of them), the refiner of a bundle under models/diffusers, or the built-in one, for 288x144. "
                     "goes with the base: that of the base's bundle, or MS-Vid2Vid-XL.",
+                    extra_dict={"released": folders.offered("vid2vid_xl")},
                 ),
                 io.Combo.Input(
                     "variant",
@@ -134,5 +145,12 @@ class RefinerLoader(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model_name: str, variant: str, weight_dtype: str, base: Any = None) -> io.NodeOutput:
+    def validate_inputs(cls, model_name: str | None) -> bool | str:
+        if model_name is None or model_name == folders.WITH_BASE:  # what goes with a base is known when that is loaded
+            return True
+        return found(partial(folders.refiner, model_name))
+
+    @classmethod
+    async def execute(cls, model_name: str, variant: str, weight_dtype: str, base: Any = None) -> io.NodeOutput:
+        """Asynchronous, so that the host runs it first: a wrong file is told before the base is sampled."""
         return io.NodeOutput(load_refiner(model_name, variant, weight_dtype, base))

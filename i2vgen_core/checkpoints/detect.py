@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from ..config import BASES, COMPOSERS, REFINERS, DetailGain, Kind, PoseConfig, Stem, UNetConfig
+from ..config import BASES, COMPOSERS, HINTED, REFINERS, ControlConfig, DetailGain, Kind, PoseConfig, Stem, UNetConfig
 from ..errors import CheckpointError
 from ..network.stems import STEMS
 from .check import named
-from .unet_keys import GLOBAL_ENCODER, StateDict
+from .unet_keys import CONTROL, GLOBAL_ENCODER, StateDict
 
 _NEEDED = ("input_blocks.0.1.proj_in.weight", "time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight")
 """The first is what prefixes are told by: without it the others may be there beneath one."""
 
 _MOST_BLOCKS = 64
 _HINT = "input_hint_block.weight"
-"""The one convolution that takes the guide video in the ControlNets that were trained beside MS-Vid2Vid-XL."""
-_DERIVED = {
-    "VEnhancer": ("scale_cond.", "hint_time_zero_linear."),  # its networks read the scale and the guide's noise level
-    "STAR": (".local1.",),  # its transformers begin with attention to places
+"""The one convolution that takes the hint in the control branches that were trained beside MS-Vid2Vid-XL."""
+_HINTED: dict[Kind, tuple[str, ...]] = {
+    "venhancer": ("scale_cond.", "hint_time_zero_linear."),  # it is told the scale and the hint's noise level
+    "star": (".local1.",),  # gates before attention to itself
 }
 """Parts of names that only one of them has (VEnhancer and STAR, video_to_video/modules/unet_v2v.py)."""
 
@@ -59,6 +59,12 @@ def kinds_of(state: StateDict) -> tuple[Kind, ...]:
     if "local_image_concat.0.weight" in state:
         return ("i2vgen_xl",)
     channels, latent = _size(state, "input_blocks.0.0.weight", 1), _size(state, "out.2.weight", 0)
+    if any(key.startswith(CONTROL) for key in state):
+        hinted = _hinted(state)
+        if hinted is None:
+            found = f"one with a control branch ({CONTROL}*) that is neither's"
+            raise CheckpointError("the model file", "a network of STAR or VEnhancer", found, "Use the released file.")
+        return (hinted,)
     stems = _stems(state)
     if channels > latent and "pose" in stems:
         return ("animate_x",) if _POINTS in state else ("unianimate",)
@@ -73,6 +79,12 @@ def kinds_of(state: StateDict) -> tuple[Kind, ...]:
     raise CheckpointError("the model file", f"a network of {latent} latent channels", found, remedy)
 
 
+def _hinted(state: StateDict) -> Kind | None:
+    """Which refiner with a control branch has such names."""
+    kinds = (kind for kind, parts in _HINTED.items() if any(part in key for key in state for part in parts))
+    return next(kinds, None)
+
+
 def _stems(state: StateDict) -> tuple[Stem, ...]:
     """Told by their transformers: the global encoder of I2VGen-XL has the name of a stem's convolutions."""
     return tuple(name for name, kind in STEMS.items() if f"{kind.transformer}.layers.0.0.norm.weight" in state)
@@ -85,7 +97,8 @@ def _kind(state: StateDict, said: Kind | None) -> Kind:
     if said in kinds:
         return said
     if said is not None:
-        found = f"one of kind {kinds[0]}" if kinds[0] in BASES + REFINERS else f"one of kind {' or '.join(kinds)}"
+        alone = kinds[0] in BASES + REFINERS + HINTED
+        found = f"one of kind {kinds[0] if alone else ' or '.join(kinds)}"
         remedy = "Bases go into the base loader, refiners into the refiner loader."
         raise CheckpointError("the model file", f"a network of kind {named(str(said))}", found, remedy)
     if kinds == COMPOSERS:  # they are sampled in ways that have nothing in common
@@ -115,7 +128,7 @@ def unet_config(
     if missing:
         some = f" ({', '.join(map(named, list(state)[:3]))}, ...)" if state else ""
         found = f"no {missing[0]} among {len(state)} tensors{some}"
-        remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600 checkpoint."
+        remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL, SR600, STAR or VEnhancer checkpoint."
         raise CheckpointError("the model file", "a network of the I2VGen-XL family", found, remedy)
 
     kind = _kind(state, kind)
@@ -142,6 +155,8 @@ def unet_config(
         first_temporal_heads=_size(state, "input_blocks.0.1.proj_in.weight", 0) // head_dim,
         context_dim=_size(state, middle_key, 1),
         detail_gain=detail_gain,
+        gated=kind == "star",
+        control=_control_config(state) if kind in HINTED else None,
     )
     channels = _size(state, "input_blocks.0.0.weight", 1)
     if config.reads_details:
@@ -155,6 +170,10 @@ def unet_config(
             tokens = _size(state, f"{projection}.2.weight", 0) // config.context_dim
             config = replace(config, image_dim=image_dim, image_tokens=tokens)
     return config
+
+
+def _control_config(state: StateDict) -> ControlConfig:
+    return ControlConfig(_size(state, CONTROL + _HINT, 1), _hinted(state) == "venhancer")
 
 
 def _pose_config(state: StateDict) -> PoseConfig:
@@ -171,18 +190,18 @@ def _pose_config(state: StateDict) -> PoseConfig:
     )
 
 
-def refuse_derived(state: StateDict) -> None:
-    """Raises CheckpointError, with its name, for a network that was derived from MS-Vid2Vid-XL and needs its ControlNet.
+def refuse_branch_alone(state: StateDict) -> None:
+    """Raises CheckpointError, with its name, for the control branch of a refiner without that refiner.
 
     Args:
         state: all tensors of a file, by any names.
     """
-    if not any(key.endswith(_HINT) for key in state):
+    if not any(key.endswith(_HINT) for key in state) or any(key.endswith("out.2.weight") for key in state):
         return
-    own = (name for name, parts in _DERIVED.items() if any(part in key for key in state for part in parts))
-    found = f"a {next(own, 'Vid2Vid-XL')} ControlNet checkpoint"
-    remedy = "Its guide video is not built in here: use MS-Vid2Vid-XL or SR600."
-    raise CheckpointError("the model file", "a network of the I2VGen-XL family", found, remedy)
+    hinted = _hinted(state)
+    found = f"the control branch of {'STAR' if hinted == 'star' else 'VEnhancer' if hinted else 'a refiner'} alone"
+    remedy = "Use the released file, which has both."
+    raise CheckpointError("the model file", "a refiner with its control branch", found, remedy)
 
 
 def split_global_encoder(state: StateDict) -> tuple[StateDict, StateDict]:

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import RELEASES, DetailGain, Kind, Release, UNetConfig, release_of
+from ..config import REFINERS, RELEASES, DetailGain, Kind, Release, UNetConfig, release_of
 from ..errors import CheckpointError
 from ..network.blocks import Layers
 from ..network.image_conditioning import GlobalEncoder
 from ..network.unet import UNet
 from .check import check_tensors, named, of_sizes
-from .detect import UNSAID, refuse_derived, split_global_encoder, unet_config
+from .detect import UNSAID, refuse_branch_alone, split_global_encoder, unet_config
 from .prefixes import network_tensors
 from .read import read_config, read_state_dict
 from .unet_keys import SIGNS, StateDict, from_diffusers, from_official, is_diffusers_layout
@@ -87,7 +87,7 @@ def open_unet(path: Path, *, kind: Kind | None = None, detail_gain: DetailGain =
     state, metadata = read_state_dict(path)
     settings: Mapping[str, Any] = metadata if path.is_file() else read_config(path) | metadata
     checkpoint = parse_unet(state, settings, kind=kind, detail_gain=detail_gain)
-    if checkpoint.config.is_refiner and not kind and not settings.get("kind"):
+    if checkpoint.config.kind in REFINERS and not kind and not settings.get("kind"):
         logger.warning("%s: %s", named(path.name), UNSAID)
     return checkpoint
 
@@ -152,7 +152,7 @@ def parse_unet(
 def in_our_layout(state: StateDict) -> StateDict:
     """A UNet's tensors of any layout under our names, prefixes removed; nothing is checked but that they are not too
     many to be one. Raises CheckpointError."""
-    refuse_derived(state)
+    refuse_branch_alone(state)
     state = network_tensors(state, SIGNS, "the model file")
     if len(state) > _MOST_TENSORS:
         remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600 checkpoint."

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..config import REFINERS, RELEASES, Kind
+from ..config import HINTED, REFINERS, RELEASES, Kind
 from ..errors import CheckpointError
 from ..network.unet import UNet
 from .lora_keys import DOWN, OURS, UP, Layer, in_our_names, layers_by_name
@@ -42,7 +42,7 @@ def stage_of(path: Path) -> Literal["base", "refiner"]:
     Raises:
         CheckpointError: unreadable.
     """
-    return "refiner" if read_state_dict(path)[1].get("kind") in REFINERS else "base"
+    return "refiner" if read_state_dict(path)[1].get("kind") in REFINERS + HINTED else "base"
 
 
 def find_lora(state: Mapping[str, Tensor], network: Mapping[str, torch.Size], what: str) -> LoRA:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..config import BASES, REFINERS, RELEASES, Kind
+from ..config import BASES, HINTED, REFINERS, RELEASES, Kind
 from ..encoders.config import TextConfig, VisionConfig
 from . import clip_keys, unet_keys, vae_keys
 from .clip_keys import text_to_transformers, text_tower, vision_to_transformers, vision_tower
@@ -98,7 +98,7 @@ def _unet(state: StateDict, settings: Settings, kind: Kind | None) -> Part:
 _LOADERS: dict[Kind, str] = {
     **dict.fromkeys(RELEASES, "i2vgen_core.checkpoints.load.open_unet; no block takes it yet"),
     **dict.fromkeys(BASES, "I2VGen-XL Base Loader, from models/diffusion_models"),
-    **dict.fromkeys(REFINERS, "I2VGen-XL Refiner Loader, from models/diffusion_models"),
+    **dict.fromkeys(REFINERS + HINTED, "I2VGen-XL Refiner Loader, from models/diffusion_models"),
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .check import named
 from .scaled import unscaled
+from .unet_keys import CONTROL
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -54,4 +55,4 @@ def _prefixes(state: Mapping[str, Tensor], signs: Sequence[str]) -> list[str]:
         fitting = [sign for sign in signs if key == sign or key.endswith(f".{sign}")]
         if fitting:
             found[key[: -len(max(fitting, key=len))]] = None
-    return list(found)
+    return [prefix for prefix in found if not prefix.endswith(CONTROL) or prefix[: -len(CONTROL)] not in found]

@@ -123,7 +123,15 @@ def _of_kind(config: UNetConfig, kind: Kind) -> UNetConfig:
     """The same sizes for another kind, with what that kind has beside."""
     released, width = released_config(kind), config.context_dim
     poses = PoseConfig(width, width, 2, 18, 2 * config.head_dim, 2) if released.poses else None
-    return replace(config, kind=kind, stems=released.stems, concat_channels=released.concat_channels, poses=poses)
+    return replace(
+        config,
+        kind=kind,
+        stems=released.stems,
+        concat_channels=released.concat_channels,
+        poses=poses,
+        gated=released.gated,
+        control=released.control,
+    )
 
 
 def _write_network(folder: Path, config: UNetConfig, weights: _Weights) -> None:

@@ -23,11 +23,14 @@ GLOBAL_ENCODER = "local_image_embedding."
 SIGNS = ("input_blocks.0.1.proj_in.weight", "transformer_in.proj_in.weight")
 """Names that a network has in the official layout and in diffusers', see network_tensors."""
 
+CONTROL = "VideoControlNet."
+"""Prefix of the control branch's tensors, a part of the network whose names begin as the network's own."""
+
 _MOST_BLOCKS = 64
 
 _TIME_CONV = re.compile(r".*\.temopral_conv\.conv\d\.[23]\.weight\Z")
 _TEMPORAL_PROJ = re.compile(
-    r"(input_blocks\.0\.1|(input|output)_blocks\.\d+\.2|middle_block\.2)\.proj_(in|out)\.weight\Z"
+    r"(VideoControlNet\.)?(input_blocks\.0\.1|(input|output)_blocks\.\d+\.2|middle_block\.2)\.proj_(in|out)\.weight\Z"
 )
 
 

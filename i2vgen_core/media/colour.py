@@ -132,3 +132,48 @@ def _blurred(picture: Tensor, deviation: float) -> Tensor:
     deviation = max(deviation, 0.5)
     size = 2 * min(round(3 * deviation), min(picture.shape[1:]) - 1) + 1
     return kornia.filters.gaussian_blur2d(picture[None], (size, size), (deviation, deviation), "reflect")[0]
+
+
+def match_statistics(frames: Tensor, originals: Tensor) -> Tensor:
+    """Gives each frame the mean and deviation that each channel of its original has (adaptive instance normalisation; STAR,
+    color_fix.py: adaptive_instance_normalization). It is for a video that was made of another of the same
+    content, frame by frame.
+
+    Args:
+        frames: [F, H, W, 3] in 0..1.
+        originals: as many frames of any size, [F, h, w, 3] in 0..1.
+
+    Returns:
+        [F, H, W, 3] in 0..1.
+    """
+    (mean, deviation), (wanted_mean, wanted) = (_of_frames(each) for each in (frames, originals))
+    return ((frames - mean) / deviation * wanted + wanted_mean).clamp(0, 1)
+
+
+def match_low_bands(frames: Tensor, originals: Tensor) -> Tensor:
+    """Keeps each frame's details, and takes what is coarser from its original (STAR, color_fix.py: wavelet_reconstruction).
+
+    Args:
+        frames, originals: [F, H, W, 3] in 0..1, of one size.
+
+    Returns:
+        [F, H, W, 3] in 0..1.
+    """
+    return (frames - _coarse(frames) + _coarse(originals)).clamp(0, 1)
+
+
+def _of_frames(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each frame's channels, [F, 1, 1, 3]."""
+    variance, mean = torch.var_mean(frames, dim=(1, 2), keepdim=True)
+    return mean, (variance + 1e-5).sqrt()
+
+
+def _coarse(frames: Tensor) -> Tensor:
+    """The lowest band of five of an a trous wavelet."""
+    pixels = frames.movedim(-1, 1)
+    side = torch.tensor([1.0, 2.0, 1.0], device=frames.device) / 4
+    kernel = torch.outer(side, side).expand(3, 1, 3, 3)
+    for distance in (2**level for level in range(5)):
+        around = functional.pad(pixels, (distance,) * 4, mode="replicate")
+        pixels = functional.conv2d(around, kernel, dilation=distance, groups=3)
+    return pixels.movedim(1, -1)

@@ -131,7 +131,11 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the context (to itself again where there is none), feed-forward."""
+    """Self-attention, attention to the context (to itself again where there is none), feed-forward.
+
+    Args:
+        gated: whether gates stand before its attention to itself: one over places, or two over frames (STAR).
+    """
 
     def __init__(
         self,
@@ -141,8 +145,15 @@ class TransformerBlock(nn.Module):
         context_dim: int | None,
         layers: Layers,
         over: tuple[Over, Over],
+        gated: bool = False,
     ):
         super().__init__()
+        self.local1: nn.Module = nn.Identity()
+        self.local2: nn.Module = nn.Identity()
+        if gated and context_dim is not None:
+            self.local1 = PlaceGate(layers)
+        elif gated:
+            self.local1, self.local2 = FrameGate(layers), FrameGate(layers)
         first, second = LayerName(block, over[0], "attn1"), LayerName(block, over[1], "attn2")
         self.attn1 = MultiHeadAttention(first, width, width, heads, layers)
         self.ff = FeedForward(width, layers)
@@ -151,14 +162,53 @@ class TransformerBlock(nn.Module):
         self.norm2 = layers.layer_norm(width)
         self.norm3 = layers.layer_norm(width)
 
-    def forward(self, x: Tensor, hooks: AttentionHooks, context: Context | None = None, conditions: int = 1) -> Tensor:
-        """Tokens [n, t, c] with a context as in MultiHeadAttention, to [n * conditions, t, c]; without one, tokens
-        [b, f, t, c]. `conditions` contexts share each of x's videos, see per_condition."""
-        x = per_condition(self.attn1(self.norm1(x), hooks) + x, conditions)
+    def forward(
+        self, x: Tensor, hooks: AttentionHooks, context: Context | None = None, conditions: int = 1, rows: int = 1
+    ) -> Tensor:
+        """Tokens [n, t, c] of `rows` rows of places, with a context as in MultiHeadAttention, to [n * conditions, t, c];
+        without one, tokens [b, f, t, c]. `conditions` contexts share each of x's videos, see per_condition."""
+        x = per_condition(self.attn1(self.norm1(gated(self.local1, x, rows)), hooks) + x, conditions)
         if context is not None:
-            x = hooks.between(self.attn1.name.block, x)
-        x = self.attn2(self.norm2(x), hooks, context) + x
+            x = hooks.between(self.attn1.name, x)
+        x = self.attn2(self.norm2(gated(self.local2, x, rows)), hooks, context) + x
         return self.ff(self.norm3(x)) + x
+
+
+class PlaceGate(nn.Module):
+    """How far each place of a frame is open, from the largest and the mean of its channels around it (STAR,
+    modules/unet_v2v.py: the spatial transformers' local1)."""
+
+    def __init__(self, layers: Layers):
+        super().__init__()
+        self.conv1 = layers.conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, x: Tensor, rows: int) -> Tensor:
+        """Tokens [n, t, c] of `rows` rows to [n, t, 1] in 0..1."""
+        places = rearrange(largest_and_mean(x), "n (h w) s -> n s h w", h=rows)
+        return rearrange(self.conv1(places).sigmoid(), "n s h w -> n (h w) s")
+
+
+class FrameGate(nn.Module):
+    """How far each token is open, from the largest and the mean of its channels (STAR, modules/unet_v2v.py: the temporal
+    transformers' local1 and local2)."""
+
+    def __init__(self, layers: Layers):
+        super().__init__()
+        self.conv1 = layers.linear(2, 1, bias=False)
+
+    def forward(self, x: Tensor, rows: int) -> Tensor:
+        """Tokens [..., c] to [..., 1] in 0..1."""
+        return self.conv1(largest_and_mean(x)).sigmoid()
+
+
+def largest_and_mean(x: Tensor) -> Tensor:
+    """Of the channels [..., c], in this order: [..., 2]."""
+    return torch.stack([x.amax(dim=-1), x.mean(dim=-1)], dim=-1)
+
+
+def gated(gate: nn.Module, x: Tensor, rows: int) -> Tensor:
+    """Tokens times how far their gate is open; as they are where there is none."""
+    return x if isinstance(gate, nn.Identity) else x * gate(x, rows)
 
 
 class SpatialTransformer(nn.Module):
@@ -166,13 +216,15 @@ class SpatialTransformer(nn.Module):
 
     OVER: tuple[Over, Over] = ("places", "context")
 
-    def __init__(self, block: BlockName, channels: int, heads: int, context_dim: int, layers: Layers):
+    def __init__(
+        self, block: BlockName, channels: int, heads: int, context_dim: int, layers: Layers, gated: bool = False
+    ):
         super().__init__()
         self.block, self.channels = block, channels
         self.norm = layers.group_norm(channels, eps=1e-6)
         self.proj_in = layers.linear(channels, channels)
         self.transformer_blocks = nn.ModuleList(
-            [TransformerBlock(block, channels, heads, context_dim, layers, self.OVER)]
+            [TransformerBlock(block, channels, heads, context_dim, layers, self.OVER, gated)]
         )
         self.proj_out = layers.linear(channels, channels)
 
@@ -200,7 +252,7 @@ class SpatialTransformer(nn.Module):
 
     def _frames(self, x: Tensor, hooks: AttentionHooks, context: Context, conditions: int) -> Tensor:
         tokens = self.proj_in(rearrange(self.norm(x), "n c h w -> n (h w) c").contiguous())
-        return self.proj_out(self.transformer_blocks[0](tokens, hooks, context, conditions))
+        return self.proj_out(self.transformer_blocks[0](tokens, hooks, context, conditions, x.shape[2]))
 
 
 def per_condition(x: Tensor, conditions: int) -> Tensor:
@@ -218,17 +270,25 @@ class TemporalTransformer(nn.Module):
     Args:
         channels_first: whether the norm is given its features in that order. torch's statistics on the CPU lose digits in
             the other one where a channel's mean is large, as pictures beside the noise make it.
+        gated: see TransformerBlock.
     """
 
     def __init__(
-        self, block: BlockName, channels: int, width: int, heads: int, layers: Layers, channels_first: bool = False
+        self,
+        block: BlockName,
+        channels: int,
+        width: int,
+        heads: int,
+        layers: Layers,
+        channels_first: bool = False,
+        gated: bool = False,
     ):
         super().__init__()
         self.channels_first = channels_first
         self.norm = layers.group_norm(channels, eps=1e-6)
         self.proj_in = layers.linear(channels, width)
         self.transformer_blocks = nn.ModuleList(
-            [TransformerBlock(block, width, heads, None, layers, ("frames", "frames"))]
+            [TransformerBlock(block, width, heads, None, layers, ("frames", "frames"), gated)]
         )
         self.proj_out = layers.linear(width, channels)
 
@@ -289,7 +349,9 @@ class ResBlock(nn.Module):
         """x [(v f), c, h, w] of v videos, with the first v embeddings: those of a video's conditions are alike."""
         frames = evaluation.frames
         embedding = evaluation.embedding[: len(x) // frames]
-        shift = self.emb_layers(embedding).repeat_interleave(frames, dim=0)[..., None, None]
+        shift = self.emb_layers(embedding)
+        shift = shift.flatten(0, 1) if embedding.ndim == 3 else shift.repeat_interleave(frames, dim=0)
+        shift = shift[..., None, None]
         hooks = evaluation.hooks.blocks
         few = at_once(x[0], len(x), at_least=self.kernel_numel * x.element_size())
         few = len(x) if self.block in hooks.whole else few

@@ -81,7 +81,7 @@ class Evaluation:
     """What the blocks read beside the features.
 
     Args:
-        embedding: of the time step, with that of the frame rate, [b, e].
+        embedding: of the time step, with that of the frame rate, [b, e]; or one for each frame, [b, f, e].
         frames: of each video.
         prepared: the conditions.
         hooks: what is to run otherwise than in the paper.

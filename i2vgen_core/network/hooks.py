@@ -19,9 +19,10 @@ poses, the places again and then the frame's own tokens."""
 
 
 class BlockName(NamedTuple):
-    """A block of the UNet: on the way down, in the middle or on the way up, and its number there."""
+    """A block of the UNet: on the way down, in the middle or on the way up, and its number there; or of a control branch, whose
+    middle comes after its last block on the way down."""
 
-    way: Literal["input", "middle", "output"]
+    way: Literal["input", "middle", "output", "control"]
     number: int
 
 
@@ -72,8 +73,9 @@ class AttentionHooks:
         attend = attend_over_frames if name.over == "frames" else attend_within_frames
         return attend(self.attention, q, k, v, heads)
 
-    def between(self, block: BlockName, x: Tensor) -> Tensor:
-        """What the second attention layer of a block within frames is given, from what the first has made: tokens [n, t, c]."""
+    def between(self, name: LayerName, x: Tensor) -> Tensor:
+        """What is given to the second attention layer of two within frames, from what the first, of this name, has made:
+        tokens [n, t, c]."""
         return x
 
     def output(self, name: LayerName, y: Tensor) -> Tensor:
@@ -105,6 +107,12 @@ class BlockHooks:
 
     def leave(self, block: BlockName, x: Tensor) -> Tensor:
         """What a block gives, from what it made, [(b f), c, h, w]; on the way down, what the way up meets again."""
+        return x
+
+    def hand_up(self, block: BlockName, x: Tensor) -> Tensor:
+        """What the way up is given of a block on the way down or of the middle, from what that block gave, [(b f), c, h, w]: the
+        place for a control's features. Asked once all of the way down has run, in the blocks' order; the way down never
+        sees it."""
         return x
 
     def join(self, block: BlockName, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:

@@ -153,8 +153,10 @@ class PoseAttention(SpatialTransformer):
 class PosedTransformer(SpatialTransformer):
     """A spatial transformer, and attention to the poses after it."""
 
-    def __init__(self, block: BlockName, channels: int, heads: int, context_dim: int, layers: Layers):
-        super().__init__(block, channels, heads, context_dim, layers)
+    def __init__(
+        self, block: BlockName, channels: int, heads: int, context_dim: int, layers: Layers, gated: bool = False
+    ):
+        super().__init__(block, channels, heads, context_dim, layers, gated)
         self.pose_attention = PoseAttention(block, channels, heads, context_dim, layers)
 
     def forward(self, x: Tensor, evaluation: Evaluation) -> Tensor:

@@ -2,12 +2,13 @@
 
 One class for the whole family. The bases read the frame rate and the CLIP image embedding, I2VGen-XL's also the image
 latent; the refiners read text alone and pad their heights in their own way (VGen, unet_i2vgen.py and unet_sr600.py;
-ModelScope, unet_i2v.py and unet_v2v.py). Text to video has the backbone alone (VGen, unet_t2v.py); the composers and the
+ModelScope, unet_i2v.py and unet_v2v.py); some have a control branch (control.py). Text to video has the backbone alone (VGen, unet_t2v.py); the composers and the
 animators read pictures through stems (stems.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -15,23 +16,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Kind, UNetConfig
+from .backbone import block_parts, time_embedding, way_down
 from .blocks import (
     Block,
     Downsample,
-    FirstBlock,
     FreeU,
     Layers,
     OutputBlock,
-    ResBlock,
     SpatialTransformer,
-    TemporalTransformer,
     Upsample,
     per_condition,
     sinusoidal_embedding,
 )
+from .control import ControlBranch, Hint
 from .cpu import cpu_operators
 from .evaluation import Evaluation, Prepared
-from .hooks import BlockName, Hooks
+from .hooks import BlockHooks, BlockName, Hooks
 from .image_conditioning import DetailConvolutions, DetailEncoder, DetailTransformer, ImageProjection
 from .pose import MotionResampler, PointEncoder, PosedTransformer
 from .stems import Stems, add_stems
@@ -66,15 +66,10 @@ class UNet(nn.Module):
         self.config = config
         layers = Layers(operations, dtype, device)
         embedding = 4 * config.model_channels
-
-        def embed() -> nn.Sequential:
-            first = layers.linear(config.model_channels, embedding)
-            return nn.Sequential(first, nn.SiLU(), layers.linear(embedding, embedding))
-
-        self.time_embed = embed()
+        self.time_embed = time_embedding(config, layers)
         if config.reads_image:
             self.context_embedding = ImageProjection(config, embedding, layers)
-            self.fps_embedding = embed()
+            self.fps_embedding = time_embedding(config, layers)
         if config.reads_image_beside_text:
             self.pre_image_condition = ImageProjection(config, config.context_dim, layers)
         if config.reads_details:
@@ -84,62 +79,32 @@ class UNet(nn.Module):
         if config.poses is not None:
             self.pose_embedding_before = PointEncoder(config.poses, config.image_tokens, layers)
             self.pose_embedding_after = MotionResampler(config, config.poses, layers)
-        self._build_backbone(layers, embedding)
+        self._build_backbone(layers)
+        if config.control is not None:
+            self.VideoControlNet = ControlBranch(config, config.control, layers)
+        blocks = [block for block in self.modules() if isinstance(block, Block)]
+        self.spatial_transformers = [
+            part for block in blocks for part in block.children() if isinstance(part, SpatialTransformer)
+        ]
 
-    def _build_backbone(self, layers: Layers, embedding: int) -> None:
+    def _build_backbone(self, layers: Layers) -> None:
         config = self.config
         levels = list(zip(config.channel_mult, config.attention_levels, strict=True))
-        padding = (2, 1) if config.is_refiner else (1, 1)
-        spatial_transformer = SpatialTransformer if config.poses is None else PosedTransformer
-
-        def parts(name: BlockName, inputs: int, outputs: int, attention: bool) -> list[nn.Module]:
-            made: list[nn.Module] = [ResBlock(name, inputs, outputs, embedding, layers)]
-            if attention:
-                heads = outputs // config.head_dim
-                made.append(spatial_transformer(name, outputs, heads, config.context_dim, layers))
-                made.append(TemporalTransformer(name, outputs, outputs, heads, layers))
-            return made
-
-        channels, heads = config.model_channels, config.first_temporal_heads
-        name = BlockName("input", 0)
-        convolution = layers.conv3x3(config.input_channels, channels)
-        pictures = config.concat_channels > 0
-        transformer = TemporalTransformer(name, channels, heads * config.head_dim, heads, layers, pictures)
-        self.input_blocks = nn.ModuleList([FirstBlock(name, [convolution, transformer])])
-        skips = [channels]
-        for level, (multiplier, attention) in enumerate(levels):
-            for _ in range(config.num_res_blocks):
-                outputs = config.model_channels * multiplier
-                name = BlockName("input", len(self.input_blocks))
-                self.input_blocks.append(Block(name, parts(name, channels, outputs, attention)))
-                channels = outputs
-                skips.append(channels)
-            if level < len(levels) - 1:
-                name = BlockName("input", len(self.input_blocks))
-                self.input_blocks.append(Downsample(name, channels, padding, layers))
-                skips.append(channels)
-
-        name = BlockName("middle", 0)
-        last = ResBlock(name, channels, channels, embedding, layers)
-        self.middle_block = Block(name, [*parts(name, channels, channels, attention=True), last])
-
+        self.input_blocks, self.middle_block, skips = way_down(config, layers, "input")
+        channels = skips[-1]
         self.output_blocks = nn.ModuleList()
         free_u = dict(enumerate(_FREE_U.get(config.kind, ())))
         for level, (multiplier, attention) in reversed(list(enumerate(levels))):
             for number in range(config.num_res_blocks + 1):
                 outputs = config.model_channels * multiplier
                 name = BlockName("output", len(self.output_blocks))
-                made = parts(name, channels + skips.pop(), outputs, attention)
+                made = block_parts(config, name, channels + skips.pop(), outputs, attention, layers)
                 channels = outputs
                 if level > 0 and number == config.num_res_blocks:
                     made.append(Upsample(channels, config.is_refiner, layers))
                 self.output_blocks.append(OutputBlock(name, made, free_u.get(name.number)))
 
         self.out = nn.Sequential(layers.group_norm(channels), nn.SiLU(), layers.conv3x3(channels, config.out_channels))
-        blocks = (*self.input_blocks, self.middle_block, *self.output_blocks)
-        self.spatial_transformers = [
-            part for block in blocks for part in block.children() if isinstance(part, SpatialTransformer)
-        ]
 
     @property
     def detail_encoder(self) -> DetailEncoder:
@@ -192,6 +157,7 @@ class UNet(nn.Module):
         fps: Tensor | None = None,
         details: Tensor | None = None,
         hooks: Hooks | None = None,
+        hint: Hint | None = None,
     ) -> Tensor:
         """One evaluation.
 
@@ -208,6 +174,8 @@ class UNet(nn.Module):
             details: features beside the noise [(v f), c, h, w], the same in all conditions of a video: the detail encoder's
                 (`i2vgen_xl`), or the stems'; zeros if None, where there are none.
             hooks: what is to run otherwise than in the paper; its attention is used for every layer.
+            hint: what a control branch reads, the same in all conditions of a video; none of it if None, with which the branch
+                still runs.
 
         Returns:
             The velocity [(b f), 4, h, w].
@@ -218,7 +186,8 @@ class UNet(nn.Module):
             embedding = hooks.blocks.embed(self._embed(timesteps, prepared, x.dtype))
             x = self._with_features(x, details, prepared, frames)
             before = int(self.config.reads_reference)
-            velocity = self._velocity(x, Evaluation(embedding, before + frames, prepared, hooks, self.checkpointing))
+            evaluation = Evaluation(embedding, before + frames, prepared, hooks, self.checkpointing)
+            velocity = self._velocity(x, timesteps, hint or Hint(), evaluation)
             return velocity.unflatten(0, (-1, before + frames))[:, before:].flatten(0, 1) if before else velocity
 
     def _with_features(self, x: Tensor, details: Tensor | None, prepared: Prepared, frames: int) -> Tensor:
@@ -238,7 +207,7 @@ class UNet(nn.Module):
             x = torch.cat([reference[:, None], videos], dim=1).flatten(0, 1)
         return x
 
-    def _velocity(self, x: Tensor, evaluation: Evaluation) -> Tensor:
+    def _velocity(self, x: Tensor, timesteps: Tensor, hint: Hint, evaluation: Evaluation) -> Tensor:
         height, width = x.shape[-2:]
         if self.config.is_refiner:
             x = self._pad_to_fit(x)
@@ -247,18 +216,28 @@ class UNet(nn.Module):
         first, *down = cast("list[Block | Downsample]", list(self.input_blocks))
         *up, last = cast("list[OutputBlock]", list(self.output_blocks))
         hooks = evaluation.hooks.blocks
+        control: Iterator[Tensor] = iter(())
+        if self.config.control is not None:
+            control = self.VideoControlNet.features(x, timesteps, hint, evaluation)
         skips = [_through(first, x, evaluation)]
         deep = hooks.recall()
         if deep is None:
-            deep = self._between(down, up, skips, evaluation)
+            deep = self._between(down, up, skips, control, evaluation)
             hooks.keep(deep)
+        else:
+            skips[0] = _handed_up(first.name, skips[0], control, hooks)
         x = last.join(deep, skips, hooks)
         del deep  # it is in x now: memory's peak is up here
         x = _through(last, x, evaluation)
         return self.out(x)[..., :height, :width]
 
     def _between(
-        self, down: list[Block | Downsample], up: list[OutputBlock], skips: list[Tensor], evaluation: Evaluation
+        self,
+        down: list[Block | Downsample],
+        up: list[OutputBlock],
+        skips: list[Tensor],
+        control: Iterator[Tensor],
+        evaluation: Evaluation,
     ) -> Tensor:
         """All blocks but the first and the last, on what the first made, the only one of the skips; it is left there."""
         hooks = evaluation.hooks.blocks
@@ -267,6 +246,9 @@ class UNet(nn.Module):
             x = _through(block, x, evaluation)
             skips.append(x)
         x = _through(self.middle_block, x, evaluation)
+        for number, name in enumerate([BlockName("input", 0), *(block.name for block in down)]):
+            skips[number] = _handed_up(name, skips[number], control, hooks)
+        x = _handed_up(self.middle_block.name, x, control, hooks)
         for block in up:
             x = block.join(x, skips, hooks)
             x = _through(block, x, evaluation.towards(skips[-1]))
@@ -287,6 +269,12 @@ class UNet(nn.Module):
         multiple = 2 ** (len(self.config.channel_mult) - 1)
         height, width = x.shape[-2:]
         return F.pad(x, (0, -width % multiple, 0, (2 - height) % multiple), mode="replicate")
+
+
+def _handed_up(name: BlockName, x: Tensor, control: Iterator[Tensor], hooks: BlockHooks) -> Tensor:
+    """A block's features as the way up meets them; `control` gives what is added, as many times as there are blocks."""
+    added = next(control, None)
+    return hooks.hand_up(name, x if added is None else x + added)
 
 
 def _through(block: Block | Downsample, x: Tensor, evaluation: Evaluation) -> Tensor:

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..memory import evaluation_bytes, is_out_of_memory
 from ..network.acceleration import EXACT, Acceleration, DeepFeatures, Reuse
+from ..network.control import Hint
 from ..network.evaluation import Prepared
 from ..network.hooks import Hooks
 from ..network.unet import UNet
 from .schedules import Schedule
 from .solvers import Denoise, guide
-from .windows import over_windows
+from .windows import Share, join_windows, over_windows
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -32,6 +33,7 @@ def guided(
     details: Tensor | None = None,
     acceleration: Acceleration = EXACT,
     dtype: torch.dtype = torch.float32,
+    hint: Hint | None = None,
 ) -> Denoise:
     """A network with guidance as a sampler sees it; one for each run.
 
@@ -43,8 +45,9 @@ def guided(
         details: [f, 4, h, w], see UNet.forward.
         acceleration: what is left out.
         dtype: of the network's inputs.
+        hint: of one video, see control.Hint.
     """
-    predict = Predictor(network, details, DeepFeatures(acceleration.reuse_interval))
+    predict = Predictor(network, details, DeepFeatures(acceleration.reuse_interval), hint)
     return _guided([predict], schedule, [conditions], None, guidance, rescale, acceleration, dtype)
 
 
@@ -65,6 +68,44 @@ def guided_in_windows(
     """
     predictors = [Predictor(network, None, DeepFeatures(acceleration.reuse_interval)) for _ in windows]
     return _guided(predictors, schedule, conditions, windows, guidance, 0.0, acceleration, dtype)
+
+
+def guided_and_joined(
+    network: UNet,
+    schedule: Schedule,
+    windows: Sequence[range],
+    share: Share,
+    conditions: list[Prepared],
+    guidance: float,
+    rescale: float = 0.0,
+    acceleration: Acceleration = EXACT,
+    dtype: torch.dtype = torch.float32,
+    hint: Hint | None = None,
+) -> Denoise:
+    """A refiner with guidance on a video in windows, each guided, rescaled and denoised by itself; one for each run.
+
+    Args:
+        windows: see windows.refiner_windows.
+        share: see windows.Share.
+        hint: of the whole video.
+
+    The other arguments are as for `guided`.
+    """
+    parts = [
+        guided(
+            network,
+            schedule,
+            conditions,
+            guidance,
+            rescale,
+            None,
+            acceleration,
+            dtype,
+            None if hint is None else hint.of_frames(window),
+        )
+        for window in windows
+    ]
+    return lambda x, t: join_windows(x, windows, share, lambda part, number: parts[number](part, t))
 
 
 def _guided(
@@ -102,10 +143,17 @@ class Predictor:
         network: a base or a refiner.
         details: [f, 4, h, w], see UNet.forward.
         features: of the run, where some are used again.
+        hint: of one video, see control.Hint.
     """
 
-    def __init__(self, network: UNet, details: Tensor | None = None, features: DeepFeatures | None = None):
-        self._network, self._details, self._features = network, details, features
+    def __init__(
+        self,
+        network: UNet,
+        details: Tensor | None = None,
+        features: DeepFeatures | None = None,
+        hint: Hint | None = None,
+    ):
+        self._network, self._details, self._features, self._hint = network, details, features, hint
         self._together = True
 
     def __call__(self, x: Tensor, timesteps: Tensor, conditions: list[Prepared]) -> list[Tensor]:
@@ -128,7 +176,7 @@ class Predictor:
 
     def _run(self, x: Tensor, timesteps: Tensor, prepared: Prepared, *numbers: int) -> tuple[Tensor, ...]:
         hooks = Hooks(blocks=Reuse(self._features, numbers)) if self._features is not None else Hooks()
-        velocities = self._network(x, timesteps, prepared, len(x), details=self._details, hooks=hooks)
+        velocities = self._network(x, timesteps, prepared, len(x), None, self._details, hooks, self._hint)
         return velocities.chunk(len(numbers))
 
 

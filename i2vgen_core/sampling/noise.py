@@ -59,7 +59,8 @@ class BrownianNoise:
     def __init__(self, x: Tensor, sigmas: Tensor, seed: int):
         self._like = x
         origin = torch.zeros_like(rearrange(x, "f c h w -> 1 c f h w"), device="cpu", dtype=torch.float32)
-        low, high = sigmas[sigmas > 0].min().cpu(), sigmas.max().cpu()
+        levels = sigmas[(sigmas > 0) & sigmas.isfinite()].cpu()
+        low, high = (levels.min(), levels.max()) if len(levels) else (torch.tensor(1.0), torch.tensor(1.0))
         if low == high:  # a single step draws nothing, but a tree needs an interval
             high = low * 2
         self._tree = torchsde.BrownianTree(low, origin, high, entropy=seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import ENTRIES, TIMESTEPS, check_settings
+from ..config import ENTRIES, JOININGS, MODES, TIMESTEPS, check_settings
 from ..errors import check_choice, check_fields, check_range
 from ..media.images import check_size
 from ..network.acceleration import EXACT, Acceleration
@@ -26,6 +26,8 @@ class BaseOptions:
         negative: negative prompt.
         solver: one of schedules.BASE_SOLVERS.
         acceleration: what is left out, for speed.
+        denoise: 0.01..1, share of the noise levels that are run, in as many steps; below 1 a latent is begun from, see
+            held.Held.
     """
 
     width: int | None = None
@@ -39,10 +41,11 @@ class BaseOptions:
     negative: str | None = None
     solver: str = "ddim"
     acceleration: Acceleration = EXACT
+    denoise: float = 1.0
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
-        names = ("frames", "fps", "steps", "guidance", "eta", "seed")
+        names = ("frames", "fps", "steps", "guidance", "eta", "denoise", "seed")
         check_settings({name: getattr(self, name) for name in names})
         check_fields(self)
         _check_size(self.width, self.height)
@@ -171,13 +174,20 @@ class RefineOptions:
         steps: 1..999.
         guidance: guidance scale, 0..100.
         rescale: guidance rescale, 0..1.
-        noise_level: noise levels of 1000 to start from, 2..999.
+        noise_level: noise levels of 1000 to start from, 2..1000.
         solver: `dpmpp_2m_sde` or `heun`.
         entry: `noise` or `inversion`.
         eta: 0..1, noise of the SDE solver.
         seed: of the noise, 0..2^64 - 1.
         negative: negative prompt.
         acceleration: what is left out, for speed.
+        mode: `normal`, or `fast`: 14 steps from level 900 whatever `steps` says (STAR and VEnhancer).
+        window: frames that go through the network together where there are more, 0..4096; 0 for all.
+        joining: of windows: `cut`, `blend` or `random`.
+        enlarging: how many times the video becomes as wide and high, 0.1..8, where no size is given (STAR and VEnhancer).
+        noise_aug: levels that a hint of key frames is noised to, 1..1000 (VEnhancer).
+        scale_told: how far the video was enlarged, as the network is told, 0..999 (VEnhancer).
+        inserted: frames that are put between two of the video, 0..8 (VEnhancer).
     """
 
     width: int | None = None
@@ -192,14 +202,26 @@ class RefineOptions:
     seed: int = 0
     negative: str | None = None
     acceleration: Acceleration = EXACT
+    mode: str | None = None
+    window: int | None = None
+    joining: str | None = None
+    enlarging: float | None = None
+    noise_aug: int | None = None
+    scale_told: int | None = None
+    inserted: int | None = None
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
         names = ("steps", "guidance", "rescale", "noise_level", "eta", "seed")
-        check_settings({name: getattr(self, name) for name in names})
+        own = ("window", "enlarging", "noise_aug", "scale_told", "inserted")
+        check_settings({name: getattr(self, name) for name in names + own})
         check_fields(self)
         _check_size(self.width, self.height)
         check_choice("solver", self.solver, SOLVERS)
+        if self.mode is not None:
+            check_choice("mode", self.mode, MODES)
+        if self.joining is not None:
+            check_choice("joining", self.joining, JOININGS)
         if self.entry is not None:
             check_choice("entry", self.entry, ENTRIES)
         self.acceleration.check()

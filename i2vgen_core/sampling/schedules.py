@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..config import REFINERS, TIMESTEPS, Kind
+from ..config import HINTED, REFINERS, TIMESTEPS, Kind
 from ..errors import InputError
 
 SOLVERS = ("dpmpp_2m_sde", "heun")
@@ -120,18 +120,23 @@ def schedule_for(kind: Kind) -> Schedule:
         return cosine_zero_snr()
     if kind == "image2video":
         return scaled_linear()
-    return logsnr_cosine_interpolated() if kind in REFINERS else scaled_linear_zero_snr()
+    return logsnr_cosine_interpolated() if kind in REFINERS + HINTED else scaled_linear_zero_snr()
 
 
-def ddim_timesteps(steps: int) -> list[int]:
+def ddim_timesteps(steps: int, levels: int = TIMESTEPS) -> list[int]:
     """Timesteps of DDIM, falling, in 1..999. Where `steps` divides 1000 they are the official 1, 1 + 1000 / steps, ...
+
+    Args:
+        steps: 1..999.
+        levels: 1..1000, the lowest of the levels, which the steps are spread over; as many steps at most.
 
     Raises:
         InputError: steps outside 1..999.
     """
     if not 1 <= steps < TIMESTEPS:
         raise InputError("steps", f"1 to {TIMESTEPS - 1}", str(steps), "Use the release's number, 50.")
-    return [1 + k * TIMESTEPS // steps for k in reversed(range(steps))]
+    steps = min(steps, levels)
+    return [1 + k * levels // steps for k in reversed(range(steps))]
 
 
 def strided_timesteps(steps: int) -> list[int]:
@@ -197,7 +202,7 @@ class SolverSteps:
     timesteps: list[int]
 
 
-def base_steps(schedule: Schedule, steps: int) -> SolverSteps:
+def base_steps(schedule: Schedule, steps: int, levels: int = TIMESTEPS) -> SolverSteps:
     """Trailing spacing for a base's solvers of second order: from the noisiest level that has a signal in even steps of
     time to 0 (arXiv 2305.08891, section 3.3). DDIM's own timesteps end in a step that is many times as long as the one
     before it, in the logarithm of sigma, from which such a solver would extrapolate.
@@ -205,10 +210,12 @@ def base_steps(schedule: Schedule, steps: int) -> SolverSteps:
     Args:
         schedule: the base's.
         steps: 1..998.
+        levels: 3..1000, the lowest of the levels, which the steps are spread over; fewer steps at most.
     """
     if not 1 <= steps < TIMESTEPS - 1:
         raise InputError("steps", f"1 to {TIMESTEPS - 2}", str(steps), "Use 20.")
-    timesteps = [round((steps - k) * (TIMESTEPS - 1) / steps) - 1 for k in range(steps)]
+    steps = min(steps, levels - 2)
+    timesteps = [round((steps - k) * (levels - 1) / steps) - 1 for k in range(steps)]
     sigmas = schedule.sigmas[timesteps].float()
     return SolverSteps(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
 
@@ -221,21 +228,48 @@ def refine_steps(schedule: Schedule, steps: int, levels: int, solver: str) -> So
     Args:
         schedule: the refiner's.
         steps: 1 or more; as many are run.
-        levels: 2 to 999; 600 is the release's for vid2vid_xl.
+        levels: 2 to 1000, the last of which is pure noise; 600 is the release's for vid2vid_xl.
         solver: `dpmpp_2m_sde` or `heun`.
     """
-    if steps < 1 or not 2 <= levels < TIMESTEPS:
+    if steps < 1 or not 2 <= levels <= TIMESTEPS:
         found = f"{steps} steps from level {levels}"
-        raise InputError(
-            "refinement", f"1 or more steps from a level of 2 to {TIMESTEPS - 1}", found, "Use 30 from 600."
-        )
+        raise InputError("refinement", f"1 or more steps from a level of 2 to {TIMESTEPS}", found, "Use 30 from 600.")
+    if solver == "heun" and levels == TIMESTEPS:
+        remedy = "Use the solver dpmpp_2m_sde, or a lower noise level."
+        raise InputError("noise level", f"at most {TIMESTEPS - 1} with the solver heun", str(levels), remedy)
     skip_one = solver == "dpmpp_2m_sde"
     points = steps + 1 if skip_one else steps
     times = torch.arange(levels - 1, -1, -levels / points)[:points].clamp(0, levels - 1)
     if points > levels:  # where trailing spacing would go below level 0 and repeat it
         times = torch.linspace(levels - 1, 0, points)
+    return _steps_at(schedule, times[:steps])
+
+
+FAST_LEVELS = 900
+"""Where the fast mode starts."""
+
+
+def fast_steps(schedule: Schedule, levels: int) -> SolverSteps:
+    """STAR's and VEnhancer's fast mode: 14 evaluations, few from level 899 to 500 and more from there (both:
+    diffusion_sdedit.py: sample_sr and sample, solver_mode `fast`).
+
+    Args:
+        schedule: the refiner's.
+        levels: 900.
+
+    Raises:
+        InputError: another start, from which the official program goes wrong.
+    """
+    if levels != FAST_LEVELS:
+        remedy = f"Use the mode normal, or a noise level of {FAST_LEVELS}."
+        raise InputError("noise level", f"{FAST_LEVELS} with the mode fast", str(levels), remedy)
+    few, many = torch.arange(FAST_LEVELS - 1, 500, -100.0), torch.arange(500, -1, -501 / 11)
+    return _steps_at(schedule, torch.cat([few, many[:10]]))
+
+
+def _steps_at(schedule: Schedule, times: Tensor) -> SolverSteps:
     log_sigmas = _log_sigmas(schedule)
-    sigmas = _interpolate(log_sigmas, times).exp()[:steps]
+    sigmas = _interpolate(log_sigmas, times).exp()
     timesteps = _nearest_timesteps(log_sigmas, sigmas)
     return SolverSteps(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
 
@@ -247,7 +281,7 @@ def _log_sigmas(schedule: Schedule) -> Tensor:
 
 def _interpolate(table: Tensor, times: Tensor) -> Tensor:
     low, high, weight = times.floor().long(), times.ceil().long(), times.frac()
-    return (1 - weight) * table[low] + weight * table[high]
+    return torch.where(low == high, table[low], (1 - weight) * table[low] + weight * table[high])
 
 
 def _nearest_timesteps(log_sigmas: Tensor, sigmas: Tensor) -> list[int]:
@@ -255,4 +289,5 @@ def _nearest_timesteps(log_sigmas: Tensor, sigmas: Tensor) -> list[int]:
     low = (torch.searchsorted(log_sigmas, log_sigma, right=True) - 1).clamp(0, len(log_sigmas) - 2)
     high = low + 1
     weight = ((log_sigmas[low] - log_sigma) / (log_sigmas[low] - log_sigmas[high])).clamp(0, 1)
-    return ((1 - weight) * low + weight * high).round().long().tolist()
+    nearest = torch.where(sigmas.isinf(), len(log_sigmas) - 1, (1 - weight) * low + weight * high)
+    return nearest.round().long().tolist()

@@ -192,21 +192,25 @@ def dpmpp_2m_sde(
     Args:
         denoise: see Denoise.
         x: scaled latent noised to the first level.
-        steps: see refine_steps.
+        steps: see refine_steps. From a level without signal the first step is Euler's.
         eta: 0 is the deterministic DPM-Solver++(2M), 1 the release's.
         noise: see StepNoise; used if eta is not 0.
         callback: see Callback.
     """
     sigmas = steps.sigmas.to(x.device)
-    x = x * sigmas[0]
+    if sigmas[0].isfinite():
+        x = x * sigmas[0]
     last: tuple[Tensor, Tensor] | None = None
     for i, t in enumerate(steps.timesteps):
         sigma, following = sigmas[i], sigmas[i + 1]
-        denoised = denoise(_scale_input(x, sigma), t)
+        denoised = denoise(_scale_input(x, sigma) if sigma.isfinite() else x, t)
         if callback:
             callback(i, len(steps.timesteps), x, denoised)
         if following == 0:
             return denoised
+        if sigma.isinf():
+            x = denoised + following * x
+            continue
         h = sigma.log() - following.log()
         weight = -torch.expm1(-(1 + eta) * h)
         x = following / sigma * (-eta * h).exp() * x + weight * denoised

@@ -7,14 +7,17 @@ function: the guided network, in this package (guidance.py) or in a host. All la
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..config import ANIMATORS, Kind, Release
+from ..config import ANIMATORS, TIMESTEPS, ControlConfig, Kind, Release
 from ..errors import InputError, check_finite
 from ..media.images import check_size
+from ..network.control import Hint
 from .noise import BrownianNoise, derived_seed, initial_noise, noise_and_offset, step_noise
 from .options import AnimateOptions, BaseOptions, FewStepOptions, RefineOptions
 from .schedules import (
@@ -22,19 +25,25 @@ from .schedules import (
     base_steps,
     cosine,
     ddim_timesteps,
+    fast_steps,
     inversion_timesteps,
     lcm_timesteps,
     refine_steps,
     strided_timesteps,
 )
 from .solvers import Callback, Denoise, ddim, ddim_inversion, dpmpp_2m_sde, heun, lcm, unipc
-from .windows import window_ranges
+from .windows import Share, key_frames, refiner_windows, share_of, window_ranges
+
+logger = logging.getLogger("i2vgen_xl")
+
+_OF_HINTS = ("noise_aug", "scale_told", "inserted")
+"""Settings of a refiner whose hint are key frames."""
 
 _NOT_FINITE = "Look at where it comes from: something failed there."
 
 
 class BaseStage:
-    """The first stage: from pure noise to the base video's latent (paper, section 3.2).
+    """The first stage: from pure noise, or a given latent with noise, to the base video's latent (paper, section 3.2).
 
     Args:
         options: the caller's.
@@ -64,35 +73,51 @@ class BaseStage:
         }
         self.settings = _with(release, given)
         check_size(self.settings.width, self.settings.height)
-        self._plan = None if options.solver == "ddim" else base_steps(schedule, self.settings.steps)
-        self.timesteps = ddim_timesteps(self.settings.steps) if self._plan is None else self._plan.timesteps
+        steps, levels = self.settings.steps, round(options.denoise * TIMESTEPS)
+        self._plan = None if options.solver == "ddim" else base_steps(schedule, steps, levels)
+        self.timesteps = ddim_timesteps(steps, levels) if self._plan is None else self._plan.timesteps
         self.steps = len(self.timesteps)
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """The first noise [frames, 4, h, w], float32 on the CPU; ComfyUI's samplers draw the same numbers from a seed."""
         return initial_noise(shape, self.options.seed, self.settings.offset_noise)
 
-    def sample(self, denoise: Denoise, noise: Tensor, callback: Callback | None = None) -> Tensor:
+    def first_latent(self, noise: Tensor, latent: Tensor | None = None, free: Tensor | None = None) -> Tensor:
+        """What a run begins with: noise alone, however little signal the first level has, as released; where something is
+        held, or `denoise` is below 1, the latent with the noise of the first level.
+
+        Args:
+            noise: [frames, 4, h, w].
+            latent: clean, of its shape; None where none is given.
+            free: where the first step samples, 1, and where it holds the latent, 0, [n, 1, h, w]; None holds nothing.
+        """
+        if latent is None or (free is None and self.options.denoise == 1):
+            return noise
+        noised = self.schedule.add_noise(latent, noise, self.timesteps[0])
+        return noised if free is None or self.options.denoise < 1 else noise * free + noised * (1 - free)
+
+    def sample(self, denoise: Denoise, x: Tensor, callback: Callback | None = None, *, holds: bool = False) -> Tensor:
         """Runs the solver: DDIM as released, or DPM-Solver++(2M) (arXiv 2211.01095) or UniPC, which need fewer steps and
         end in the estimate of the clean latent.
 
         Args:
             denoise: see solvers.Denoise.
-            noise: first latent [frames, 4, h, w].
+            x: first latent [frames, 4, h, w], see first_latent.
             callback: see solvers.Callback.
+            holds: whether a part is held; DDIM then ends in the estimate too, so that it comes back as it was.
 
         Raises:
-            InputError: NaN or infinite noise.
+            InputError: a first latent with NaN or infinite numbers.
         """
-        check_finite("noise", noise, _NOT_FINITE)
+        check_finite("noise", x, _NOT_FINITE)
         if self._plan is None:
-            draw = step_noise(noise, derived_seed(self.options.seed, "base step noise"))
-            eta = self.options.eta
-            return ddim(denoise, noise, self.schedule, self.steps, eta=eta, noise=draw, callback=callback)
+            draw = step_noise(x, derived_seed(self.options.seed, "base step noise"))
+            eta, steps = self.options.eta, self.timesteps
+            return ddim(denoise, x, self.schedule, steps, eta=eta, noise=draw, clean_end=holds, callback=callback)
         if self.options.solver == "unipc":
-            return unipc(denoise, noise, self._plan, callback=callback)
-        # such that the network is given the noise itself at first
-        noised = noise * (1 + 1 / float(self._plan.sigmas[0]) ** 2) ** 0.5
+            return unipc(denoise, x, self._plan, callback=callback)
+        # such that the network is given the first latent itself at first
+        noised = x * (1 + 1 / float(self._plan.sigmas[0]) ** 2) ** 0.5
         return dpmpp_2m_sde(denoise, noised, self._plan, eta=0.0, callback=callback)
 
 
@@ -225,10 +250,10 @@ def first_stage(options: BaseOptions, kind: Kind, release: Release, schedule: Sc
         return BaseStage(options, release, schedule)
     options.check()
     remedy = f"Leave it: {release.title} has a sampler of its own."
-    for name, usual in (("solver", "ddim"), ("eta", 0.0), ("negative", None)):
+    for name, usual in (("solver", "ddim"), ("eta", 0.0), ("denoise", 1.0), ("negative", None)):
         if (found := getattr(options, name)) != usual:
-            expected = f"{usual}, which stands for the release's" if name == "solver" else "none"
-            raise InputError(name, expected, f"{found!r}"[:60], remedy)
+            said = {"solver": "ddim, which stands for the release's", "denoise": "1"}
+            raise InputError(name, said.get(name, "none"), f"{found!r}"[:60], remedy)
     if not few:
         read = ("width", "height", "frames", "steps", "guidance", "seed", "acceleration")
         return AnimateStage(AnimateOptions(**{name: getattr(options, name) for name in read}), release, schedule)
@@ -250,6 +275,7 @@ class RefineStage:
         settings: the release's with the options in their place; steps are those for the solver.
         inverts: whether the video enters by DDIM inversion, as SR600's does, instead of by noise.
         inversion_timesteps: what the network is told at each step of the inversion, rising; none where it enters by noise.
+        plan: the solver's sigmas and timesteps.
         timesteps: what the network is told at each step of the solver, falling.
         steps: how many there are in both, and how many times the callback is called.
         noise_seed: of the noise that is added.
@@ -268,20 +294,78 @@ class RefineStage:
             "noise_level": options.noise_level,
             "entry": options.entry,
             "negative_prompt": options.negative,
+            **{name: getattr(options, name) for name in ("mode", "window", "joining", "enlarging", *_OF_HINTS)},
         }
         self.settings = _with(release, given)
+        self._check_hint(options, release)
         steps, level = self.settings.steps, self.settings.noise_level
-        self._plan = refine_steps(schedule, steps, level, options.solver)
-        self.timesteps = self._plan.timesteps
+        if options.mode == "fast" and options.solver == "heun":
+            remedy = "Use the solver dpmpp_2m_sde, or the mode normal."
+            raise InputError("solver", "dpmpp_2m_sde with the mode fast", "heun", remedy)
+        if self.settings.mode == "fast" and options.solver != "heun":
+            self.plan = fast_steps(schedule, level)
+        else:
+            self.plan = refine_steps(schedule, steps, level, options.solver)
+        self.timesteps = self.plan.timesteps
         self.inverts = self.settings.entry == "inversion"
         self._inversion_steps = min(steps, level)
         self.inversion_timesteps = inversion_timesteps(self._inversion_steps, level) if self.inverts else []
         self.steps = len(self.inversion_timesteps) + len(self.timesteps)
         self.noise_seed = derived_seed(options.seed, "refiner noise")
 
+    def _check_hint(self, options: RefineOptions, release: Release) -> None:
+        if options.enlarging is not None and not release.enlarging:
+            remedy = "Give a width and a height, or use STAR or VEnhancer."
+            found = f"{options.enlarging:g} for the {release.title}"
+            raise InputError("enlarging", "none where the network has a size of its own", found, remedy)
+        if options.enlarging == 0:
+            raise InputError("enlarging", "more than 0", "0", "Use 4, the release's, or 1 to keep the size.")
+        if not release.noise_aug:
+            said = next((name for name in _OF_HINTS if getattr(options, name) is not None), None)
+            if said is not None:
+                found = f"{getattr(options, said)} for the {release.title}"
+                remedy = "Leave it out, or use VEnhancer."
+                raise InputError(said.replace("_", " "), "none where the network reads no key frames", found, remedy)
+        elif not self.settings.noise_aug:
+            remedy = (
+                "Use 1 for nearly clean key frames, or 250, the release's: the official program makes pure noise of 0."
+            )
+            raise InputError("noise aug", "1 or more", "0", remedy)
+
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """The noise that is added, [frames, 4, h, w], float32 on the CPU; another than the base's of the same seed."""
         return initial_noise(shape, self.noise_seed)
+
+    def windows(self, frames: int) -> list[range]:
+        """The frames of a video that go through the network together."""
+        settings = self.settings
+        windows = refiner_windows(frames, settings.window, settings.joining, settings.inserted)
+        if settings.window < frames and len(windows) == 1 and settings.window:
+            words = "%d frames go through the network together: they are too few for two windows of %d"
+            logger.info(words, frames, settings.window)
+        return windows
+
+    def share(self) -> Share:
+        """How windows are joined; one for each run."""
+        generator = torch.Generator().manual_seed(derived_seed(self.options.seed, "refiner windows"))
+        return share_of(self.settings.joining, generator)
+
+    def hint(self, control: ControlConfig, latent: Tensor, noise: Tensor | None = None) -> Hint:
+        """What the network's control branch reads of the video that it starts from.
+
+        Args:
+            control: the branch's own.
+            latent: scaled, of all frames [frames, 4, h, w]: clean, those that were inserted held.
+            noise: of the key frames [k, 4, h, w]; the seed's if None. Not read where all frames are the hint.
+        """
+        if not control.key_frames:
+            return Hint(latent)
+        settings = self.settings
+        if noise is None:
+            keys = int((key_frames(len(latent), settings.inserted) >= 0).sum())
+            noise = initial_noise((keys, *latent.shape[1:]), derived_seed(self.options.seed, "refiner hint"))
+        level = settings.noise_aug - 1
+        return hint_of_keys(self.schedule, latent, noise, settings.inserted, level, settings.scale_told)
 
     def check_latent(self, latent: Tensor) -> None:
         """Raises InputError for a latent with NaN or infinite numbers."""
@@ -319,16 +403,32 @@ class RefineStage:
         """
         counted = self._counted(callback, len(self.inversion_timesteps))
         if self.options.solver == "heun":
-            return heun(denoise, x, self._plan, callback=counted)
+            return heun(denoise, x, self.plan, callback=counted)
         eta, seed = self.options.eta, derived_seed(self.options.seed, "refiner step noise")
-        noise = BrownianNoise(x, self._plan.sigmas, seed) if eta else None
-        return dpmpp_2m_sde(denoise, x, self._plan, eta=eta, noise=noise, callback=counted)
+        noise = BrownianNoise(x, self.plan.sigmas, seed) if eta else None
+        return dpmpp_2m_sde(denoise, x, self.plan, eta=eta, noise=noise, callback=counted)
 
     def _counted(self, callback: Callback | None, first: int) -> Callback | None:
         """A callback for one of the two parts, which tells the step among those of both."""
         if callback is None:
             return None
         return lambda step, _, x, denoised: callback(first + step, self.steps, x, denoised)
+
+
+def hint_of_keys(schedule: Schedule, latent: Tensor, noise: Tensor, inserted: int, level: int, scale_told: int) -> Hint:
+    """VEnhancer's hint: the key frames' latents noised to a level, which the network is told with a scale.
+
+    Args:
+        schedule: the network's own.
+        latent: scaled, of all frames [frames, 4, h, w].
+        noise: of the key frames [k, 4, h, w].
+        inserted: frames between two key frames.
+        level: timestep, 0..999.
+        scale_told: a whole number.
+    """
+    keys = key_frames(len(latent), inserted).to(latent.device)
+    noised = schedule.add_noise(latent[keys >= 0], noise.to(latent), level)
+    return Hint(noised, keys[None], *torch.tensor([level, scale_told], device=latent.device).split(1))
 
 
 def _with(release: Release, given: dict[str, Any]) -> Release:

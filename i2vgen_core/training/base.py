@@ -29,6 +29,7 @@ from .diffusion import (
     velocity_loss,
 )
 from .loop import Loop, LoopConfig
+from .still import stand_still
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,11 @@ class BaseTraining:
 
     Args:
         unet: the network's sizes, of kind i2vgen_xl.
+        still: a new network begins as a video of the picture standing still, see training.still.
         width, height: of the clips in pixels.
         shapes: lengths and frame rates; batches are drawn from them.
         image_only: train single frames and leave what mixes frames alone: the first of the runs.
+        frozen: what is left as it is: how the names of its parameters begin, such as "network.input_blocks.0.".
         spatial_rate: learning rate of what an image-only run has trained, relative to that of the temporal layers.
         repeats: noise levels that each clip is shown at.
         bias: see diffusion.draw_timesteps.
@@ -55,10 +58,12 @@ class BaseTraining:
     """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
+    still: bool = False
     width: int = 128
     height: int = 64
     shapes: tuple[Shape, ...] = (Shape(16),)
     image_only: bool = False
+    frozen: tuple[str, ...] = ()
     spatial_rate: float = 1.0
     repeats: int = 1
     bias: float = 1.0
@@ -108,6 +113,8 @@ def build_base(config: BaseTraining) -> Base:
     """A new base with the seed's weights."""
     network = UNet(config.unet)
     initialise(network, config.loop.seed)
+    if config.still:
+        stand_still(network)
     return Base(network, GlobalEncoder(config.unet.in_channels, config.unet.context_dim, Layers()))
 
 
@@ -143,7 +150,7 @@ def train_base(
     schedule, negative = schedule_for(kind), RELEASES[kind].negative_prompt
     temporal = tuple("network." + name for name in temporal_parts(base.network))
     for name, parameter in base.named_parameters():
-        if config.image_only and name.startswith(temporal):
+        if name.startswith(config.frozen + (temporal if config.image_only else ())):
             parameter.requires_grad_(False)
     base.network.checkpointing = config.checkpointing
 

@@ -103,6 +103,14 @@ def text_of(clip: Any, tokens: list[int]) -> str:
     return "".join(word for _, word in words).replace("</w>", " ").strip()
 
 
+def name_errors_shortly() -> None:
+    """Our errors without their module: the host writes it before the sentence, but for those of Python itself."""
+    ours: list[type] = [InputError]
+    for error in ours:
+        error.__module__ = "builtins"
+        ours += error.__subclasses__()
+
+
 def progress_text(text: str) -> None:
     """Writes below the block that runs now, where the host has a front end."""
     running, server = get_executing_context(), getattr(PromptServer, "instance", None)

@@ -223,6 +223,13 @@ def pieces_of(
     return clips, [known[clip.condition] for clip in clips if clip.condition is not None]
 
 
+def of_clips(reads: Sequence[int], *conditions: Tensor | None) -> tuple[Any, ...]:
+    """What each clip reads of each condition, by the rows that `pieces_of` says; those that are read whole and in their order
+    are the same tensors."""
+    rows = list(reads)
+    return tuple(each if each is None or rows == list(range(len(each))) else each[rows] for each in conditions)
+
+
 def _check(right: bool, what: str, expected: str, found: str) -> None:
     if not right:
         raise InputError(what, expected, found, _REMEDY)

@@ -17,7 +17,7 @@ from ...i2vgen_core.sampling.options import BaseOptions
 from .encoders import ScaledVAE, vae_family
 from .inputs import check_there
 from .models import CONDITION, GlobalEncoderSocket, VideoCondition
-from .notes import image_notes, write_notes
+from .notes import frame_notes, image_notes, width_notes, write_notes
 
 
 def condition_on_image(
@@ -40,7 +40,7 @@ def condition_on_image(
         global_encoder: of the base that will sample.
         vae: Stable Diffusion's VAE.
         image: [n, h, w, 3] in 0..1; the first one is taken.
-        width: of the video in pixels, a multiple of 8.
+        width: of the video in pixels, a multiple of 8; 0: what the base was released for.
         height: likewise.
         frames: of the video.
         fps: the motion's frame rate, a condition of its own; 0: what the base was released with.
@@ -48,14 +48,16 @@ def condition_on_image(
     Raises:
         InputError: a part is missing or of another kind, a size is out of range, or memory has no room for it.
     """
-    BaseOptions(width=width, height=height, frames=frames, fps=fps or None).check()
+    BaseOptions(width=width or None, height=height or None, frames=frames, fps=fps or None).check()
     check_there("global_encoder", global_encoder, "the base's loader")
-    rate = fps or global_encoder.release.fps
+    release = global_encoder.release
+    width, height, rate = width or release.width, height or release.height, fps or release.fps
     check_there("vae", vae, "Load VAE")
     check_images(image)
-    write_notes(image_notes(image, width, height))
     shape = (frames, global_encoder.config.in_channels, height // VAE_STEP, width // VAE_STEP)
     check_encoding_fits(vae, frames, height, width)
+    notes = image_notes(image) + width_notes(positive, width)
+    write_notes(notes + frame_notes(release, global_encoder.built_in, image, width, height))
     condition = VideoCondition(frames, rate)
     if global_encoder.reads_image:
         latent = encoded_frame(vae, video_frame(image[:1], width, height))

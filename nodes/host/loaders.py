@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,15 @@ SAID: tuple[Kind, ...] = (*COMPOSERS, "text2video")
 """Kinds of first stages that tensors cannot tell: somebody has to say them."""
 
 
+def found(find: Callable[[], object]) -> bool | str:
+    """A loader's answer to the host's check before a run: True, or the sentence on what `find` does not find."""
+    try:
+        find()
+    except InputError as error:
+        return str(error)
+    return True
+
+
 def load_bundle(name: str, weight_dtype: str) -> tuple[Any, GlobalEncoderSocket, Any, Any, Any]:
     """MODEL, global encoder, CLIP, CLIP_VISION and VAE of a bundle. A cancel ends it between two.
 
@@ -39,7 +49,7 @@ def load_bundle(name: str, weight_dtype: str) -> tuple[Any, GlobalEncoderSocket,
     parts: list[Any] = []
     for load in (
         partial(build_model, checkpoint, bundle.unet, weight_dtype),
-        partial(GlobalEncoderSocket, checkpoint),
+        partial(GlobalEncoderSocket, checkpoint, built_in=name == assets.NAME),
         partial(encoders.load_clip, bundle.text_encoder),
         partial(encoders.load_clip_vision, bundle.image_encoder),
         partial(encoders.load_native_vae, bundle.vae),
@@ -47,7 +57,7 @@ def load_bundle(name: str, weight_dtype: str) -> tuple[Any, GlobalEncoderSocket,
         throw_exception_if_processing_interrupted()
         parts.append(load())
     model, global_encoder, clip, clip_vision, vae = parts
-    return model, global_encoder, clip, clip_vision, vae
+    return model, global_encoder, clip, encoders.made_for(clip_vision, checkpoint.release.width), vae
 
 
 def load_base(name: str, weight_dtype: str, detail_gain: str, kind: str) -> tuple[Any, GlobalEncoderSocket]:
@@ -65,7 +75,8 @@ def load_base(name: str, weight_dtype: str, detail_gain: str, kind: str) -> tupl
     path = folders.base(name)
     said = next((each for each in SAID if each == kind), None)
     checkpoint = open_base(path, "once" if detail_gain == "once" else "official", said)
-    return build_model(checkpoint, path, weight_dtype), GlobalEncoderSocket(checkpoint)
+    model = build_model(checkpoint, path, weight_dtype)
+    return model, GlobalEncoderSocket(checkpoint, built_in=name == assets.NAME)
 
 
 def load_refiner(name: str, variant: str, weight_dtype: str, base: Any = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -272,10 +273,11 @@ class GlobalEncoderSocket:
 
     Args:
         checkpoint: an opened base; one of `image2video`, which has no such encoder, gives an empty socket.
+        built_in: whether the base is the built-in one.
     """
 
-    def __init__(self, checkpoint: UNetCheckpoint):
-        self.config, self.release = checkpoint.config, checkpoint.release
+    def __init__(self, checkpoint: UNetCheckpoint, built_in: bool = False):
+        self.config, self.release, self.built_in = checkpoint.config, checkpoint.release, built_in
         self._patcher = None
         if not checkpoint.config.reads_details:
             return
@@ -324,7 +326,25 @@ def _sample_without_controls(executor: Any, *arguments: Any, **more: Any) -> Any
     for conditionings in executor.class_obj.conds.values():
         for conditioning in conditionings:
             _check_controls(conditioning)
+            _check_area(conditioning.get("area"))
+    _check_context_reference(executor.class_obj.model_patcher)
     return executor(*arguments, **more)
+
+
+def _check_area(area: Sequence[Any] | None) -> None:
+    """The host reads the numbers of an area in time and place as those of a place, where a latent has no time."""
+    if area is not None and len(area) > 5:
+        remedy = "Set the area with a Conditioning (Set Area) block; for another prompt at another time, use Context Windows."
+        raise InputError("conditioning", "an area of the frames' places", "one in time too", remedy)
+
+
+def _check_context_reference(patcher: Any) -> None:
+    """Advanced-ControlNet's ContextRef, which AnimateDiff-Evolved keeps beside the model, becomes a ControlNet once the run
+    has begun."""
+    kept = getattr(patcher, "get_attachment", lambda _: None)("ADE_params")
+    extras = getattr(getattr(kept, "context_options", None), "extras", None)
+    if getattr(extras, "context_ref", None) is not None:
+        raise no_control("ContextRef")
 
 
 def _host_sigmas(schedule: Schedule) -> Tensor:

@@ -22,7 +22,7 @@ from ...i2vgen_core.network.injection import Injection, injecting
 from ...i2vgen_core.network.unet import UNet
 from . import compat
 from .acceleration import of_half, reuse_in
-from .geometry import Details, Piece, pieces_of
+from .geometry import Details, Piece, of_clips, pieces_of
 from .patches import changes_nothing, stock_patches
 
 logger = logging.getLogger("i2vgen_xl")
@@ -82,6 +82,10 @@ class HostUNet(UNet):
     def __init__(self, config: UNetConfig, *, model_channels: int, dtype: Any, device: Any, operations: Any):
         super().__init__(config, operations=operations, dtype=dtype, device=device)
         self.dtype = dtype
+        self.in_channels = self.out_channels = (
+            config.in_channels
+        )  # of a latent, by the names of the host's own networks
+        self.model_channels = model_channels
         self._parted: Any = None
 
     def forward(  # type: ignore[override]  # the host calls it with arguments of its own
@@ -136,13 +140,12 @@ class HostUNet(UNet):
     ) -> Tensor:
         if control is not None:
             raise no_control("ControlNet")
+        self._check_there(details, fps)
         pieces, reads = pieces_of(x, context, rows, places, owner)
         others = fps, prepared, fps_embedding, in_front, motion
         _check_rows(x, timesteps, details, context, *others)
-        if any(each is not None and reads != list(range(len(each))) for each in (context, *others)):
-            context = context[reads]
-            others = tuple(None if each is None else each[reads] for each in others)  # type: ignore[assignment]
-        inputs = _Inputs(x, timesteps, details, context, *others, pieces)
+        context, fps, prepared, fps_embedding, in_front, motion = of_clips(reads, context, *others)
+        inputs = _Inputs(x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, pieces)
         options = {} if transformer_options is None else transformer_options
         run, may_part = _run_of(options), len(pieces) > 1 and changes_nothing(options)
         if not may_part or run is None or run != self._parted:
@@ -162,6 +165,20 @@ class HostUNet(UNet):
                 for each, read in zip(inputs.apart(), reads, strict=True)
             ]
         )
+
+    def _check_there(self, details: Tensor | None, fps: Tensor | None) -> None:
+        """Raises InputError where what the network reads beside its context has been lost on the way: without, it would make
+        another video."""
+        read = (
+            ("the image's details", self.config.reads_details, details),
+            ("the frame rate", self.config.reads_image, fps),
+        )
+        for what, reads, found in read:
+            if reads and found is None:
+                remedy = (
+                    "Take out the node that calls the network by itself: it passes on the conditions that it knows."
+                )
+                raise InputError(what, "some, in every call of the network", "none", remedy)
 
     def _together(self, inputs: _Inputs, options: dict[str, Any]) -> Tensor:
         if SOURCE in options:

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints import encoders
+from i2vgen_core.checkpoints.convert import convert
 from i2vgen_core.checkpoints.load import open_base, open_refiner, open_unet, parse_unet
 from i2vgen_core.checkpoints.read import read_state_dict
 from i2vgen_core.checkpoints.unet_keys import to_diffusers
-from i2vgen_core.config import RELEASES
+from i2vgen_core.config import HINTED, RELEASES
 from i2vgen_core.errors import CheckpointError
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.sampling.schedules import schedule_for
@@ -192,39 +193,58 @@ def test_moving_averages_go_before_the_trained_weights(tmp_path, prefix, beside)
     assert torch.equal(opened.network["out.2.bias"], averaged["out.2.bias"])
 
 
-# ---------------------------------------------------------------- networks that were derived from the second stage
+# ---------------------------------------------------------------- refiners with a control branch
 
 
-def derived(name):
-    """The tensors that tell a derived network, beside the second stage's (video_to_video/modules/unet_v2v.py)."""
-    state = toy.stored(replace(WIDE, kind="vid2vid_xl"))
-    ends = ("input", "middle")
-    control = {f"VideoControlNet.{key}": value.clone() for key, value in state.items() if key.startswith(ends)}
-    control |= {"VideoControlNet.input_hint_block.weight": torch.zeros(64, 4, 3, 3)}
-    control |= {"VideoControlNet.zero_convs.0.0.weight": torch.zeros(64, 64, 1, 1)}
-    if name == "VEnhancer":
-        control |= {"VideoControlNet.scale_cond.0.weight": torch.zeros(256, 64)}
-        control |= {"VideoControlNet.hint_time_zero_linear.weight": torch.zeros(256, 256)}
+def wide(kind):
+    sizes = toy.config_of(kind)
+    return replace(WIDE, kind=kind, gated=sizes.gated, control=sizes.control)
+
+
+@pytest.mark.parametrize("form", ["whole", "prefixed", "safetensors", "converted"])
+@pytest.mark.parametrize("kind", HINTED)
+def test_refiners_with_a_control_branch_are_told_by_their_tensors(tmp_path, kind, form):
+    config = wide(kind)
+    state = toy.stored(config)
+    path = tmp_path / ("model.pt" if form in ("whole", "prefixed") else "model.safetensors")
+    if form == "prefixed":
+        torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
     else:
-        block = "input_blocks.1.1.transformer_blocks.0.local1.conv1.weight"
-        state |= {block: torch.zeros(1, 2, 7, 7)}
-        control |= {f"VideoControlNet.{block}": torch.zeros(1, 2, 7, 7)}
-    return state | control
+        torch.save({"state_dict": state}, tmp_path / "model.pt")
+    if form == "safetensors":
+        save_file(state, path)
+    elif form == "converted":
+        convert(tmp_path / "model.pt", path)
+    opened = open_refiner(path)
+    assert opened.config.kind == kind
+    assert opened.config.control == config.control
+    assert toy.same(opened.network, toy.whole_state(config))
 
 
-@pytest.mark.parametrize("form", ["whole", "ControlNet alone", "safetensors"])
-@pytest.mark.parametrize("name", ["VEnhancer", "STAR"])
-def test_derived_networks_are_told_apart(tmp_path, name, form):
-    state = derived(name)
-    if form == "ControlNet alone":
-        state = {key: value for key, value in state.items() if key.startswith("VideoControlNet.")}
-    path = tmp_path / ("model.safetensors" if form == "safetensors" else "model.pt")
-    save_file({k: v.clone() for k, v in state.items()}, path) if form == "safetensors" else torch.save(
-        {"state_dict": state}, path
-    )
-    for load in (open_base, open_refiner):
-        with pytest.raises(CheckpointError, match=f"found a {name} ControlNet checkpoint"):
-            load(path)
+@pytest.mark.parametrize("kind, name", [("venhancer", "VEnhancer"), ("star", "STAR")])
+def test_a_control_branch_alone_is_named(kind, name):
+    state = {key: value for key, value in toy.stored(toy.config_of(kind)).items() if key.startswith("VideoControlNet.")}
+    with pytest.raises(CheckpointError, match=f"found the control branch of {name} alone"):
+        parse_unet(state)
+
+
+def test_what_a_file_lacks_is_named():
+    """STAR's program loads what is there, and leaves the rest as it was made."""
+    state = toy.stored(toy.config_of("star"))
+    gate = "middle_block.1.transformer_blocks.0.local1.conv1.weight"
+    for key in (gate, "VideoControlNet.zero_convs.1.0.bias"):
+        del state[key]
+    with pytest.raises(CheckpointError, match="found 2 missing") as refused:
+        parse_unet(state, toy.SETTINGS)
+    assert gate in str(refused.value)
+    assert "VideoControlNet.zero_convs.1.0.bias" in str(refused.value)
+
+
+def test_another_control_branch_is_not_run_as_one_of_them():
+    state = {key: value for key, value in toy.stored(toy.config_of("venhancer")).items() if "scale_cond" not in key}
+    state = {key: value for key, value in state.items() if "hint_time_zero_linear" not in key}
+    with pytest.raises(CheckpointError, match="expected a network of STAR or VEnhancer"):
+        parse_unet(state, toy.SETTINGS)
 
 
 def test_other_controlnets_are_not_called_by_these_names():

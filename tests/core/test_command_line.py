@@ -340,7 +340,7 @@ def test_the_wheel_has_what_is_named():
         (("--steps", "1000"), "steps: expected 1 to 999, found 1000"),
         (("--frames", "0"), "frames: expected 1 to"),
         (("--eta", "2"), "eta: expected"),
-        (("--refine-noise-level", "1000"), "noise level: expected 2 to 999, found 1000"),
+        (("--refine-noise-level", "1001"), "noise level: expected 2 to 1000, found 1001"),
         (("--file-fps", "0"), "fps: expected"),
         (("--device", "xpu:7"), "device: expected cpu"),
     ],

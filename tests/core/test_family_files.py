@@ -13,7 +13,7 @@ from i2vgen_core.checkpoints import download
 from i2vgen_core.checkpoints.convert import convert
 from i2vgen_core.checkpoints.download import FILES, released_kind
 from i2vgen_core.checkpoints.load import open_unet
-from i2vgen_core.config import COMPOSERS, RELEASES
+from i2vgen_core.config import COMPOSERS, HINTED, RELEASES
 from i2vgen_core.errors import InputError
 
 
@@ -34,11 +34,19 @@ def metadata_of(path):
         return file.metadata()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in toy.FAMILY if kind not in (*COMPOSERS, "text2video")])
+@pytest.mark.parametrize("kind", [kind for kind in toy.FAMILY if kind not in (*COMPOSERS, "text2video", *HINTED)])
 def test_inspect_knows_them_by_their_tensors(write, capsys, kind):
     assert main(["inspect", str(write(kind))]) == 0
     text = capsys.readouterr().out
     assert f"is: {RELEASES[kind].title} ({kind})\n" in text and "no block takes it yet" in text
+    assert "shapes cannot tell" not in text and "no word" not in text
+
+
+@pytest.mark.parametrize("kind", HINTED)
+def test_inspect_knows_the_refiners_by_their_tensors(write, capsys, kind):
+    assert main(["inspect", str(write(kind))]) == 0
+    text = capsys.readouterr().out
+    assert f"is: {RELEASES[kind].title} ({kind})\n" in text and "I2VGen-XL Refiner Loader" in text
     assert "shapes cannot tell" not in text and "no word" not in text
 
 

@@ -404,7 +404,7 @@ def test_the_bases_first_noise_is_the_seeds():
         (base_stage, {"width": 100}, "multiple"),
         (refine_stage, {"solver": "ddim"}, "solver: expected dpmpp_2m_sde or heun"),
         (refine_stage, {"entry": "none"}, "entry: expected noise or inversion"),
-        (refine_stage, {"noise_level": 1}, "noise level: expected 2 to 999"),
+        (refine_stage, {"noise_level": 1}, "noise level: expected 2 to 1000"),
         (refine_stage, {"steps": 0}, "steps: expected 1 to 999"),
     ],
 )

@@ -75,6 +75,7 @@ def config_of(kind):
     sizes = released_config(kind)
     poses = PoseConfig(64, 32, 2, 18, 32, 2) if sizes.poses else None
     others = {"concat_channels": sizes.concat_channels, "stems": sizes.stems, "poses": poses}
+    others |= {"gated": sizes.gated, "control": sizes.control}
     made = replace(CONFIG, kind=kind, **others)
     if made.reads_image:
         return made
