@@ -10,7 +10,7 @@ from .color_match import ColorMatch
 from .compare_videos import CompareVideos
 from .compose import Compose
 from .global_encode import GlobalEncode
-from .host import compat, detection, lora
+from .host import blueprints, compat, detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
 from .refine_sample import RefineSampler
@@ -48,6 +48,7 @@ class I2VGenXLExtension(ComfyExtension):
         compat.name_errors_shortly()
         detection.install()
         lora.install()
+        await blueprints.add_search_words()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -85,7 +85,17 @@ class BaseSampler(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The video's latent; to VAE Decode, ours or the stock one.")],
-            search_aliases=["image to video", "i2vgen", "ksampler", "ddim", "dpm++", "unipc"],
+            search_aliases=[
+                "image to video",
+                "i2vgen",
+                "for img2vid",
+                "to animate a photo",
+                "of motion",
+                "ksampler",
+                "ddim",
+                "dpm++",
+                "unipc",
+            ],
         )
 
     @classmethod

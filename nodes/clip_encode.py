@@ -64,7 +64,7 @@ class CLIPEncode(io.ComfyNode):
                 ),
                 io.ClipVisionOutput.Output(tooltip="For stock blocks that take one; the graph does not need it."),
             ],
-            search_aliases=["image to video", "i2vgen", "clip text encode"],
+            search_aliases=["image to video", "i2vgen", "to animate a photo", "with clip vision", "clip text encode"],
         )
 
     @classmethod

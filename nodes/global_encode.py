@@ -68,7 +68,7 @@ class GlobalEncode(io.ComfyNode):
                 io.Conditioning.Output(display_name="negative", tooltip="With the same details; to the sampler."),
                 io.Latent.Output(tooltip="Empty, [frames, 4, height / 8, width / 8]; to the same sampler."),
             ],
-            search_aliases=["image to video", "i2vgen", "empty video latent"],
+            search_aliases=["image to video", "i2vgen", "to animate a photo", "of motion", "empty video latent"],
         )
 
     @classmethod

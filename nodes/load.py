@@ -50,7 +50,14 @@ class CascadeLoader(io.ComfyNode):
                 io.ClipVision.Output(tooltip="To CLIP Encode."),
                 io.Vae.Output(tooltip="To Global Encode and VAE Decode; to stock VAE Encode before the refiner."),
             ],
-            search_aliases=["image to video", "i2vgen", "cascade"],
+            search_aliases=[
+                "image to video",
+                "i2vgen",
+                "for img2vid",
+                "to animate a photo",
+                "with clip vision",
+                "cascade",
+            ],
         )
 
     @classmethod
@@ -99,7 +106,7 @@ class BaseLoader(io.ComfyNode):
                 io.Model.Output(tooltip="The base network; to Base Sampler or a stock sampler, LoRA loaders between."),
                 GlobalEncoderType.Output(display_name="global_encoder", tooltip=_GLOBAL_ENCODER),
             ],
-            search_aliases=["image to video", "i2vgen", "image2video"],
+            search_aliases=["image to video", "i2vgen", "for img2vid", "image2video"],
         )
 
     @classmethod
@@ -141,7 +148,13 @@ class RefinerLoader(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The refiner; to Refine Sampler, LoRA loaders between.")],
-            search_aliases=["video to video", "vid2vid", "video upscale", "i2vgen"],
+            search_aliases=[
+                "video to video",
+                "for vid2vid",
+                "to upscale video",
+                "to enhance video",
+                "i2vgen",
+            ],
         )
 
     @classmethod

@@ -43,6 +43,7 @@ class BaseTraining:
         shapes: lengths and frame rates; batches are drawn from them.
         image_only: train single frames and leave what mixes frames alone: the first of the runs.
         frozen: what is left as it is: how the names of its parameters begin, such as "network.input_blocks.0.".
+        slow: names' beginnings likewise, of what learns at a tenth of the rate.
         spatial_rate: learning rate of what an image-only run has trained, relative to that of the temporal layers.
         repeats: noise levels that each clip is shown at.
         bias: see diffusion.draw_timesteps.
@@ -64,6 +65,7 @@ class BaseTraining:
     shapes: tuple[Shape, ...] = (Shape(16),)
     image_only: bool = False
     frozen: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ()
     spatial_rate: float = 1.0
     repeats: int = 1
     bias: float = 1.0
@@ -180,8 +182,11 @@ def train_base(
         noise = noise_like(latents, config.offset_noise, generator)
         noised = add_noise(latents, schedule, timesteps, noise)
         frames = latents.shape[1]
-        predicted = base(noised.x, timesteps, text, image, latents[:, 0], fps, frames)
+        # torch 2.13 crashes in a group norm's gradient on the CPU where its input, made by what is frozen, needs none.
+        x = noised.x.requires_grad_(bool(config.frozen))
+        predicted = base(x, timesteps, text, image, latents[:, 0], fps, frames)
         return velocity_loss(predicted, noised, TIMESTEPS)
 
     rates = {name: config.spatial_rate for name, _ in base.named_parameters() if not name.startswith(temporal)}
+    rates |= {name: 0.1 for name, _ in base.named_parameters() if name.startswith(config.slow)}
     return Loop(base, loss, batch, folder, config.loop, rates=rates, device=device)

@@ -12,7 +12,6 @@ takes groups of three channels: in groups of two, a plain picture's level would 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -266,6 +265,5 @@ def _set(layer: Any, output: int, inputs: dict[int, float], bias: float = 0.0) -
 
 
 def _add(layer: Any, output: int, each: int, value: float) -> None:
-    middle: Callable[[int], int] = lambda size: size // 2  # noqa: E731
-    place = tuple(middle(size) for size in layer.weight.shape[2:])
-    layer.weight[(output, each, *place)] += value
+    middle = tuple(size // 2 for size in layer.weight.shape[2:])
+    layer.weight[(output, each, *middle)] += value

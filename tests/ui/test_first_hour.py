@@ -112,6 +112,38 @@ def test_a_warning_goes_with_its_cause(front_end):
     front_end.page.screenshot(path=front_end.screenshots / "warning_gone.png")
 
 
+ONE_BLOCK = {
+    "Image to Video (I2VGen-XL)": (
+        "image to video",
+        "img2vid",
+        "animate",
+        "motion",
+        "photo",
+        "photo to video",
+        "clip vision",
+    ),
+    "Video Refine (I2VGen-XL)": ("refine", "vid2vid", "upscale video", "enhance video"),
+}
+"""What people type, by the blueprint that has to come before the stages. Of "i2v" the front end brings first whose name
+begins so, as the stages' do."""
+
+
+def test_what_people_type_brings_the_one_block_solution_first(front_end):
+    found = front_end.page.evaluate(
+        """async searched => {
+            const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s
+            const search = words => stores.get('nodeDef').nodeSearchService.searchNode(words).map(node => node.display_name)
+            return Object.fromEntries(searched.map(words => [words, search(words).filter(name => name.includes('I2VGen-XL'))]))
+        }""",
+        [*(words for typed in ONE_BLOCK.values() for words in typed), "i2v"],
+    )
+    for block, typed in ONE_BLOCK.items():
+        for words in typed:
+            assert found[words][:1] == [block], words
+            assert words == "photo to video" or len(found[words]) >= 3, words
+    assert set(ONE_BLOCK) < set(found["i2v"])
+
+
 @pytest.mark.parametrize("renderer", ["classic", "Nodes 2.0"])
 def test_nothing_stays_after_a_cancel(front_end, renderer):
     page = front_end.page
