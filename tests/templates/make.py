@@ -32,6 +32,7 @@ from ..host.available import HOST, PACK
 from ..host.server import Server
 from ..ui.front_end import FrontEnd, opened
 from .blueprints import BLUEPRINTS
+from .family import FAMILY
 from .graph import NODES, text
 from .templates import TEMPLATES
 
@@ -64,9 +65,12 @@ or a file of an earlier one."""
 _TYPES = [
     "BasicScheduler",
     "BatchImagesNode",
+    "Canny",
     "CFGGuider",
     "CheckpointLoaderSimple",
+    "CLIPLoader",
     "CLIPTextEncode",
+    "CLIPVisionLoader",
     "ConditioningCombine",
     "ContextWindowsManual",
     "CreateVideo",
@@ -75,12 +79,15 @@ _TYPES = [
     "FrameInterpolate",
     "FrameInterpolationModelLoader",
     "GetVideoComponents",
+    "I2VGenXLAlignPose",
+    "I2VGenXLAnimate",
     "I2VGenXLBaseLoader",
     "I2VGenXLBaseSampler",
     "I2VGenXLCascadeLoader",
     "I2VGenXLCLIPEncode",
     "I2VGenXLColorMatch",
     "I2VGenXLCompareVideos",
+    "I2VGenXLCompose",
     "I2VGenXLGlobalEncode",
     "I2VGenXLInspectConditioning",
     "I2VGenXLRefinerLoader",
@@ -95,20 +102,27 @@ _TYPES = [
     "ImageUpscaleWithModel",
     "KSampler",
     "KSamplerSelect",
+    "LoadImage",
+    "LoadImageMask",
+    "LoadMoGeModel",
     "LoadVideo",
     "LoraLoaderModelOnly",
+    "MoGeInference",
+    "MoGeRender",
     "PreviewAny",
     "PreviewImage",
     "RandomNoise",
     "RepeatLatentBatch",
     "SamplerCustomAdvanced",
     "SaveVideo",
+    "SDPoseKeypointExtractor",
     "SetLatentNoiseMask",
     "StringConcatenate",
     "UpscaleModelLoader",
     "VAEDecode",
     "VAEDecodeTiled",
     "VAEEncode",
+    "VAELoader",
 ]
 _RECORD = """type => {
     const made = [LiteGraph.createNode(type)]
@@ -151,7 +165,7 @@ _SIZES = """async types => {
 
 def write() -> None:
     """All graphs, from the code."""
-    for folder, makers in ((WORKFLOWS, TEMPLATES), (SUBGRAPHS, BLUEPRINTS)):
+    for folder, makers in ((WORKFLOWS, TEMPLATES + FAMILY), (SUBGRAPHS, BLUEPRINTS)):
         folder.mkdir(exist_ok=True)
         for make in makers:
             graph = make()
@@ -188,9 +202,14 @@ def pictures(names: list[str]) -> None:
     """Runs templates in the front end, and keeps what each one shows and a picture of its graph."""
     PICTURES.mkdir(exist_ok=True)
     with browser() as (front_end, server):
-        for make in TEMPLATES:
+        for make in TEMPLATES + FAMILY:
             graph = make()
             if names and graph.name not in names:
+                continue
+            if make in FAMILY:  # their files do not come with the pack
+                front_end.load(graph.workflow())
+                save_jpeg(front_end.picture(), PICTURES / f"{graph.name}.jpg", 1400)
+                save_jpeg(front_end.picture(), WORKFLOWS / f"{graph.title}.jpg", THUMBNAIL[0])
                 continue
             front_end.resize(400, 300)  # drawing a large page takes the time that the video needs
             front_end.load(graph.workflow())
