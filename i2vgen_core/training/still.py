@@ -30,7 +30,9 @@ CHANNELS = 3 * GROUPS
 
 _LATENT = 4  # channels
 _LATER = 6.0  # added to the details of the later frames, which hold no picture: more than a latent's mean ever is
-_SPREAD = 0.15  # between a latent's channels, below which it is taken for a later frame's details, whose channels are equal
+_SPREAD = (
+    0.15  # between a latent's channels, below which it is taken for a later frame's details, whose channels are equal
+)
 _SHARP = 20.0  # of the SiLUs that compare them
 _DETAIL, _STREAM, _GATE, _LAST = 80.0, 6.0, 12.0, 12.0  # constants that keep the deviation of groups
 _GAIN = 0.5  # of a value in its gate
@@ -79,15 +81,13 @@ def stand_still(network: UNet, line: Line | None = None) -> None:
     _last_block(network, line)
 
 
-def _details(network: UNet) -> None:
+def _details(network: Any) -> None:
     """The detail path passes the picture on, and gives later frames 6 and more in every channel.
 
     A SiLU passes a value on as the difference of two, of it and of its negative. The later frames are known by their channels,
     which are equal: the third convolution adds what a unit says of the sum of the channels' differences.
     """
     first, second, third = (network.local_image_concat[i] for i in (0, 2, 4))
-    for convolution in (first, second, third):
-        assert isinstance(convolution, nn.Conv2d)
     for j in range(_LATENT):
         for place, sign in ((2 * j, 1.0), (2 * j + 1, -1.0)):
             _set(first, place, {j: sign})
@@ -119,7 +119,7 @@ def _detail(j: int) -> int:
     return 6 * _LATENT + 3 * j
 
 
-def _spread(network: UNet) -> None:
+def _spread(network: Any) -> None:
     """The first convolution takes in what it is given, and its transformer spreads the first frame's details to all."""
     convolution, transformer = network.input_blocks[0]
     for j in range(_LATENT):
@@ -165,7 +165,9 @@ def _spread(network: UNet) -> None:
     for j in range(_LATENT):
         attention.to_v.weight[j].zero_()
         attention.to_v.weight[j, source + j] = 1 / scale
-        attention.to_v.weight[j, constant : constant + 2] = -0.5 / scale  # the tokens' mean, which their norm has taken away
+        attention.to_v.weight[j, constant : constant + 2] = (
+            -0.5 / scale
+        )  # the tokens' mean, which their norm has taken away
         _set(attention.to_out[0], target + j, {j: 1.0})
         _set(block.attn2.to_out[0], target + j, {})
         _set(block.ff.net[2], target + j, {})
@@ -177,7 +179,7 @@ def _pair(j: int, value: float) -> dict[int, float]:
     return {_detail(j): value, _detail(j) + 1: -value}
 
 
-def _last_block(network: UNet, line: Line) -> None:
+def _last_block(network: Any, line: Line) -> None:
     """The last block adds up x_t and z, each gated by the time step, and the last convolution says it."""
     block = network.output_blocks[-1][0]
     below = block.in_layers[2].in_channels - CHANNELS  # channels in front of those of the first block
@@ -222,7 +224,9 @@ def _gate(wanted: Tensor) -> tuple[Tensor, float]:
     shifts = torch.linspace(-_REACH, _REACH, 2001)
     value = 0.5  # the units are not quite linear in it
     units = [
-        torch.stack([shifts + s * value * _GAIN, torch.full_like(shifts, -s * value * _GAIN), torch.full_like(shifts, _GATE)])
+        torch.stack(
+            [shifts + s * value * _GAIN, torch.full_like(shifts, -s * value * _GAIN), torch.full_like(shifts, _GATE)]
+        )
         for s in (1, -1)
     ]
     normed = [_STEEP * ((each[0] - each.mean(0)) / each.std(0, correction=0) + 0.5**0.5) for each in units]
@@ -234,7 +238,7 @@ def _gate(wanted: Tensor) -> tuple[Tensor, float]:
     return shifts[at], weight
 
 
-def _embedded(network: UNet) -> Tensor:
+def _embedded(network: Any) -> Tensor:
     """What the blocks read of every timestep, [1000, e]; the frame rate adds nothing at first.
 
     The layers' own first weights make so little of a timestep that gates would have to multiply it by hundreds, and training
@@ -265,5 +269,5 @@ def _set(layer: Any, output: int, inputs: dict[int, float], bias: float = 0.0) -
 
 
 def _add(layer: Any, output: int, each: int, value: float) -> None:
-    middle = tuple(size // 2 for size in layer.weight.shape[2:])
-    layer.weight[(output, each, *middle)] += value
+    place = (output, each, *(size // 2 for size in layer.weight.shape[2:]))
+    layer.weight[place] += value
