@@ -28,6 +28,21 @@ from ..sampling.schedules import schedule_for
 CHANNELS = 3 * GROUPS
 """That a network must have for it: groups of three."""
 
+LEFT_ALONE = ("network.local_image_concat.", "network.local_temporal_encoder.", "network.input_blocks.0.1.")
+"""How the names of a Base's parameters begin that training leaves as they are: the picture's way to all frames."""
+
+SLOW = (
+    "network.input_blocks.0.0.",
+    "network.time_embed.",
+    "network.fps_embedding.",
+    "network.output_blocks.3.0.",
+    "network.out.",
+)
+"""Those that learn at SLOWLY times the rate: their features are large and alike all over a frame, which no norm behind them
+takes away, so that steps of the usual size shake the picture's level."""
+
+SLOWLY = 0.1
+
 _LATENT = 4  # channels
 _LATER = 6.0  # added to the details of the later frames, which hold no picture: more than a latent's mean ever is
 _SPREAD = (
@@ -64,7 +79,7 @@ def stand_still(network: UNet, line: Line | None = None) -> None:
     """Sets a new network's weights so that its velocity is the line's.
 
     Args:
-        network: a base of 96 channels at its first and last level, new (see diffusion.initialise).
+        network: a base of 96 channels at two levels with one block each, new (see diffusion.initialise).
         line: the deviation that it begins with.
 
     Raises:
@@ -72,9 +87,11 @@ def stand_still(network: UNet, line: Line | None = None) -> None:
     """
     config = network.config
     heads, channels = config.first_temporal_heads * config.head_dim, config.model_channels
-    if channels != CHANNELS or config.channel_mult[0] != 1 or heads != CHANNELS or not config.reads_details:
-        expected = f"an I2VGen-XL base of {CHANNELS} channels, as many in its first transformer's heads"
-        raise InputError("the network", expected, f"{channels} and {heads}", "Change its sizes.")
+    levels = config.channel_mult, config.num_res_blocks
+    if (channels, heads, levels, config.kind) != (CHANNELS, CHANNELS, ((1, 1), 1), "i2vgen_xl"):
+        expected = f"an I2VGen-XL base of {CHANNELS} channels, also in its first transformer's heads, at two levels"
+        found = f"{config.kind} with {channels} and {heads}, levels of {config.channel_mult}"
+        raise InputError("the network", expected, found, "Change its sizes.")
     line = line or Line()
     _details(network)
     _spread(network)
@@ -181,7 +198,7 @@ def _pair(j: int, value: float) -> dict[int, float]:
 
 def _last_block(network: Any, line: Line) -> None:
     """The last block adds up x_t and z, each gated by the time step, and the last convolution says it."""
-    block = network.output_blocks[-1][0]
+    block = network.output_blocks[3][0]
     below = block.in_layers[2].in_channels - CHANNELS  # channels in front of those of the first block
     six = ((_STREAM**2 + 2) / 3) ** 0.5  # deviation of a group of six, where x and z are of 1
     a, b = line(network.config.kind)
