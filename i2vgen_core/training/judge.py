@@ -191,7 +191,7 @@ def judge(
     Raises:
         InputError: a part of the model is missing, or the folder is no such one.
     """
-    tried = Judge(cascade, *(Alive.at(data, _SEED, split) for split in ("held_out", "train")), base)
+    tried = Judge(cascade, Alive.at(data, _SEED, "held_out"), Alive.at(data, _SEED, "train"), base)
     tried.vae(seeds)
     tried.base(seeds, _share(seeds, 2), _share(seeds, 4))
     tried.refiner(range(seeds.start, min(seeds.start + refined, seeds.stop)))
@@ -219,7 +219,10 @@ class Judge:
         self.frames = release.frames
         self.options = base or BaseOptions()
         self.scores: dict[str, list[float]] = defaultdict(list)
-        self.spectra: dict[str, dict[str, list[Spectrum]]] = {"spatial": defaultdict(list), "temporal": defaultdict(list)}
+        self.spectra: dict[str, dict[str, list[Spectrum]]] = {
+            "spatial": defaultdict(list),
+            "temporal": defaultdict(list),
+        }
         self.rows: list[Tensor] = []
 
     @property
