@@ -7,6 +7,7 @@ from .base_sample import BaseSampler
 from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
 from .compare_videos import CompareVideos
+from .ctrl_adapter import ApplyCtrlAdapter, CtrlAdapterLoader
 from .global_encode import GlobalEncode
 from .host import detection, lora
 from .inspect_conditioning import InspectConditioning
@@ -35,6 +36,8 @@ NODES: list[type[io.ComfyNode]] = [
     CompareVideos,
     Accelerate,
     VideoEdit,
+    CtrlAdapterLoader,
+    ApplyCtrlAdapter,
 ]
 
 

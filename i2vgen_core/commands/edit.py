@@ -95,7 +95,9 @@ def run(options: argparse.Namespace) -> None:
     dtype, gain = DTYPES.get(options.dtype), options.detail_gain
     cascade = Cascade(options.model, dtype=dtype, device=options.device, detail_gain=gain)
     files = source_files("--video", options.video)
-    check_video_file(options.out, _FILE_FPS if options.file_fps is None else options.file_fps, [*files, options.first_frame])
+    check_video_file(
+        options.out, _FILE_FPS if options.file_fps is None else options.file_fps, [*files, options.first_frame]
+    )
     if "://" in options.first_frame:
         found, remedy = f"the address '{options.first_frame}'", "Fetch it first, and name the file."
         raise InputError("--first-frame", "a file of this machine", found, remedy)

@@ -17,11 +17,12 @@ from torch import Tensor
 from ...i2vgen_core.config import UNetConfig
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.network.evaluation import Prepared
-from ...i2vgen_core.network.hooks import BlockName
+from ...i2vgen_core.network.hooks import BlockHooks, BlockName
 from ...i2vgen_core.network.injection import Injection, injecting
 from ...i2vgen_core.network.unet import UNet
 from . import compat
 from .acceleration import of_half, reuse_in
+from .control import CONTROL, Control
 from .geometry import Details, Piece, pieces_of
 from .patches import changes_nothing, stock_patches
 
@@ -167,7 +168,9 @@ class HostUNet(UNet):
             return self._beside_source(inputs, options, options[SOURCE])
         x, timesteps, details, context, fps, prepared, fps_embedding, pieces = inputs
         frames, reuse = len(pieces[0].frames), reuse_in(options, x, pieces)
-        hooks = stock_patches(options, reuse, self.config.model_channels, x, timesteps, context)
+        control: Control | None = options.get(CONTROL)
+        steered = BlockHooks() if control is None else control.steer(x, timesteps, pieces, options)
+        hooks = stock_patches(options, reuse, steered, self.config.model_channels, x, timesteps, context)
         timesteps = timesteps[::frames]
         known = unpacked(prepared, context, fps_embedding, self.channels)
         if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps):
@@ -191,7 +194,10 @@ class HostUNet(UNet):
             remedy = "Encode both with CLIP Encode."
             raise InputError("tokens of the source's prompt and the edit's", "as many", found, remedy)
         rows = Prepared.together(
-            [replace(source.prepared, details=source.details.of_clip(count).cond.to(x)), replace(known, details=details)]
+            [
+                replace(source.prepared, details=source.details.of_clip(count).cond.to(x)),
+                replace(known, details=details),
+            ]
         )
         batch = torch.cat([source.x[list(frames)].to(x), x])
         told = torch.cat([timesteps[:1], timesteps[::count]])

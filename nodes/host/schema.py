@@ -14,7 +14,10 @@ INSPECT = "I2VGen-XL/inspect"
 """The menu's folder of the blocks that show what goes on in a graph."""
 
 GlobalEncoderType = io.Custom("I2VGENXL_GLOBAL_ENCODER")
-"""Socket of a base's learnt global encoder, the one type that the host does not have."""
+"""Socket of a base's learnt global encoder, which the host has no type for."""
+
+CtrlAdapterType = io.Custom("I2VGENXL_CTRL_ADAPTER")
+"""Socket of a Ctrl-Adapter, which it has none for either."""
 
 _FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 

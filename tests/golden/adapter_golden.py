@@ -161,7 +161,10 @@ def toy_controlnet(network: dict[str, Any], prefix: str, weights: ModuleType) ->
         conditioning_embedding_out_channels=(8, 16, 24, 32),
     )
     made.load_state_dict(
-        {key: weights.weight(f"{prefix}controlnet.{key}", tuple(value.shape)) for key, value in made.state_dict().items()}
+        {
+            key: weights.weight(f"{prefix}controlnet.{key}", tuple(value.shape))
+            for key, value in made.state_dict().items()
+        }
     )
     return made.eval()
 

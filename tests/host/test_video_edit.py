@@ -44,7 +44,9 @@ def clip(photo: Path) -> torch.Tensor:
 def graph(host: Host, clip: torch.Tensor) -> graphs.Graph:
     """The source's first frame encoded for an empty prompt, its first frame with other colours for a prompt, and `base`."""
     host.given |= {"clip": clip, "first": clip[:1], "edited": 1 - clip[:1]}
-    conditions = graphs.changed(graphs.conditions(), clip_encode__image=["edited", 0], global_encode__image=["edited", 0])
+    conditions = graphs.changed(
+        graphs.conditions(), clip_encode__image=["edited", 0], global_encode__image=["edited", 0]
+    )
     del conditions["photo"]
     source = {
         f"source_{name}": {**conditions[name], "inputs": {**conditions[name]["inputs"], "image": ["first", 0]}}
