@@ -120,7 +120,7 @@ class Control:
             "timesteps": t.to(self.dtype).expand(frames),
             "context": text.to(x.device, self.dtype).expand(frames, -1, -1),
         }
-        first = self.network.input_blocks[0]  # type: ignore[index]
+        first: Any = self.network.input_blocks[0]  # type: ignore[index]
         unread = first.register_forward_hook(_nothing) if self.options.key_frames else None
         try:
             made = self.network(**given)

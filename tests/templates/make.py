@@ -209,7 +209,7 @@ def pictures(names: list[str]) -> None:
             if make in FAMILY:  # their files do not come with the pack
                 front_end.load(graph.workflow())
                 save_jpeg(front_end.picture(), PICTURES / f"{graph.name}.jpg", 1400)
-                save_jpeg(front_end.picture(), WORKFLOWS / f"{graph.title}.jpg", THUMBNAIL[0])
+                save_jpeg(front_end.picture(), WORKFLOWS / f"{graph.title}.jpg", SIDE)
                 continue
             front_end.resize(400, 300)  # drawing a large page takes the time that the video needs
             front_end.load(graph.workflow())
