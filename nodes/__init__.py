@@ -11,6 +11,7 @@ from .global_encode import GlobalEncode
 from .host import detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
+from .refine_prepare import RefinePrepare
 from .refine_sample import RefineSampler
 from .size import Size
 from .spectrum import Spectrum
@@ -35,6 +36,7 @@ NODES: list[type[io.ComfyNode]] = [
     CompareVideos,
     Accelerate,
     VideoEdit,
+    RefinePrepare,
 ]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,8 @@ class EditStage:
             "guidance": options.guidance,
             "negative_prompt": options.negative,
         }
-        self.settings = replace(release, **{name: value for name, value in given.items() if value is not None})
+        known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        self.settings = replace(release, **known)
         check_size(self.settings.width, self.settings.height)
         steps = self.settings.steps
         self.kept_timesteps = leading_timesteps(steps)

@@ -13,6 +13,7 @@ from ...i2vgen_core.checkpoints.detect import UNSAID
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, check_of_cascade, parse_unet
 from ...i2vgen_core.checkpoints.read import take_settings
 from ...i2vgen_core.checkpoints.unet_keys import SIGNS
+from ...i2vgen_core.config import REFINERS
 from .models import ModelConfig, VideoModel
 
 logger = logging.getLogger("i2vgen_xl")
@@ -43,7 +44,7 @@ class DetectedConfig(comfy.supported_models_base.BASE):
         settings = take_settings(state, "the model file")
         checkpoint = parse_unet(state, settings, alone=True)
         check_of_cascade(checkpoint.config)
-        if checkpoint.config.is_refiner and "kind" not in settings:
+        if checkpoint.config.kind in REFINERS and "kind" not in settings:
             logger.warning("Load Diffusion Model: %s", UNSAID)
         config = _FileConfig(checkpoint)
         config.set_inference_dtype(self.unet_config["dtype"], self.manual_cast_dtype)

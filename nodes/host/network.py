@@ -14,12 +14,14 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ...i2vgen_core.config import UNetConfig
+from ...i2vgen_core.config import JOININGS, UNetConfig
 from ...i2vgen_core.errors import InputError
+from ...i2vgen_core.network.control import Hint
 from ...i2vgen_core.network.evaluation import Prepared
 from ...i2vgen_core.network.hooks import BlockName
 from ...i2vgen_core.network.injection import Injection, injecting
 from ...i2vgen_core.network.unet import UNet
+from ...i2vgen_core.sampling.windows import join_windows, refiner_windows, share_of
 from . import compat
 from .acceleration import of_half, reuse_in
 from .geometry import Details, Piece, pieces_of
@@ -34,6 +36,7 @@ class _Inputs(NamedTuple):
     Args:
         x, timesteps, details: by frame, [(b f), ...].
         context, fps, prepared, fps_embedding: by clip, [b, ...].
+        hint, told: by frame, and by clip, of a refiner with a control branch; see models.HintCondition.
         pieces: what each clip is a piece of.
     """
 
@@ -44,7 +47,24 @@ class _Inputs(NamedTuple):
     fps: Tensor | None
     prepared: Tensor | None
     fps_embedding: Tensor | None
+    hint: Tensor | None
+    told: Tensor | None
     pieces: list[Piece]
+
+    def of_window(self, window: range) -> _Inputs:
+        """Those of some frames of each clip."""
+        part = slice(window.start, window.stop)
+
+        def cut(values: Tensor) -> Tensor:
+            return values.unflatten(0, (len(self.pieces), -1))[:, part].flatten(0, 1)
+
+        return self._replace(
+            x=cut(self.x),
+            timesteps=cut(self.timesteps),
+            details=None if self.details is None else cut(self.details),
+            hint=None if self.hint is None else cut(self.hint),
+            pieces=[piece._replace(frames=piece.frames[part]) for piece in self.pieces],
+        )
 
     def apart(self) -> list[_Inputs]:
         """Those of each clip."""
@@ -53,6 +73,8 @@ class _Inputs(NamedTuple):
         parts = [[None] * count if each is None else each.chunk(count) for each in tensors]
         return [_Inputs._make([*part, [piece]]) for *part, piece in zip(*parts, pieces, strict=True)]
 
+
+_CUT = "Take out the node that cuts the latent or its conditions: it takes some of them along, and not others."
 
 SOURCE = "i2vgen_xl_source"
 """Key of a step's Source in the `transformer_options`."""
@@ -128,20 +150,22 @@ class HostUNet(UNet):
         rows: Tensor | None = None,
         places: Tensor | None = None,
         owner: Tensor | None = None,
+        hint: Tensor | None = None,
+        told: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
         if control is not None:
             raise no_control("ControlNet")
         pieces, reads = pieces_of(x, context, rows, places, owner)
-        _check_rows(x, timesteps, details, context, fps, prepared, fps_embedding)
-        if any(
-            each is not None and reads != list(range(len(each))) for each in (context, fps, prepared, fps_embedding)
-        ):
+        by_clip = (fps, prepared, fps_embedding, told)
+        _check_rows(x, timesteps, details, context, *by_clip)
+        if hint is not None and (len(hint), *hint.shape[2:]) != (len(x), *x.shape[2:]):
+            found = f"{list(hint.shape)} for a latent of {list(x.shape)}"
+            raise InputError("the hint", "that of the frames and places that are evaluated", found, _CUT)
+        if any(each is not None and reads != list(range(len(each))) for each in (context, *by_clip)):
             context = context[reads]
-            fps, prepared, fps_embedding = (
-                None if each is None else each[reads] for each in (fps, prepared, fps_embedding)
-            )
-        inputs = _Inputs(x, timesteps, details, context, fps, prepared, fps_embedding, pieces)
+            fps, prepared, fps_embedding, told = (None if each is None else each[reads] for each in by_clip)
+        inputs = _Inputs(x, timesteps, details, context, fps, prepared, fps_embedding, hint, told, pieces)
         options = {} if transformer_options is None else transformer_options
         run, may_part = _run_of(options), len(pieces) > 1 and changes_nothing(options)
         if not may_part or run is None or run != self._parted:
@@ -165,18 +189,45 @@ class HostUNet(UNet):
     def _together(self, inputs: _Inputs, options: dict[str, Any]) -> Tensor:
         if SOURCE in options:
             return self._beside_source(inputs, options, options[SOURCE])
-        x, timesteps, details, context, fps, prepared, fps_embedding, pieces = inputs
+        windows = _windows_of(inputs)
+        if len(windows) > 1:
+            return self._in_windows(inputs, options, windows)
+        x, timesteps, details, context, fps, prepared, fps_embedding, hint, told, pieces = inputs
         frames, reuse = len(pieces[0].frames), reuse_in(options, x, pieces)
         hooks = stock_patches(options, reuse, self.config.model_channels, x, timesteps, context)
         timesteps = timesteps[::frames]
         known = unpacked(prepared, context, fps_embedding, self.channels)
-        if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps):
+        if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps, hint, told):
             x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
-        return super().forward(x, timesteps, known, frames, fps, details, hooks)
+            hint, told = None if hint is None else hint[:frames], None if told is None else told[:1]
+        return super().forward(x, timesteps, known, frames, fps, details, hooks, self._hint(hint, told, frames))
+
+    def _in_windows(self, inputs: _Inputs, options: dict[str, Any], windows: list[range]) -> Tensor:
+        """The clips' velocities from those of windows, each evaluated by itself."""
+        assert inputs.told is not None
+        share = share_of(JOININGS[int(inputs.told[0, 3])], torch.Generator().manual_seed(0))
+        videos = inputs.x.unflatten(0, (len(inputs.pieces), -1)).transpose(0, 1)
+
+        def predict(_: Tensor, number: int) -> Tensor:
+            made = self._together(inputs.of_window(windows[number]), options)
+            return made.unflatten(0, (len(inputs.pieces), -1)).transpose(0, 1)
+
+        return join_windows(videos, windows, share, predict).transpose(0, 1).flatten(0, 1)
+
+    def _hint(self, frames_of: Tensor | None, told: Tensor | None, frames: int) -> Hint | None:
+        """What the control branch reads, from what is known of each frame [(v f), 5, h, w]."""
+        if frames_of is None or told is None or self.config.control is None:
+            return None
+        latent = frames_of[:, :-1]
+        if not self.config.control.key_frames:
+            return Hint(latent)
+        there = frames_of[:, -1, 0, 0].unflatten(0, (-1, frames)) > 0.5
+        keys = torch.where(there, torch.arange(frames, device=there.device), -1)
+        return Hint(latent, keys, told[:, 0], told[:, 1])
 
     def _beside_source(self, inputs: _Inputs, options: dict[str, Any], source: Source) -> Tensor:
         """The clips' velocities, with the source's features; the same frames of it go through the network with them."""
-        x, timesteps, details, context, fps, prepared, fps_embedding, pieces = inputs
+        x, timesteps, details, context, fps, prepared, fps_embedding, *_, pieces = inputs
         frames, count = pieces[0].frames, len(pieces[0].frames)
         if any(piece.frames != frames for piece in pieces):
             return torch.cat([self._beside_source(each, options, source) for each in inputs.apart()])
@@ -206,6 +257,15 @@ class HostUNet(UNet):
     def channels(self) -> dict[BlockName, int]:
         """Of the keys and values that each block makes of a context."""
         return {each.block: each.channels for each in self.spatial_transformers}
+
+
+def _windows_of(inputs: _Inputs) -> list[range]:
+    """The windows of each clip, all of it where nothing is told."""
+    frames = len(inputs.pieces[0].frames)
+    if inputs.told is None:
+        return [range(frames)]
+    _, _, window, joining, inserted = inputs.told[0].tolist()
+    return refiner_windows(frames, window, JOININGS[joining], inserted)
 
 
 def no_control(kind: str) -> InputError:
@@ -245,15 +305,14 @@ def _run_of(options: dict[str, Any]) -> Any:
 
 def _check_rows(x: Tensor, timesteps: Tensor, details: Tensor | None, context: Tensor, *others: Tensor | None) -> None:
     """Raises InputError unless all that goes by frame or place, and all that goes by context, is of one size."""
-    remedy = "Take out the node that cuts the latent or its conditions: it takes some of them along, and not others."
     if details is not None and details.shape != x.shape:
         found = f"{list(details.shape)} for a latent of {list(x.shape)}"
-        raise InputError("the image's details", "those of the frames and places that are evaluated", found, remedy)
+        raise InputError("the image's details", "those of the frames and places that are evaluated", found, _CUT)
     if len(timesteps) != len(x):
-        raise InputError("the network's batch", f"{len(x)} levels of noise, one a frame", f"{len(timesteps)}", remedy)
+        raise InputError("the network's batch", f"{len(x)} levels of noise, one a frame", f"{len(timesteps)}", _CUT)
     for each in others:
         if each is not None and len(each) != len(context):
-            raise InputError("the network's contexts", f"{len(context)} of each kind", f"{len(each)} of one", remedy)
+            raise InputError("the network's contexts", f"{len(context)} of each kind", f"{len(each)} of one", _CUT)
 
 
 def _halves_are_alike(*inputs: Tensor | None) -> bool:

@@ -78,19 +78,21 @@ class _StockAttention(AttentionHooks):
         return self.attention(q, k, v, heads) if replacement is None else replacement(q, k, v, self._options)
 
     def between(self, block: BlockName, x: Tensor) -> Tensor:
-        return _through(self._patches.get("middle_patch", []), x, self._options)
+        return x if block.way == "control" else _through(self._patches.get("middle_patch", []), x, self._options)
 
     def output(self, name: LayerName, y: Tensor) -> Tensor:
-        if name.over != "frames":
+        if name.over != "frames" and name.block.way != "control":
             y = _through(self._patches.get(f"{name.layer}_output_patch", []), y, self._options)
         return y
 
     def _changes(self, name: LayerName) -> list[Any]:
-        return [] if name.over == "frames" else self._patches.get(f"{name.layer}_patch", [])
+        return (
+            [] if name.over == "frames" or name.block.way == "control" else self._patches.get(f"{name.layer}_patch", [])
+        )
 
     def _replacement(self, name: LayerName) -> Any:
         """What a node has put in the place of a layer's attention, or of its whole block's; None if nothing."""
-        if name.over == "frames":
+        if name.over == "frames" or name.block.way == "control":
             return None
         replacements = self._replacements.get(name.layer, {})
         return replacements.get((*name.block, 0), replacements.get(name.block))

@@ -152,7 +152,7 @@ def test_the_command(bundles, clip, tmp_path):
     source, picture, out = (tmp_path / name for name in ("clip.mp4", "edited.png", "out.mp4"))
     write_video(source, clip, fps=12)
     write_image(picture, 1 - clip[0])
-    small = "--width 72 --height 64 --frames 3 --steps 2 --prompt fox".split()
+    small = ["--width", "72", "--height", "64", "--frames", "3", "--steps", "2", "--prompt", "fox"]
     files = ["--model", bundles(), "--video", source, "--first-frame", picture, "--out", out]
     assert main(["edit", *map(str, files), *small]) == 0
     frames, fps = read_video(out)

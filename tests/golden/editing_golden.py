@@ -21,7 +21,7 @@ from i2vgen_core.sampling.editing import EditStage, guided_by_source
 from i2vgen_core.sampling.guidance import guided
 from i2vgen_core.sampling.options import EditOptions
 from i2vgen_core.sampling.schedules import leading_timesteps, schedule_for
-from i2vgen_core.sampling.solvers import clean_inversion, ddim
+from i2vgen_core.sampling.solvers import clean_inversion
 
 BASE: Kind = "i2vgen_xl"
 INJECTED = {"conv": "convolution", "spatial": "spatial", "temporal": "temporal"}
