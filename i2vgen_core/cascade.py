@@ -18,7 +18,7 @@ from . import assets
 from .checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
 from .checkpoints.load import UNetCheckpoint, open_base, open_refiner
 from .checkpoints.lora import merge_lora, open_lora, restore, stage_of
-from .config import VAE_SCALE, VAE_STEP, DetailGain, Kind, Release
+from .config import BASES, VAE_SCALE, VAE_STEP, DetailGain, Kind, Release
 from .encoders.clip import ImageEncoder, TextEncoder
 from .encoders.vae import VAE
 from .errors import InputError, check_shape, check_type, checked
@@ -41,6 +41,7 @@ from .network.evaluation import Prepared
 from .network.image_conditioning import GlobalEncoder
 from .network.unet import UNet
 from .sampling.guidance import guided, guided_and_joined
+from .sampling.held import Held, free_at, hold
 from .sampling.options import BaseOptions, RefineOptions
 from .sampling.schedules import schedule_for
 from .sampling.solvers import Callback, Denoise
@@ -143,6 +144,7 @@ class Cascade:
         device: where it runs.
         refiner_kind: which refiner `refiner/` holds; None takes what its config.json says, else vid2vid_xl.
         detail_gain: see UNetConfig.
+        base_kind: which first stage `unet/` holds, where its tensors cannot say: a composer, or text2video.
 
     Raises:
         InputError: no such folder, device or type, or a part of the folder is missing.
@@ -157,6 +159,7 @@ class Cascade:
         device: torch.device | str = "cpu",
         refiner_kind: Kind | None = None,
         detail_gain: DetailGain = "official",
+        base_kind: Kind | None = None,
     ):
         self.folder = Path(folder)
         if not any(
@@ -169,6 +172,7 @@ class Cascade:
         self.dtype = usual if dtype is None else dtype_of(dtype)
         self._refiner_kind: Kind | None = refiner_kind
         self._detail_gain: DetailGain = detail_gain
+        self._base_kind: Kind | None = base_kind
         self._parts: dict[str, Any] = {}
         self._given: set[str] = set()  # names of the parts that were assigned
         self._loras: dict[Stage, list[tuple[Path, float]]] = {"base": [], "refiner": []}
@@ -283,7 +287,7 @@ class Cascade:
             if not (self.folder / "unet").is_dir():
                 remedy = "Put the base there, or run the refiner alone."
                 raise InputError("model folder", "one with unet/ in it", str(self.folder), remedy)
-            return open_base(self.folder / "unet", self._detail_gain)
+            return open_base(self.folder / "unet", self._detail_gain, self._base_kind)
         path = self.folder / "refiner"
         if not path.is_dir():
             remedy = "Put the refiner there, or run the base stage alone."
@@ -353,7 +357,7 @@ class Cascade:
             needed = encoding_bytes(height, width, self.dtype.itemsize)
             check_fits(1, height, width, needed, machine_bytes(self.device))
 
-    def _check_video(self, network: UNet, frames: int, width: int, height: int) -> None:
+    def check_video(self, network: UNet, frames: int, width: int, height: int) -> None:
         """Raises InputError if the machine has not the memory for a video's sampling, or for its frames."""
         self.check_frame(width, height)
         needed = evaluation_bytes(network.config, frames, height // VAE_STEP, width // VAE_STEP, self.dtype.itemsize)
@@ -370,6 +374,7 @@ class Cascade:
         *,
         stage: Literal["base", "cascade"] | None = None,
         refine_prompt: str | None = None,
+        held: Held | None = None,
         callback: Callback | None = None,
         cancel: Event | None = None,
     ) -> Videos:
@@ -382,6 +387,7 @@ class Cascade:
             refine: settings of the second stage; the release's, and the base's seed, if None.
             stage: `base` leaves the second one out; None runs it where there is a refiner.
             refine_prompt: the refiner's prompt; the base's if None.
+            held: what is given of the base's video, see sample_base.
             callback: see solvers.Callback; it counts the steps of both stages. What it raises ends the run.
             cancel: looked at between the steps, and between the frames that are decoded.
 
@@ -408,7 +414,7 @@ class Cascade:
 
         _stop_if(cancel)
         conditions = self.condition(image, prompt, base)
-        video = self._decode_until(cancel, self.sample_base(conditions, base, callback=counted(0)))
+        video = self._decode_until(cancel, self.sample_base(conditions, base, held=held, callback=counted(0)))
         if not refines:
             return Videos(video)
         latent = self.encode_video(video, refine)
@@ -441,11 +447,14 @@ class Cascade:
             InputError: a setting that cannot be, or a video that this machine has not the memory for.
         """
         pictures = as_images(image)
+        if self.base.unet.config.kind not in BASES:
+            remedy = "Use family.compose or family.animate."
+            raise InputError("the network", "a base", self.base.unet.config.kind, remedy)
         settings = self._base_stage(options).settings
         pictures = pictures[:1].to(self.device)
         base, encoder = self.base.unet, self.base.global_encoder
         width, height, frames = settings.width, settings.height, settings.frames
-        self._check_video(base, frames, width, height)
+        self.check_video(base, frames, width, height)
         pixels = clip_pixels(pictures, width, self.image_encoder.config.image_size)
         embedding = self.image_encoder.encode(pixels).to(self.dtype)[:, None]
         seen, unseen = base.context_embedding(embedding), base.context_embedding(torch.zeros_like(embedding))
@@ -454,7 +463,7 @@ class Cascade:
         if encoder is None:
             return BaseConditions(seen, unseen, fps, None, shape)
 
-        latent = self.vae.encode(video_frame(pictures, width, height)).to(self.dtype) * VAE_SCALE
+        latent = self._encode_fitted(pictures, width, height).to(self.dtype) * VAE_SCALE
         whose = ["the prompt", "the negative prompt"]
         text = self.text_encoder.encode([prompt, settings.negative_prompt], whose).to(self.dtype)
         global_tokens = encoder(latent)
@@ -466,20 +475,38 @@ class Cascade:
 
     @checked
     @torch.no_grad()
+    def encode_images(self, images: ImageLike, options: BaseOptions) -> Tensor:
+        """Pictures, cropped to the base video's shape and scaled to its size, to an unscaled latent [n, 4, height/8, width/8].
+
+        Args:
+            images: as for a call of the cascade; all of them are taken.
+            options: the size is read.
+        """
+        settings = self._base_stage(options).settings
+        self.check_frame(settings.width, settings.height)
+        return self._encode_fitted(as_images(images).to(self.device), settings.width, settings.height)
+
+    def _encode_fitted(self, images: Tensor, width: int, height: int) -> Tensor:
+        return self.vae.encode(video_frame(images, width, height))
+
+    @checked
+    @torch.no_grad()
     def sample_base(
         self,
         conditions: BaseConditions,
         options: BaseOptions,
         *,
         noise: Tensor | None = None,
+        held: Held | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Runs the base stage, from pure noise.
+        """Runs the base stage, from pure noise or from a latent of which a part may be held.
 
         Args:
             conditions: of the image and prompts.
-            options: steps, guidance, eta, seed, solver and acceleration are read.
+            options: steps, guidance, eta, seed, solver, denoise and acceleration are read.
             noise: [frames, 4, h, w]; the seed's if None.
+            held: what is given of the video; directing.py makes it of pictures and masks.
             callback: see solvers.Callback.
 
         Returns:
@@ -491,8 +518,19 @@ class Cascade:
         check_shape("frames, height and width of the options", asked, shape, "Give the options of the conditions.")
         noise = stage.noise(shape) if noise is None else noise
         check_shape("noise", noise.shape, shape, "Draw it in the shape of the conditions.")
-        denoise = self.denoiser(conditions, options)
-        return stage.sample(denoise, noise.to(self.device, torch.float32), callback) / VAE_SCALE
+        denoise, noise = self.denoiser(conditions, options), noise.to(self.device, torch.float32)
+        if held is None:
+            if options.denoise < 1:
+                raise InputError("denoise", "1 without a latent to begin from", f"{options.denoise:g}", "Give one.")
+            return stage.sample(denoise, noise, callback) / VAE_SCALE
+        held.check(shape)
+        latent = held.latent.to(noise) * VAE_SCALE
+        if held.mask is None:
+            return stage.sample(denoise, stage.first_latent(noise, latent), callback) / VAE_SCALE
+        mask, first = held.latent_mask().to(noise), stage.schedule.signal_and_noise(stage.timesteps[0])[0]
+        x = stage.first_latent(noise, latent, free_at(mask, first) if held.by_signal else mask)
+        denoise = hold(denoise, stage.schedule, latent, noise, mask, held.by_signal)
+        return stage.sample(denoise, x, callback, holds=True) / VAE_SCALE
 
     @checked
     @torch.no_grad()
@@ -532,13 +570,13 @@ class Cascade:
             padding = self._padding(height, width)
             sides = width + padding.left + padding.right, height + padding.top + padding.bottom
             frames = held(images, stage.settings.inserted)
-            self._check_video(self.refiner.unet, max(map(len, stage.windows(len(frames)))), *sides)
+            self.check_video(self.refiner.unet, max(map(len, stage.windows(len(frames)))), *sides)
             ready = (padded(enlarged(frame, height, width), padding) for frame in frames.split(1))
             return torch.cat([self.vae.encode(each.to(self.device), frames_per_batch=1).cpu() for each in ready])
         width = options.width or self.refiner.release.width
         height = options.height or self.refiner.release.height
         check_size(width, height)
-        self._check_video(self.refiner.unet, len(images), width, height)
+        self.check_video(self.refiner.unet, len(images), width, height)
         return self.vae.encode(resize_video(images, width, height).to(self.device), frames_per_batch=1)
 
     def _enlarged_size(self, images: Tensor, options: RefineOptions) -> tuple[int, int]:

@@ -46,6 +46,9 @@ COMPOSERS: tuple[Kind, ...] = ("tft2v_composer", "videolcm_composer")
 ANIMATORS: tuple[Kind, ...] = ("unianimate", "animate_x")
 """What moves a person's picture as poses say."""
 
+FIRST_STAGES: tuple[Kind, ...] = (*BASES, *TEXT_TO_VIDEO, *COMPOSERS, *ANIMATORS)
+"""What makes a video that a refiner can refine."""
+
 Stem = Literal[
     "depth", "local_image", "motion", "sketch", "single_sketch", "masked", "pose", "reference", "reference_pose"
 ]
@@ -453,6 +456,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "noise_aug": (0, TIMESTEPS),
     "scale_told": (0, TIMESTEPS - 1),
     "eta": (0, 1),
+    "denoise": (0.01, 1),
     "seed": (0, 2**64 - 1),
 }
 """What the settings of a video may be, wherever they come from: a block, the command line or a config.json."""

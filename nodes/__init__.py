@@ -3,12 +3,14 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .accelerate import Accelerate
+from .animate import AlignPose, Animate
 from .base_sample import BaseSampler
 from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
 from .compare_videos import CompareVideos
+from .compose import Compose
 from .global_encode import GlobalEncode
-from .host import detection, lora
+from .host import blueprints, compat, detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
 from .refine_prepare import RefinePrepare
@@ -36,14 +38,19 @@ NODES: list[type[io.ComfyNode]] = [
     CompareVideos,
     Accelerate,
     VideoEdit,
+    Compose,
+    AlignPose,
+    Animate,
     RefinePrepare,
 ]
 
 
 class I2VGenXLExtension(ComfyExtension):
     async def on_load(self) -> None:
+        compat.name_errors_shortly()
         detection.install()
         lora.install()
+        await blueprints.add_search_words()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

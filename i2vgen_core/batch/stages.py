@@ -30,8 +30,9 @@ _SPEED = get_type_hints(Acceleration)
 
 
 def _hints(options: type[BaseOptions | RefineOptions]) -> dict[str, Any]:
-    """Types of a stage's settings by name, those of its acceleration beside the others."""
-    return {name: hint for name, hint in get_type_hints(options).items() if hint is not Acceleration} | _SPEED
+    """Types of a stage's settings by name, those of its acceleration beside the others; no row has a latent to begin from."""
+    hints = get_type_hints(options).items()
+    return {name: hint for name, hint in hints if hint is not Acceleration and name != "denoise"} | _SPEED
 
 
 _HINTS = _hints(BaseOptions) | {

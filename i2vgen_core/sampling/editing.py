@@ -52,7 +52,7 @@ class EditStage:
     def __init__(self, options: EditOptions, release: Release, schedule: Schedule):
         options.check()
         self.options, self.schedule = options, schedule
-        given = {
+        given: dict[str, Any] = {
             "width": options.width,
             "height": options.height,
             "frames": options.frames,

@@ -26,6 +26,8 @@ class BaseOptions:
         negative: negative prompt.
         solver: one of schedules.BASE_SOLVERS.
         acceleration: what is left out, for speed.
+        denoise: 0.01..1, share of the noise levels that are run, in as many steps; below 1 a latent is begun from, see
+            held.Held.
     """
 
     width: int | None = None
@@ -39,10 +41,11 @@ class BaseOptions:
     negative: str | None = None
     solver: str = "ddim"
     acceleration: Acceleration = EXACT
+    denoise: float = 1.0
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
-        names = ("frames", "fps", "steps", "guidance", "eta", "seed")
+        names = ("frames", "fps", "steps", "guidance", "eta", "denoise", "seed")
         check_settings({name: getattr(self, name) for name in names})
         check_fields(self)
         _check_size(self.width, self.height)

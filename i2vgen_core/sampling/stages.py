@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ControlConfig, Release
+from ..config import ANIMATORS, TIMESTEPS, ControlConfig, Kind, Release
 from ..errors import InputError, check_finite
 from ..media.images import check_size
 from ..network.control import Hint
@@ -43,7 +43,7 @@ _NOT_FINITE = "Look at where it comes from: something failed there."
 
 
 class BaseStage:
-    """The first stage: from pure noise to the base video's latent (paper, section 3.2).
+    """The first stage: from pure noise, or a given latent with noise, to the base video's latent (paper, section 3.2).
 
     Args:
         options: the caller's.
@@ -73,35 +73,51 @@ class BaseStage:
         }
         self.settings = _with(release, given)
         check_size(self.settings.width, self.settings.height)
-        self._plan = None if options.solver == "ddim" else base_steps(schedule, self.settings.steps)
-        self.timesteps = ddim_timesteps(self.settings.steps) if self._plan is None else self._plan.timesteps
+        steps, levels = self.settings.steps, round(options.denoise * TIMESTEPS)
+        self._plan = None if options.solver == "ddim" else base_steps(schedule, steps, levels)
+        self.timesteps = ddim_timesteps(steps, levels) if self._plan is None else self._plan.timesteps
         self.steps = len(self.timesteps)
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """The first noise [frames, 4, h, w], float32 on the CPU; ComfyUI's samplers draw the same numbers from a seed."""
         return initial_noise(shape, self.options.seed, self.settings.offset_noise)
 
-    def sample(self, denoise: Denoise, noise: Tensor, callback: Callback | None = None) -> Tensor:
+    def first_latent(self, noise: Tensor, latent: Tensor | None = None, free: Tensor | None = None) -> Tensor:
+        """What a run begins with: noise alone, however little signal the first level has, as released; where something is
+        held, or `denoise` is below 1, the latent with the noise of the first level.
+
+        Args:
+            noise: [frames, 4, h, w].
+            latent: clean, of its shape; None where none is given.
+            free: where the first step samples, 1, and where it holds the latent, 0, [n, 1, h, w]; None holds nothing.
+        """
+        if latent is None or (free is None and self.options.denoise == 1):
+            return noise
+        noised = self.schedule.add_noise(latent, noise, self.timesteps[0])
+        return noised if free is None or self.options.denoise < 1 else noise * free + noised * (1 - free)
+
+    def sample(self, denoise: Denoise, x: Tensor, callback: Callback | None = None, *, holds: bool = False) -> Tensor:
         """Runs the solver: DDIM as released, or DPM-Solver++(2M) (arXiv 2211.01095) or UniPC, which need fewer steps and
         end in the estimate of the clean latent.
 
         Args:
             denoise: see solvers.Denoise.
-            noise: first latent [frames, 4, h, w].
+            x: first latent [frames, 4, h, w], see first_latent.
             callback: see solvers.Callback.
+            holds: whether a part is held; DDIM then ends in the estimate too, so that it comes back as it was.
 
         Raises:
-            InputError: NaN or infinite noise.
+            InputError: a first latent with NaN or infinite numbers.
         """
-        check_finite("noise", noise, _NOT_FINITE)
+        check_finite("noise", x, _NOT_FINITE)
         if self._plan is None:
-            draw = step_noise(noise, derived_seed(self.options.seed, "base step noise"))
-            eta = self.options.eta
-            return ddim(denoise, noise, self.schedule, self.steps, eta=eta, noise=draw, callback=callback)
+            draw = step_noise(x, derived_seed(self.options.seed, "base step noise"))
+            eta, steps = self.options.eta, self.timesteps
+            return ddim(denoise, x, self.schedule, steps, eta=eta, noise=draw, clean_end=holds, callback=callback)
         if self.options.solver == "unipc":
-            return unipc(denoise, noise, self._plan, callback=callback)
-        # such that the network is given the noise itself at first
-        noised = noise * (1 + 1 / float(self._plan.sigmas[0]) ** 2) ** 0.5
+            return unipc(denoise, x, self._plan, callback=callback)
+        # such that the network is given the first latent itself at first
+        noised = x * (1 + 1 / float(self._plan.sigmas[0]) ** 2) ** 0.5
         return dpmpp_2m_sde(denoise, noised, self._plan, eta=0.0, callback=callback)
 
 
@@ -214,6 +230,37 @@ class AnimateStage:
         """
         check_finite("first latent", x, _NOT_FINITE)
         return ddim(denoise, x, self.schedule, self.timesteps, callback=callback)
+
+
+FirstStage = BaseStage | FewStepStage | AnimateStage
+
+
+def first_stage(options: BaseOptions, kind: Kind, release: Release, schedule: Schedule) -> FirstStage:
+    """The first stage of a network as it was released: DDIM and its like, few steps, or an animator's.
+
+    Args:
+        options: the caller's; what a network with a sampler of its own does not read has to be left.
+        kind, release, schedule: of the network.
+
+    Raises:
+        InputError: a setting that cannot be, or that this network does not read.
+    """
+    few = release.sampler == "lcm"
+    if not few and kind not in ANIMATORS:
+        return BaseStage(options, release, schedule)
+    options.check()
+    remedy = f"Leave it: {release.title} has a sampler of its own."
+    for name, usual in (("solver", "ddim"), ("eta", 0.0), ("denoise", 1.0), ("negative", None)):
+        if (found := getattr(options, name)) != usual:
+            said = {"solver": "ddim, which stands for the release's", "denoise": "1"}
+            raise InputError(name, said.get(name, "none"), f"{found!r}"[:60], remedy)
+    if not few:
+        read = ("width", "height", "frames", "steps", "guidance", "seed", "acceleration")
+        return AnimateStage(AnimateOptions(**{name: getattr(options, name) for name in read}), release, schedule)
+    if options.guidance not in (None, 1):
+        raise InputError("guidance scale", "1, since guidance is in the weights", f"{options.guidance:g}", remedy)
+    names = ("width", "height", "frames", "steps", "seed")
+    return FewStepStage(FewStepOptions(**{name: getattr(options, name) for name in names}), release, schedule)
 
 
 class RefineStage:

@@ -14,7 +14,13 @@ INSPECT = "I2VGen-XL/inspect"
 """The menu's folder of the blocks that show what goes on in a graph."""
 
 GlobalEncoderType = io.Custom("I2VGENXL_GLOBAL_ENCODER")
-"""Socket of a base's learnt global encoder, the one type that the host does not have."""
+"""Socket of a base's learnt global encoder."""
+
+PoseKeypointType = io.Custom("POSE_KEYPOINT")
+"""Socket of body points, as pose detectors give them: OpenPose's JSON."""
+
+FlowType = io.Custom("IMAGE,OPTICAL_FLOW")
+"""Socket of optical flow, as tensors of other packs or as pictures."""
 
 _FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 

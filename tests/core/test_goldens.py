@@ -18,9 +18,11 @@ FILES = ("unet", "schedules", "encoders", "images")
 FOLDERS = {
     ".": FILES,
     "composer": ("unet", "sampling", "pictures"),
-    "unianimate": ("unet", "schedules", "animate_x", "pipeline"),
+    "unianimate": ("unet", "schedules", "animate_x", "pipeline", "pose"),
     "star": ("unet", "schedules", "pictures", "pipeline"),
     "venhancer": ("unet", "schedules", "pictures", "pipeline"),
+    "anyv2v": ("anyv2v",),
+    "ctrl_adapter": ("ctrl_adapter",),
 }
 
 
@@ -28,6 +30,7 @@ def golden_names(folder="."):
     for name in FOLDERS[folder]:
         with safe_open(toy.GOLDEN / folder / f"{name}.safetensors", "pt") as file:
             yield from (f"{name}: {key}" for key in file.keys())  # noqa: SIM118
+    yield from (file.name for file in sorted((toy.GOLDEN / folder).glob("*.png")))
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,7 @@ def test_every_value_of_the_animators_is_compared_at_the_stated_limits(results):
     for name, result in found.items():
         file, _, value = name.partition(": ")
         picture = value.endswith(("clip_image", "reference_image", ".pose")) and file == "pipeline"
+        picture = picture or file.endswith(".png")
         loop = file == "pipeline" and any(part in value for part in ("random_ref", "first_frame"))
         network = file in ("unet", "animate_x") and value.endswith(networks)
         assert result.limit <= (1 if picture else 1e-4 if loop else 3e-5 if network else 1e-5), name
@@ -90,6 +94,17 @@ def test_every_value_of_the_refiners_with_a_hint_is_compared_at_the_stated_limit
         part = value.startswith("part.") or value.endswith("_embedding") or value.split(".")[-1] in exact
         limit = 1e-5 if part or file == "pictures" else 2e-5 if file == "unet" else 3e-5
         assert result.limit <= limit, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["anyv2v", "ctrl_adapter"])
+def test_every_value_of_editing_and_control_is_compared_at_the_stated_limits(results, folder):
+    found = results(folder)
+    assert set(found) == set(golden_names(folder))
+    for name, result in found.items():
+        latent = ".run." in name and not name.endswith("first_prediction")
+        loop = ".edited" in name or latent or name.endswith("adapter.zero.mid")
+        assert result.limit <= (1e-4 if loop else 1e-5), name
 
 
 # ---------------------------------------------------------------- the check can fail

@@ -89,9 +89,9 @@ def rows(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     unet = host.module("i2vgen_core.network.unet").UNet
     velocity = unet._velocity
 
-    def counted(self: Any, x: torch.Tensor, evaluation: Any) -> torch.Tensor:
-        seen.append(len(evaluation.prepared.context))
-        return velocity(self, x, evaluation)
+    def counted(self: Any, *inputs: Any) -> torch.Tensor:
+        seen.append(len(inputs[-1].prepared.context))
+        return velocity(self, *inputs)
 
     monkeypatch.setattr(unet, "_velocity", counted)
     return seen
