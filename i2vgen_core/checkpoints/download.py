@@ -160,6 +160,33 @@ FILES = {
         gigabytes=7.27,
         licence="Apache-2.0 for the code; not stated for the weights",
     ),
+    "star": ReleasedFile(
+        title="STAR, a refiner of real videos, for light degradation",
+        repository="SherryX/STAR",
+        file="I2VGen-XL-based/light_deg.pt",
+        folder="diffusion_models",
+        name="star_light_deg.pt",
+        gigabytes=8.16,
+        licence="MIT by its README, without a licence file; it was trained from VEnhancer, which states none",
+    ),
+    "star_heavy": ReleasedFile(
+        title="STAR, for heavy degradation",
+        repository="SherryX/STAR",
+        file="I2VGen-XL-based/heavy_deg.pt",
+        folder="diffusion_models",
+        name="star_heavy_deg.pt",
+        gigabytes=8.16,
+        licence="MIT by its README, without a licence file; it was trained from VEnhancer, which states none",
+    ),
+    "venhancer": ReleasedFile(
+        title="VEnhancer, a refiner in space and time, version 2",
+        repository="jwhejwhe/VEnhancer",
+        file="venhancer_v2.pt",
+        folder="diffusion_models",
+        name="venhancer_v2.pt",
+        gigabytes=8.18,
+        licence="none stated: ask its authors before you use it or pass anything on that comes of it",
+    ),
 }
 SETS = {"cascade": ("i2vgen_xl", "text", "vision", "vae", "vid2vid_xl")}
 """What belongs together, by a name of its own."""
