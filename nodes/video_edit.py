@@ -14,16 +14,11 @@ from .host.schema import CATEGORY, schema
 class VideoEdit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        def share(name: str, default: float, tooltip: str) -> io.Float.Input:
-            return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
-
-        usual = EditOptions()
         return schema(
             node_id="I2VGenXLVideoEdit",
             display_name="Video Edit (I2VGen-XL)",
             category=CATEGORY,
-            description="Edits a video as its first frame was edited (AnyV2V): brings the source to noise, and samples its edit "
-            "beside it. The first part is kept for the next edit of the same clip.",
+            description="Edits a video as its first frame was edited (AnyV2V). The source's way to noise is kept for the next edit of the same clip.",
             inputs=[
                 io.Model.Input("model", tooltip="An I2VGen-XL base, from the Cascade Loader or the Base Loader."),
                 io.Conditioning.Input(
@@ -32,8 +27,7 @@ class VideoEdit(io.ComfyNode):
                 ),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="Global Encode's positive for the edited first frame, with a prompt of what happens in the edited "
-                    "video.",
+                    tooltip="Global Encode's positive for the edited first frame, with a prompt of what happens in the edited video.",
                 ),
                 io.Conditioning.Input("negative", tooltip="Global Encode's negative for the edited first frame."),
                 io.Latent.Input(
@@ -46,14 +40,14 @@ class VideoEdit(io.ComfyNode):
                     min=0,
                     max=2**64 - 1,
                     control_after_generate=True,
-                    tooltip="Seed of the fresh noise. Without any, all seeds give one video.",
+                    tooltip="Seed of the fresh noise. Without fresh noise all seeds give one video.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=0,
                     min=0,
                     max=999,
-                    tooltip="0: the model's own, 50 for I2VGen-XL. The source takes as many of a third of the cost, once.",
+                    tooltip="0: the model's own, 50 for I2VGen-XL. Useful: 20 to 50; time grows with them.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -61,24 +55,31 @@ class VideoEdit(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance scale of the edit. 0: the model's own, 9 for I2VGen-XL. 1 works with fractions of 0 alone.",
+                    tooltip="Guidance scale of the edit. 0: the model's own, 9 for I2VGen-XL. 1 works where the three fractions are 0.",
                 ),
-                share(
+                io.Float.Input(
                     "convolution",
-                    usual.convolution,
-                    "Fraction of the steps, from the noisiest on, that take the source's convolution features. Larger keeps "
-                    "more of its shapes. Each step that takes anything costs half as much again.",
+                    default=0.2,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Fraction of the steps that take the source's convolution features: more keeps more of its shapes. Useful: 0.1 to 1.",
                 ),
-                share(
+                io.Float.Input(
                     "spatial",
-                    usual.spatial,
-                    "The same of the source's attention within frames: where things are. Officially as convolution; 0 to 1.",
+                    default=0.2,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Fraction of the steps that take the source's attention within frames: where things are. Useful: 0.1 to 1.",
                 ),
-                share(
+                io.Float.Input(
                     "temporal",
-                    usual.temporal,
-                    "The same of the source's attention over frames: how things move. Officially 0.5 for style, 1 for "
-                    "edits by a prompt.",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Fraction of the steps that take the source's attention over frames: how things move. Useful: 0.5 to 1.",
                 ),
                 io.Int.Input(
                     "inversion_steps",
@@ -86,25 +87,24 @@ class VideoEdit(io.ComfyNode):
                     min=0,
                     max=999,
                     optional=True,
-                    tooltip="Steps in which the source is brought to noise. 0: as many as steps. Officially 500 or 100 for 50 "
-                    "steps; the timesteps of steps have to be among them.",
+                    tooltip="Steps of the source's way to noise. 0: as many as steps. Officially 500 or 100 for 50 steps.",
                 ),
                 io.Int.Input(
                     "start",
-                    default=usual.start,
+                    default=0,
                     min=0,
                     max=998,
                     optional=True,
-                    tooltip="Step to begin the edit at, 0 is the noisiest. Later ones keep more of the source. Officially 0 or 1.",
+                    tooltip="Step to begin at, 0 is the noisiest. A later one keeps more of the source. Officially 0 or 1.",
                 ),
                 io.Float.Input(
                     "fresh_noise",
-                    default=usual.fresh_noise,
+                    default=0.0,
                     min=0.0,
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="Share of fresh noise in the first latent. Larger keeps less of the source. Officially 0.",
+                    tooltip="Share of fresh noise at the beginning: more keeps less of the source's colours. Officially 0.",
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The edited video's latent; to VAE Decode, ours or the stock one.")],

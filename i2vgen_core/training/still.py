@@ -12,7 +12,6 @@ takes groups of three channels: in groups of two, a plain picture's level would 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +28,26 @@ from ..sampling.schedules import schedule_for
 CHANNELS = 3 * GROUPS
 """That a network must have for it: groups of three."""
 
+LEFT_ALONE = ("network.local_image_concat.", "network.local_temporal_encoder.", "network.input_blocks.0.1.")
+"""How the names of a Base's parameters begin that training leaves as they are: the picture's way to all frames."""
+
+SLOW = (
+    "network.input_blocks.0.0.",
+    "network.time_embed.",
+    "network.fps_embedding.",
+    "network.output_blocks.3.0.",
+    "network.out.",
+)
+"""Those that learn at SLOWLY times the rate: their features are large and alike all over a frame, which no norm behind them
+takes away, so that steps of the usual size shake the picture's level."""
+
+SLOWLY = 0.1
+
 _LATENT = 4  # channels
 _LATER = 6.0  # added to the details of the later frames, which hold no picture: more than a latent's mean ever is
-_SPREAD = 0.15  # between a latent's channels, below which it is taken for a later frame's details, whose channels are equal
+_SPREAD = (
+    0.15  # between a latent's channels, below which it is taken for a later frame's details, whose channels are equal
+)
 _SHARP = 20.0  # of the SiLUs that compare them
 _DETAIL, _STREAM, _GATE, _LAST = 80.0, 6.0, 12.0, 12.0  # constants that keep the deviation of groups
 _GAIN = 0.5  # of a value in its gate
@@ -63,7 +79,7 @@ def stand_still(network: UNet, line: Line | None = None) -> None:
     """Sets a new network's weights so that its velocity is the line's.
 
     Args:
-        network: a base of 96 channels at its first and last level, new (see diffusion.initialise).
+        network: a base of 96 channels at two levels with one block each, new (see diffusion.initialise).
         line: the deviation that it begins with.
 
     Raises:
@@ -71,24 +87,24 @@ def stand_still(network: UNet, line: Line | None = None) -> None:
     """
     config = network.config
     heads, channels = config.first_temporal_heads * config.head_dim, config.model_channels
-    if channels != CHANNELS or config.channel_mult[0] != 1 or heads != CHANNELS or not config.reads_details:
-        expected = f"an I2VGen-XL base of {CHANNELS} channels, as many in its first transformer's heads"
-        raise InputError("the network", expected, f"{channels} and {heads}", "Change its sizes.")
+    levels = config.channel_mult, config.num_res_blocks
+    if (channels, heads, levels, config.kind) != (CHANNELS, CHANNELS, ((1, 1), 1), "i2vgen_xl"):
+        expected = f"an I2VGen-XL base of {CHANNELS} channels, also in its first transformer's heads, at two levels"
+        found = f"{config.kind} with {channels} and {heads}, levels of {config.channel_mult}"
+        raise InputError("the network", expected, found, "Change its sizes.")
     line = line or Line()
     _details(network)
     _spread(network)
     _last_block(network, line)
 
 
-def _details(network: UNet) -> None:
+def _details(network: Any) -> None:
     """The detail path passes the picture on, and gives later frames 6 and more in every channel.
 
     A SiLU passes a value on as the difference of two, of it and of its negative. The later frames are known by their channels,
     which are equal: the third convolution adds what a unit says of the sum of the channels' differences.
     """
     first, second, third = (network.local_image_concat[i] for i in (0, 2, 4))
-    for convolution in (first, second, third):
-        assert isinstance(convolution, nn.Conv2d)
     for j in range(_LATENT):
         for place, sign in ((2 * j, 1.0), (2 * j + 1, -1.0)):
             _set(first, place, {j: sign})
@@ -120,7 +136,7 @@ def _detail(j: int) -> int:
     return 6 * _LATENT + 3 * j
 
 
-def _spread(network: UNet) -> None:
+def _spread(network: Any) -> None:
     """The first convolution takes in what it is given, and its transformer spreads the first frame's details to all."""
     convolution, transformer = network.input_blocks[0]
     for j in range(_LATENT):
@@ -166,7 +182,9 @@ def _spread(network: UNet) -> None:
     for j in range(_LATENT):
         attention.to_v.weight[j].zero_()
         attention.to_v.weight[j, source + j] = 1 / scale
-        attention.to_v.weight[j, constant : constant + 2] = -0.5 / scale  # the tokens' mean, which their norm has taken away
+        attention.to_v.weight[j, constant : constant + 2] = (
+            -0.5 / scale
+        )  # the tokens' mean, which their norm has taken away
         _set(attention.to_out[0], target + j, {j: 1.0})
         _set(block.attn2.to_out[0], target + j, {})
         _set(block.ff.net[2], target + j, {})
@@ -178,9 +196,9 @@ def _pair(j: int, value: float) -> dict[int, float]:
     return {_detail(j): value, _detail(j) + 1: -value}
 
 
-def _last_block(network: UNet, line: Line) -> None:
+def _last_block(network: Any, line: Line) -> None:
     """The last block adds up x_t and z, each gated by the time step, and the last convolution says it."""
-    block = network.output_blocks[-1][0]
+    block = network.output_blocks[3][0]
     below = block.in_layers[2].in_channels - CHANNELS  # channels in front of those of the first block
     six = ((_STREAM**2 + 2) / 3) ** 0.5  # deviation of a group of six, where x and z are of 1
     a, b = line(network.config.kind)
@@ -223,7 +241,9 @@ def _gate(wanted: Tensor) -> tuple[Tensor, float]:
     shifts = torch.linspace(-_REACH, _REACH, 2001)
     value = 0.5  # the units are not quite linear in it
     units = [
-        torch.stack([shifts + s * value * _GAIN, torch.full_like(shifts, -s * value * _GAIN), torch.full_like(shifts, _GATE)])
+        torch.stack(
+            [shifts + s * value * _GAIN, torch.full_like(shifts, -s * value * _GAIN), torch.full_like(shifts, _GATE)]
+        )
         for s in (1, -1)
     ]
     normed = [_STEEP * ((each[0] - each.mean(0)) / each.std(0, correction=0) + 0.5**0.5) for each in units]
@@ -235,7 +255,7 @@ def _gate(wanted: Tensor) -> tuple[Tensor, float]:
     return shifts[at], weight
 
 
-def _embedded(network: UNet) -> Tensor:
+def _embedded(network: Any) -> Tensor:
     """What the blocks read of every timestep, [1000, e]; the frame rate adds nothing at first.
 
     The layers' own first weights make so little of a timestep that gates would have to multiply it by hundreds, and training
@@ -266,6 +286,5 @@ def _set(layer: Any, output: int, inputs: dict[int, float], bias: float = 0.0) -
 
 
 def _add(layer: Any, output: int, each: int, value: float) -> None:
-    middle: Callable[[int], int] = lambda size: size // 2  # noqa: E731
-    place = tuple(middle(size) for size in layer.weight.shape[2:])
-    layer.weight[(output, each, *place)] += value
+    place = (output, each, *(size // 2 for size in layer.weight.shape[2:]))
+    layer.weight[place] += value

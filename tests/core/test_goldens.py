@@ -21,6 +21,8 @@ FOLDERS = {
     "unianimate": ("unet", "schedules", "animate_x", "pipeline", "pose"),
     "star": ("unet", "schedules", "pictures", "pipeline"),
     "venhancer": ("unet", "schedules", "pictures", "pipeline"),
+    "anyv2v": ("anyv2v",),
+    "ctrl_adapter": ("ctrl_adapter",),
 }
 
 
@@ -92,6 +94,17 @@ def test_every_value_of_the_refiners_with_a_hint_is_compared_at_the_stated_limit
         part = value.startswith("part.") or value.endswith("_embedding") or value.split(".")[-1] in exact
         limit = 1e-5 if part or file == "pictures" else 2e-5 if file == "unet" else 3e-5
         assert result.limit <= limit, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["anyv2v", "ctrl_adapter"])
+def test_every_value_of_editing_and_control_is_compared_at_the_stated_limits(results, folder):
+    found = results(folder)
+    assert set(found) == set(golden_names(folder))
+    for name, result in found.items():
+        latent = ".run." in name and not name.endswith("first_prediction")
+        loop = ".edited" in name or latent or name.endswith("adapter.zero.mid")
+        assert result.limit <= (1e-4 if loop else 1e-5), name
 
 
 # ---------------------------------------------------------------- the check can fail

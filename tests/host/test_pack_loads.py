@@ -22,6 +22,7 @@ NODES = {
     "I2VGenXLSpectrum",
     "I2VGenXLCompareVideos",
     "I2VGenXLAccelerate",
+    "I2VGenXLVideoEdit",
 }
 
 
