@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ class EditStage:
     def __init__(self, options: EditOptions, release: Release, schedule: Schedule):
         options.check()
         self.options, self.schedule = options, schedule
-        given = {
+        given: dict[str, Any] = {
             "width": options.width,
             "height": options.height,
             "frames": options.frames,
