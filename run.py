@@ -82,6 +82,7 @@ def comfyui(arguments: list[str]) -> int:
     gpu = subprocess.run([PYTHON, "-c", "import torch; raise SystemExit(not torch.accelerator.is_available())"])
     options = ["--cpu"] if gpu.returncode else []
     options += ["--base-directory", str(HOST_BASE)]
+    options += ["--preview-method", "auto"]
     options += ["--database-url", f"sqlite:///{(HOST_BASE / 'user' / 'comfyui.db').as_posix()}"]
     return step(PYTHON, "main.py", *options, *arguments, folder=host)
 

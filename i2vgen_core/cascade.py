@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal, TypeVar
@@ -17,16 +18,20 @@ from . import assets
 from .checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
 from .checkpoints.load import UNetCheckpoint, open_base, open_refiner
 from .checkpoints.lora import merge_lora, open_lora, restore, stage_of
-from .config import VAE_SCALE, VAE_STEP, DetailGain, Kind, Release
+from .config import BASES, VAE_SCALE, VAE_STEP, DetailGain, Kind, Release
 from .encoders.clip import ImageEncoder, TextEncoder
 from .encoders.vae import VAE
 from .errors import InputError, check_shape, check_type, checked
+from .media.colour import match_statistics
+from .media.enlarge import Padding, enlarged, enlarged_size, held, inserted_for, padded, padding_of, without_padding
 from .media.given import ImageLike, as_images
 from .media.images import check_images, check_size, clip_pixels, resize_video, size_like, video_frame
 from .memory import check_fits, dtype_of, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes, usable_device
+from .network.evaluation import Prepared
 from .network.image_conditioning import GlobalEncoder
 from .network.unet import UNet
-from .sampling.guidance import guided
+from .sampling.guidance import guided, guided_and_joined
+from .sampling.held import Held, free_at, hold
 from .sampling.options import BaseOptions, RefineOptions
 from .sampling.schedules import schedule_for
 from .sampling.solvers import Callback, Denoise
@@ -94,10 +99,33 @@ class StageNetwork:
     global_encoder: GlobalEncoder | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """What is to be done with the frames that come of a network that enlarges.
+
+    Args:
+        padding: white around them, to be cut off.
+        originals: [frames, h, w, 3] in 0..1, whose colours they take; None where not every frame has one.
+    """
+
+    padding: Padding
+    originals: Tensor | None
+
+
+def inserted_like(rate: Fraction | float | None, options: RefineOptions, release: Release) -> RefineOptions:
+    """A refinement's options with the number of frames to insert: what they ask for, else what brings a video of this rate
+    nearest to 24 frames a second, as released (VEnhancer)."""
+    if not release.inserted or options.inserted is not None or rate is None:
+        return options
+    return replace(options, inserted=inserted_for(float(rate)))
+
+
 def sized_like(frames: Tensor, options: RefineOptions, release: Release) -> RefineOptions:
     """A refinement's options with a size: what they ask for, else the shape of the frames [F, H, W, 3], with about the
-    release's number of pixels."""
+    release's number of pixels. Where the network enlarges, none: its size need not be a multiple of 8."""
     height, width = frames.shape[1:3]
+    if release.enlarging and options.width is None and options.height is None:
+        return options
     if options.width is None and options.height is None:
         usual = size_like(width, height, (release.width, release.height))
         return replace(options, width=usual[0], height=usual[1])
@@ -119,6 +147,7 @@ class Cascade:
         device: where it runs.
         refiner_kind: which refiner `refiner/` holds; None takes what its config.json says, else vid2vid_xl.
         detail_gain: see UNetConfig.
+        base_kind: which first stage `unet/` holds, where its tensors cannot say: a composer, or text2video.
 
     Raises:
         InputError: no such folder, device or type, or a part of the folder is missing.
@@ -133,6 +162,7 @@ class Cascade:
         device: torch.device | str = "cpu",
         refiner_kind: Kind | None = None,
         detail_gain: DetailGain = "official",
+        base_kind: Kind | None = None,
     ):
         self.folder = Path(folder)
         if not any(
@@ -145,6 +175,7 @@ class Cascade:
         self.dtype = usual if dtype is None else dtype_of(dtype)
         self._refiner_kind: Kind | None = refiner_kind
         self._detail_gain: DetailGain = detail_gain
+        self._base_kind: Kind | None = base_kind
         self._parts: dict[str, Any] = {}
         self._given: set[str] = set()  # names of the parts that were assigned
         self._loras: dict[Stage, list[tuple[Path, float]]] = {"base": [], "refiner": []}
@@ -259,7 +290,7 @@ class Cascade:
             if not (self.folder / "unet").is_dir():
                 remedy = "Put the base there, or run the refiner alone."
                 raise InputError("model folder", "one with unet/ in it", str(self.folder), remedy)
-            return open_base(self.folder / "unet", self._detail_gain)
+            return open_base(self.folder / "unet", self._detail_gain, self._base_kind)
         path = self.folder / "refiner"
         if not path.is_dir():
             remedy = "Put the refiner there, or run the base stage alone."
@@ -329,7 +360,7 @@ class Cascade:
             needed = encoding_bytes(height, width, self.dtype.itemsize)
             check_fits(1, height, width, needed, machine_bytes(self.device))
 
-    def _check_video(self, network: UNet, frames: int, width: int, height: int) -> None:
+    def check_video(self, network: UNet, frames: int, width: int, height: int) -> None:
         """Raises InputError if the machine has not the memory for a video's sampling, or for its frames."""
         self.check_frame(width, height)
         needed = evaluation_bytes(network.config, frames, height // VAE_STEP, width // VAE_STEP, self.dtype.itemsize)
@@ -346,6 +377,7 @@ class Cascade:
         *,
         stage: Literal["base", "cascade"] | None = None,
         refine_prompt: str | None = None,
+        held: Held | None = None,
         callback: Callback | None = None,
         cancel: Event | None = None,
     ) -> Videos:
@@ -358,6 +390,7 @@ class Cascade:
             refine: settings of the second stage; the release's, and the base's seed, if None.
             stage: `base` leaves the second one out; None runs it where there is a refiner.
             refine_prompt: the refiner's prompt; the base's if None.
+            held: what is given of the base's video, see sample_base.
             callback: see solvers.Callback; it counts the steps of both stages. What it raises ends the run.
             cancel: looked at between the steps, and between the frames that are decoded.
 
@@ -384,13 +417,17 @@ class Cascade:
 
         _stop_if(cancel)
         conditions = self.condition(image, prompt, base)
-        video = self._decode_until(cancel, self.sample_base(conditions, base, callback=counted(0)))
+        video = self._decode_until(cancel, self.sample_base(conditions, base, held=held, callback=counted(0)))
         if not refines:
             return Videos(video)
         latent = self.encode_video(video, refine)
         refined_prompt = prompt if refine_prompt is None else refine_prompt
         latent = self.sample_refiner(latent, refined_prompt, refine, callback=counted(first))
-        return Videos(video, self._decode_until(cancel, latent))
+        canvas = self.canvas(video, refine)
+        if canvas is None:
+            return Videos(video, self._decode_until(cancel, latent))
+        _stop_if(cancel)
+        return Videos(video, self.decode_refined(latent, canvas))
 
     def _decode_until(self, cancel: Event | None, latent: Tensor) -> Tensor:
         frames = []
@@ -413,11 +450,14 @@ class Cascade:
             InputError: a setting that cannot be, or a video that this machine has not the memory for.
         """
         pictures = as_images(image)
+        if self.base.unet.config.kind not in BASES:
+            remedy = "Use family.compose or family.animate."
+            raise InputError("the network", "a base", self.base.unet.config.kind, remedy)
         settings = self._base_stage(options).settings
         pictures = pictures[:1].to(self.device)
         base, encoder = self.base.unet, self.base.global_encoder
         width, height, frames = settings.width, settings.height, settings.frames
-        self._check_video(base, frames, width, height)
+        self.check_video(base, frames, width, height)
         pixels = clip_pixels(pictures, width, self.image_encoder.config.image_size)
         embedding = self.image_encoder.encode(pixels).to(self.dtype)[:, None]
         seen, unseen = base.context_embedding(embedding), base.context_embedding(torch.zeros_like(embedding))
@@ -426,7 +466,7 @@ class Cascade:
         if encoder is None:
             return BaseConditions(seen, unseen, fps, None, shape)
 
-        latent = self.vae.encode(video_frame(pictures, width, height)).to(self.dtype) * VAE_SCALE
+        latent = self._encode_fitted(pictures, width, height).to(self.dtype) * VAE_SCALE
         whose = ["the prompt", "the negative prompt"]
         text = self.text_encoder.encode([prompt, settings.negative_prompt], whose).to(self.dtype)
         global_tokens = encoder(latent)
@@ -438,20 +478,38 @@ class Cascade:
 
     @checked
     @torch.no_grad()
+    def encode_images(self, images: ImageLike, options: BaseOptions) -> Tensor:
+        """Pictures, cropped to the base video's shape and scaled to its size, to an unscaled latent [n, 4, height/8, width/8].
+
+        Args:
+            images: as for a call of the cascade; all of them are taken.
+            options: the size is read.
+        """
+        settings = self._base_stage(options).settings
+        self.check_frame(settings.width, settings.height)
+        return self._encode_fitted(as_images(images).to(self.device), settings.width, settings.height)
+
+    def _encode_fitted(self, images: Tensor, width: int, height: int) -> Tensor:
+        return self.vae.encode(video_frame(images, width, height))
+
+    @checked
+    @torch.no_grad()
     def sample_base(
         self,
         conditions: BaseConditions,
         options: BaseOptions,
         *,
         noise: Tensor | None = None,
+        held: Held | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Runs the base stage, from pure noise.
+        """Runs the base stage, from pure noise or from a latent of which a part may be held.
 
         Args:
             conditions: of the image and prompts.
-            options: steps, guidance, eta, seed, solver and acceleration are read.
+            options: steps, guidance, eta, seed, solver, denoise and acceleration are read.
             noise: [frames, 4, h, w]; the seed's if None.
+            held: what is given of the video; directing.py makes it of pictures and masks.
             callback: see solvers.Callback.
 
         Returns:
@@ -463,8 +521,19 @@ class Cascade:
         check_shape("frames, height and width of the options", asked, shape, "Give the options of the conditions.")
         noise = stage.noise(shape) if noise is None else noise
         check_shape("noise", noise.shape, shape, "Draw it in the shape of the conditions.")
-        denoise = self.denoiser(conditions, options)
-        return stage.sample(denoise, noise.to(self.device, torch.float32), callback) / VAE_SCALE
+        denoise, noise = self.denoiser(conditions, options), noise.to(self.device, torch.float32)
+        if held is None:
+            if options.denoise < 1:
+                raise InputError("denoise", "1 without a latent to begin from", f"{options.denoise:g}", "Give one.")
+            return stage.sample(denoise, noise, callback) / VAE_SCALE
+        held.check(shape)
+        latent = held.latent.to(noise) * VAE_SCALE
+        if held.mask is None:
+            return stage.sample(denoise, stage.first_latent(noise, latent), callback) / VAE_SCALE
+        mask, first = held.latent_mask().to(noise), stage.schedule.signal_and_noise(stage.timesteps[0])[0]
+        x = stage.first_latent(noise, latent, free_at(mask, first) if held.by_signal else mask)
+        denoise = hold(denoise, stage.schedule, latent, noise, mask, held.by_signal)
+        return stage.sample(denoise, x, callback, holds=True) / VAE_SCALE
 
     @checked
     @torch.no_grad()
@@ -492,14 +561,68 @@ class Cascade:
     @checked
     @torch.no_grad()
     def encode_video(self, images: Tensor, options: RefineOptions) -> Tensor:
-        """Images [F, H, W, 3] in 0..1, scaled to the refined size, to an unscaled latent [F, 4, height/8, width/8]."""
+        """Images [F, H, W, 3] in 0..1, scaled to the refined size, to an unscaled latent [F, 4, height/8, width/8].
+
+        For a network that enlarges (STAR, VEnhancer) they are made as many times as large, each but the last is held for the
+        frames to be inserted, and white is put around them (media/enlarge.py); `decode_refined` cuts it off.
+        """
         check_images(images, "the video")
-        self._refine_stage(options)
+        stage = self._refine_stage(options)
+        if self.refiner.release.enlarging:
+            height, width = self._enlarged_size(images, options)
+            padding = self._padding(height, width)
+            sides = width + padding.left + padding.right, height + padding.top + padding.bottom
+            frames = held(images, stage.settings.inserted)
+            self.check_video(self.refiner.unet, max(map(len, stage.windows(len(frames)))), *sides)
+            ready = (padded(enlarged(frame, height, width), padding) for frame in frames.split(1))
+            return torch.cat([self.vae.encode(each.to(self.device), frames_per_batch=1).cpu() for each in ready])
         width = options.width or self.refiner.release.width
         height = options.height or self.refiner.release.height
         check_size(width, height)
-        self._check_video(self.refiner.unet, len(images), width, height)
+        self.check_video(self.refiner.unet, len(images), width, height)
         return self.vae.encode(resize_video(images, width, height).to(self.device), frames_per_batch=1)
+
+    def _enlarged_size(self, images: Tensor, options: RefineOptions) -> tuple[int, int]:
+        """Height and width of an enlarged video, without what is put around it."""
+        height, width = images.shape[1:3]
+        settings = self._refine_stage(options).settings
+        if options.width is None and options.height is None:
+            return enlarged_size(height, width, settings.enlarging, settings.fewest_pixels, settings.most_pixels)
+        given = sized_like(images, options, self.refiner.release)
+        assert given.height is not None and given.width is not None
+        return given.height, given.width
+
+    def _padding(self, height: int, width: int) -> Padding:
+        release = self.refiner.release
+        return padding_of(height, width, (release.height, release.width))
+
+    @checked
+    def canvas(self, images: Tensor, options: RefineOptions) -> Canvas | None:
+        """What decode_refined needs of the images and options that `encode_video` is given; it lets the refiner be freed before
+        that. None for a network that puts nothing around the frames."""
+        release = self.refiner.release
+        if not release.enlarging:
+            return None
+        return Canvas(self._padding(*self._enlarged_size(images, options)), None if release.noise_aug else images)
+
+    @checked
+    def decode_refined(self, latent: Tensor, canvas: Canvas | None) -> Tensor:
+        """The frames of a refined video.
+
+        Args:
+            latent: unscaled [frames, 4, h, w].
+            canvas: see there.
+
+        Returns:
+            Images [frames, H, W, 3] in 0..1, without what was put around them, in the originals' colours.
+        """
+        if canvas is None:
+            return self.decode(latent)
+        frames = [without_padding(self.decode(frame), canvas.padding) for frame in latent.split(1)]
+        if canvas.originals is not None:
+            originals = canvas.originals.to(frames[0]).split(1)
+            frames = [match_statistics(*pair) for pair in zip(frames, originals, strict=True)]
+        return torch.cat(frames)
 
     @checked
     @torch.no_grad()
@@ -510,6 +633,7 @@ class Cascade:
         options: RefineOptions,
         *,
         noise: Tensor | None = None,
+        hint_noise: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
         """Runs the refinement stage on an encoded video (paper, section 3.3).
@@ -519,6 +643,7 @@ class Cascade:
             prompt: a short one; the release's suffix is appended here.
             options: all but the size are read.
             noise: [frames, 4, h, w], for the entry by noise; the seed's if None.
+            hint_noise: of the key frames [k, 4, h, w], where they are noised (VEnhancer); the seed's if None.
             callback: see solvers.Callback.
 
         Returns:
@@ -532,17 +657,30 @@ class Cascade:
         texts = self.text_encoder.encode(prompts, whose, added).to(self.dtype).split(1)
         positive, negative = (refiner.prepare(text) for text in texts)
         x = latent.to(self.device, torch.float32) * VAE_SCALE
+        control, windows = refiner.config.control, stage.windows(len(x))
+        hint = None if control is None else stage.hint(control, x, hint_noise)
+
+        def denoiser(conditions: list[Prepared], guidance: float, rescale: float) -> Denoise:
+            return guided_and_joined(
+                refiner,
+                stage.schedule,
+                windows,
+                stage.share(),
+                conditions,
+                guidance,
+                rescale,
+                speed,
+                self.dtype,
+                hint,
+            )
+
         if stage.inverts:
-            unguided = guided(refiner, stage.schedule, [negative], 1.0, acceleration=speed, dtype=self.dtype)
-            x = stage.invert(unguided, x, callback)
+            x = stage.invert(denoiser([negative], 1.0, 0.0), x, callback)
         else:
             noise = stage.noise(tuple(x.shape)) if noise is None else noise
             check_shape("noise", noise.shape, x.shape, "Draw it in the latent's shape.")
             x = stage.add_noise(x, noise.to(x))
-        both, guidance = [positive, negative], settings.guidance
-        denoise = guided(
-            refiner, stage.schedule, both, guidance, settings.rescale, acceleration=speed, dtype=self.dtype
-        )
+        denoise = denoiser([positive, negative], settings.guidance, settings.rescale)
         return stage.sample(denoise, x, callback) / VAE_SCALE
 
     def _base_stage(self, options: BaseOptions) -> BaseStage:

@@ -46,6 +46,9 @@ COMPOSERS: tuple[Kind, ...] = ("tft2v_composer", "videolcm_composer")
 ANIMATORS: tuple[Kind, ...] = ("unianimate", "animate_x")
 """What moves a person's picture as poses say."""
 
+FIRST_STAGES: tuple[Kind, ...] = (*BASES, *TEXT_TO_VIDEO, *COMPOSERS, *ANIMATORS)
+"""What makes a video that a refiner can refine."""
+
 Stem = Literal[
     "depth", "local_image", "motion", "sketch", "single_sketch", "masked", "pose", "reference", "reference_pose"
 ]
@@ -217,7 +220,8 @@ class Release:
         window: frames that go through a refiner together, where there are more; 0 for all.
         joining: of windows.
         enlarging: how many times a refiner's video is as wide and high as what it is made of; 0 where `width` and `height`
-            say its size.
+            say its size, and then what it is padded to at least.
+        fewest_pixels, most_pixels: of an enlarged video's frames; 0 for no bounds.
         inserted: frames that a refiner puts between two of the video.
         noise_aug: noise levels of 1000 that a refiner's hint is brought to; 0 for a clean one.
         scale_told: how far the video was enlarged, as the network is told.
@@ -244,6 +248,8 @@ class Release:
     window: int = 0
     joining: Joining = "blend"
     enlarging: float = 0.0
+    fewest_pixels: int = 0
+    most_pixels: int = 0
     inserted: int = 0
     noise_aug: int = 0
     scale_told: int = 0
@@ -415,6 +421,8 @@ RELEASES: dict[Kind, Release] = {
         _STAR,
         title="VEnhancer refiner",
         joining="blend",
+        fewest_pixels=720 * 1280 * 3 // 2,
+        most_pixels=1152 * 2048,
         inserted=1,
         noise_aug=250,
         scale_told=8,
@@ -442,16 +450,19 @@ RANGES: dict[str, tuple[float, float]] = {
     "fps": (1, 120),
     "window": (0, 4096),
     "enlarging": (0, 8),
+    "fewest_pixels": (0, 8192**2),
+    "most_pixels": (0, 8192**2),
     "inserted": (0, 8),
     "noise_aug": (0, TIMESTEPS),
     "scale_told": (0, TIMESTEPS - 1),
     "eta": (0, 1),
+    "denoise": (0.01, 1),
     "seed": (0, 2**64 - 1),
 }
 """What the settings of a video may be, wherever they come from: a block, the command line or a config.json."""
 
 _WHOLE = {"width", "height", "steps", "heun_steps", "noise_level", "prior_level", "long_prior_level", "frames", "seed"}
-_WHOLE |= {"window", "inserted", "noise_aug", "scale_told"}
+_WHOLE |= {"fewest_pixels", "most_pixels", "window", "inserted", "noise_aug", "scale_told"}
 """Those of them that count something."""
 
 

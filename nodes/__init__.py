@@ -3,13 +3,15 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .accelerate import Accelerate
+from .animate import AlignPose, Animate
 from .base_sample import BaseSampler
 from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
 from .compare_videos import CompareVideos
+from .compose import Compose
 from .ctrl_adapter import ApplyCtrlAdapter, CtrlAdapterLoader
 from .global_encode import GlobalEncode
-from .host import detection, lora
+from .host import blueprints, compat, detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
 from .refine_sample import RefineSampler
@@ -36,6 +38,9 @@ NODES: list[type[io.ComfyNode]] = [
     CompareVideos,
     Accelerate,
     VideoEdit,
+    Compose,
+    AlignPose,
+    Animate,
     CtrlAdapterLoader,
     ApplyCtrlAdapter,
 ]
@@ -43,8 +48,10 @@ NODES: list[type[io.ComfyNode]] = [
 
 class I2VGenXLExtension(ComfyExtension):
     async def on_load(self) -> None:
+        compat.name_errors_shortly()
         detection.install()
         lora.install()
+        await blueprints.add_search_words()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -28,7 +28,9 @@ class BaseSampler(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="From Global Encode's positive."),
                 io.Conditioning.Input("negative", tooltip="From Global Encode's negative."),
                 io.Latent.Input(
-                    "latent", tooltip="From Global Encode. Gives size and frames; what it holds is not read."
+                    "latent",
+                    tooltip="From Global Encode: gives size and frames. Or a video's own latent, with a noise mask or denoise "
+                    "below 1: where the mask is 0 it stays, per frame or in all.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -71,9 +73,29 @@ class BaseSampler(io.ComfyNode):
                     tooltip="ddim is the release's. dpmpp_2m and unipc need fewer steps for the same video: with them, steps "
                     "of 0 are 20. They read no eta.",
                 ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,  # as solver
+                    tooltip="1: from pure noise. Lower begins from the latent, and keeps more of it: as the stock KSampler's, in "
+                    "as many steps.",
+                ),
             ],
             outputs=[io.Latent.Output(tooltip="The video's latent; to VAE Decode, ours or the stock one.")],
-            search_aliases=["image to video", "i2vgen", "ksampler", "ddim", "dpm++", "unipc"],
+            search_aliases=[
+                "image to video",
+                "i2vgen",
+                "for img2vid",
+                "to animate a photo",
+                "of motion",
+                "ksampler",
+                "ddim",
+                "dpm++",
+                "unipc",
+            ],
         )
 
     @classmethod
@@ -88,6 +110,9 @@ class BaseSampler(io.ComfyNode):
         cfg: float,
         eta: float,
         solver: str = "ddim",
+        denoise: float = 1.0,
     ) -> io.NodeOutput:
-        options = BaseOptions(steps=steps or None, guidance=cfg or None, eta=eta, seed=seed, solver=solver)
+        options = BaseOptions(
+            steps=steps or None, guidance=cfg or None, eta=eta, seed=seed, solver=solver, denoise=denoise
+        )
         return io.NodeOutput(sample_base(model, positive, negative, latent, options))

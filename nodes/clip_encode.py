@@ -47,12 +47,12 @@ class CLIPEncode(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "width",
-                    default=1280,
-                    min=64,
+                    default=0,
+                    min=0,
                     max=8192,
                     step=8,
                     tooltip="The video's width, equal to Global Encode's: wire one I2VGen-XL Size into both. The square that "
-                    "CLIP sees is cropped at this size, then reduced to 224.",
+                    "CLIP sees is cropped at this size, then reduced to 224. 0: the model's own.",
                 ),
             ],
             outputs=[
@@ -64,7 +64,7 @@ class CLIPEncode(io.ComfyNode):
                 ),
                 io.ClipVisionOutput.Output(tooltip="For stock blocks that take one; the graph does not need it."),
             ],
-            search_aliases=["image to video", "i2vgen", "clip text encode"],
+            search_aliases=["image to video", "i2vgen", "to animate a photo", "with clip vision", "clip text encode"],
         )
 
     @classmethod

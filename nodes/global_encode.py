@@ -31,20 +31,20 @@ class GlobalEncode(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "width",
-                    default=1280,
-                    min=64,
+                    default=0,
+                    min=0,
                     max=8192,
                     step=8,
                     tooltip="Width of the video, in steps of 8. Released for 1280x704, MS-Image2Video for 448x256; the block "
-                    "I2VGen-XL Size has more that the networks like. Time and memory grow with the pixels.",
+                    "I2VGen-XL Size has more that the networks like. Time and memory grow with the pixels. 0: the model's own.",
                 ),
                 io.Int.Input(
                     "height",
-                    default=704,
-                    min=64,
+                    default=0,
+                    min=0,
                     max=8192,
                     step=8,
-                    tooltip="Height of the video, in steps of 8: see width.",
+                    tooltip="Height of the video, in steps of 8: see width. 0: the model's own.",
                 ),
                 io.Int.Input(
                     "frames",
@@ -56,7 +56,7 @@ class GlobalEncode(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "fps",
-                    default=16,
+                    default=0,
                     min=0,
                     max=120,
                     tooltip="A condition on motion: 16 calmer, 8 livelier from frame to frame; training saw these two. 0: the "
@@ -68,7 +68,7 @@ class GlobalEncode(io.ComfyNode):
                 io.Conditioning.Output(display_name="negative", tooltip="With the same details; to the sampler."),
                 io.Latent.Output(tooltip="Empty, [frames, 4, height / 8, width / 8]; to the same sampler."),
             ],
-            search_aliases=["image to video", "i2vgen", "empty video latent"],
+            search_aliases=["image to video", "i2vgen", "to animate a photo", "of motion", "empty video latent"],
         )
 
     @classmethod

@@ -102,7 +102,15 @@ class RefineSampler(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The refined video's latent; to VAE Decode, ours or the stock one.")],
-            search_aliases=["video to video", "vid2vid", "video upscale", "i2vgen", "ksampler"],
+            search_aliases=[
+                "video to video",
+                "for vid2vid",
+                "to upscale video",
+                "to enhance video",
+                "to sharpen video",
+                "i2vgen",
+                "ksampler",
+            ],
         )
 
     @classmethod

@@ -23,7 +23,7 @@ class Size(io.ComfyNode):
                 io.Combo.Input(
                     "size",
                     options=[*FRAME_SIZES, OWN],
-                    default="base 1280x704",
+                    default=OWN,
                     tooltip="the model's own: of the model that is wired in. base: for CLIP Encode and Global Encode. "
                     "refiner: for the frames before the second stage. The base's time and memory grow with the pixels: 448x256 has an eighth of 1280x704's. "
                     "Other multiples of 8 are typed into the blocks themselves.",

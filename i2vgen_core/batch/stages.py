@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from ..cascade import BaseConditions, Cascade, sized_like
+from ..cascade import BaseConditions, Canvas, Cascade, inserted_like, sized_like
 from ..config import DetailGain, Kind
 from ..errors import InputError, check_range
 from ..media.images import read_image
@@ -29,8 +29,9 @@ _SPEED = get_type_hints(Acceleration)
 
 
 def _hints(options: type[BaseOptions | RefineOptions]) -> dict[str, Any]:
-    """Types of a stage's settings by name, those of its acceleration beside the others."""
-    return {name: hint for name, hint in get_type_hints(options).items() if hint is not Acceleration} | _SPEED
+    """Types of a stage's settings by name, those of its acceleration beside the others; no row has a latent to begin from."""
+    hints = get_type_hints(options).items()
+    return {name: hint for name, hint in hints if hint is not Acceleration and name != "denoise"} | _SPEED
 
 
 _HINTS = _hints(BaseOptions) | {
@@ -208,24 +209,35 @@ class Refine(CascadeStage):
         _ = self._cascade.refiner, self._cascade.text_encoder, self._cascade.vae
 
     def work(self, job: Job, value: Tensor | None) -> Tensor | Refined:
-        options, rate = refine_options(job.content), None
+        options, rate, release = refine_options(job.content), None, self._cascade.refiner.release
         if value is not None:
             frames = self._cascade.decode(value.to(self._cascade.device))
         else:
             with local_copy(job.content["video"]) as file:
                 frames, rate = read_video(file)
-            options = sized_like(frames, options, self._cascade.refiner.release)
+            options = inserted_like(rate, sized_like(frames, options, release), release)
+        canvas = self._cascade.canvas(frames, options)
         latent = self._cascade.encode_video(frames, options)
         latent = self._cascade.sample_refiner(latent, job.content["refine_prompt"], options).cpu()
-        return latent if rate is None else Refined(latent, rate)
+        inserted = release.inserted if options.inserted is None else options.inserted
+        return latent if rate is None and canvas is None else Refined(latent, rate, canvas, inserted)
 
 
 @dataclass(frozen=True)
 class Refined:
-    """A latent of a video that came from a file, and the file's rate."""
+    """A latent of a video that came from a file, with the file's rate, or of one that was enlarged.
+
+    Args:
+        latent: unscaled.
+        rate: of the file; None where the video was made here.
+        canvas: see Cascade.decode_refined.
+        inserted: frames between two of the video that it was made of.
+    """
 
     latent: Tensor
-    rate: Fraction
+    rate: Fraction | None
+    canvas: Canvas | None = None
+    inserted: int = 0
 
 
 class Decode(CascadeStage):
@@ -237,14 +249,16 @@ class Decode(CascadeStage):
         _ = self._cascade.vae
 
     def work(self, job: Job, value: Tensor | Refined) -> None:
-        fps, latent = job.content["file_fps"], value
+        fps = job.content["file_fps"]
+        refined = value if isinstance(value, Refined) else Refined(value, None)
         with ExitStack() as stack:
             sound = None
-            if isinstance(value, Refined):
-                latent, fps = value.latent, value.rate if fps is None else fps
-                if same_rate(fps, value.rate):
+            if refined.rate is not None:
+                fps = refined.rate if fps is None else fps
+                if same_rate(fps, refined.rate):
                     sound = stack.enter_context(local_copy(job.content["video"]))
-            frames = self._cascade.decode(latent.to(self._cascade.device))  # type: ignore[union-attr]
+            fps = fps * (refined.inserted + 1)
+            frames = self._cascade.decode_refined(refined.latent.to(self._cascade.device), refined.canvas)
             file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "video.mp4"
             write_video(file, frames, fps, sound=sound)
             publish(file, self._folder, job.name)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import BASES, HINTED, REFINERS, RELEASES, DetailGain, Kind, Release, UNetConfig, release_of
+from ..config import REFINERS, RELEASES, DetailGain, Kind, Release, UNetConfig, release_of
 from ..errors import CheckpointError
 from ..network.blocks import Layers
 from ..network.image_conditioning import GlobalEncoder
@@ -92,12 +92,14 @@ def open_unet(path: Path, *, kind: Kind | None = None, detail_gain: DetailGain =
     return checkpoint
 
 
-def open_base(path: Path, detail_gain: DetailGain = "official") -> UNetCheckpoint:
-    """open_unet for the cascade's first stage. Raises CheckpointError for any other network too."""
-    checkpoint = open_unet(path, detail_gain=detail_gain)
-    check_of_cascade(checkpoint.config)
+def open_base(path: Path, detail_gain: DetailGain = "official", kind: Kind | None = None) -> UNetCheckpoint:
+    """open_unet for a first stage: a base, a composer, an animator or text to video. Raises CheckpointError for a refiner."""
+    checkpoint = open_unet(path, kind=kind, detail_gain=detail_gain)
     if checkpoint.config.is_refiner:
-        remedy = "Load it with the I2VGen-XL Refiner Loader block, or put it into a model folder's refiner/."
+        remedy = (
+            "Load it with the I2VGen-XL Refiner Loader block, or put it into a model folder's refiner/. If it is VGen's text "
+            "to video, which has the same tensors, say text2video."
+        )
         raise CheckpointError(path.name, "a base network", f"a refiner ({checkpoint.config.kind})", remedy)
     return checkpoint
 
@@ -105,19 +107,10 @@ def open_base(path: Path, detail_gain: DetailGain = "official") -> UNetCheckpoin
 def open_refiner(path: Path, kind: Kind | None = None) -> UNetCheckpoint:
     """open_unet for the cascade's second stage. Raises CheckpointError for any other network too."""
     checkpoint = open_unet(path, kind=kind)
-    check_of_cascade(checkpoint.config)
     if not checkpoint.config.is_refiner:
         remedy = "Load it with the I2VGen-XL Base Loader block, or put it into a model folder's unet/."
         raise CheckpointError(path.name, "a refiner", f"a base ({checkpoint.config.kind})", remedy)
     return checkpoint
-
-
-def check_of_cascade(config: UNetConfig) -> None:
-    """Raises CheckpointError for a network of the family that is no stage of the cascade: no block and no command runs it."""
-    if config.kind not in BASES + REFINERS + HINTED:
-        found = f"{RELEASES[config.kind].title} ({config.kind})"
-        remedy = "The library opens it (i2vgen_core.checkpoints.load.open_unet); no block takes it yet."
-        raise CheckpointError("the model file", "a base or a refiner of the cascade", found, remedy)
 
 
 def parse_unet(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ..config import VAE_SCALE, Kind, UNetConfig
+from ..config import VAE_SCALE, Kind, PoseConfig, UNetConfig, released_config
 from ..encoders.tokenizer import VOCABULARY_SIZE
 from ..errors import InputError
 from ..network.blocks import Layers
@@ -120,7 +120,18 @@ class _Weights:
 
 
 def _of_kind(config: UNetConfig, kind: Kind) -> UNetConfig:
-    return UNetConfig(**{**vars(config), "kind": kind})
+    """The same sizes for another kind, with what that kind has beside."""
+    released, width = released_config(kind), config.context_dim
+    poses = PoseConfig(width, width, 2, 18, 2 * config.head_dim, 2) if released.poses else None
+    return replace(
+        config,
+        kind=kind,
+        stems=released.stems,
+        concat_channels=released.concat_channels,
+        poses=poses,
+        gated=released.gated,
+        control=released.control,
+    )
 
 
 def _write_network(folder: Path, config: UNetConfig, weights: _Weights) -> None:

@@ -1,4 +1,4 @@
-"""`evaluate`: figures of a cascade that was trained on the synthetic world."""
+"""`evaluate`: figures of a cascade that was trained on the synthetic world, or on that of emoji."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from .. import assets
 from ..cascade import Cascade
+from ..errors import InputError
 from ..media.images import check_image_file, write_image
 from ..media.spectrum import band_levels
 from ..media.tables import plain_table
@@ -24,11 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `evaluate`."""
     add = parser.add_argument
     add("--model", type=Path, default=assets.FOLDER, metavar="DIR", help="model folder (the built-in tiny cascade)")
-    add("--seeds", type=_seeds, default=range(64), metavar="A:B", help="held-out scenes A to B - 1 (0:64)")
+    add("--data", type=Path, metavar="DIR", help="prepared emoji, to be tried on instead of moving shapes")
+    add("--seeds", type=_seeds, metavar="A:B", help="held-out scenes A to B - 1 (0:64; of emoji 0:24)")
     add("--refined", type=int, default=16, metavar="N", help="how many of them are refined too (%(default)s)")
     add("--ablations", action="store_true", help="the paper's ablations instead, at inference")
     add("--edits", action="store_true", help="edits by the first frame instead, with --seeds, --steps and --sheet")
     add("--steps", type=int, help="of the base (the model's own)")
+    add("--guidance", type=float, help="of the base (the model's own)")
     add("--solver", choices=BASE_SOLVERS, default="ddim", help="of the base (%(default)s)")
     add_acceleration(parser, "", "base")
     add_lora_option(parser)
@@ -41,31 +44,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures; 1 if a figure misses its limit."""
-    from ..training import evaluate
+    from ..training import evaluate, judge
 
+    if options.ablations and options.data:
+        raise InputError("--ablations", "the world of shapes", "--data", "Leave one of them out.")
     for picture in filter(None, (options.sheet, options.plot)):
         check_image_file(picture)
     cascade = Cascade(options.model, dtype=DTYPES.get(options.dtype), device=options.device)
-    base = BaseOptions(steps=options.steps, solver=options.solver, acceleration=acceleration_of(options))
+    base = BaseOptions(
+        steps=options.steps,
+        guidance=options.guidance,
+        solver=options.solver,
+        acceleration=acceleration_of(options),
+    )
     base.check()
     for file, strength in loras_of(options):
         cascade.add_lora(file, strength)
+    seeds = options.seeds or range(24 if options.data else 64)
     if options.edits:
         from ..training.edits import edits
 
-        rows, sheet = edits(cascade, options.seeds, EditOptions(steps=base.steps or cascade.base.release.steps))
+        rows, sheet = edits(cascade, seeds, EditOptions(steps=base.steps or cascade.base.release.steps))
         sys.stdout.write(plain_table(rows) + "\n")
         _write_json(options.json, rows)
         if options.sheet:
             write_image(options.sheet, sheet)
         return 0
     if options.ablations:
-        tables = evaluate.ablations(cascade, options.seeds, refined=options.refined, base=base)
+        tables = evaluate.ablations(cascade, seeds, refined=options.refined, base=base)
         for rows in tables.values():
             sys.stdout.write(plain_table(rows) + "\n\n")
         _write_json(options.json, tables)
         return 0
-    result = evaluate.evaluate(cascade, options.seeds, refined=options.refined, base=base)
+    if options.data:
+        result = judge.judge(cascade, options.data, seeds, refined=options.refined, base=base)
+    else:
+        result = evaluate.evaluate(cascade, seeds, refined=options.refined, base=base)
     sys.stdout.write(evaluate.table(result.figures) + "\n")
     if result.spectra:
         sys.stdout.write("\n" + plain_table(band_levels(result.spectra)) + "\n")

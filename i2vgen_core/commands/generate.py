@@ -18,8 +18,8 @@ import torch
 from tqdm import tqdm
 
 from .. import assets
-from ..cascade import Cascade, sized_like
-from ..config import FAST_STEPS, REFINERS, RELEASES
+from ..cascade import Cascade, inserted_like, sized_like
+from ..config import FAST_STEPS, JOININGS, MODES, REFINERS, RELEASES
 from ..errors import InputError
 from ..media.encoding import ENDINGS
 from ..media.images import read_image
@@ -108,6 +108,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--refine-solver", choices=["dpmpp_2m_sde", "heun"], default=refine.solver, help="(%(default)s)")
     add("--refine-entry", choices=["noise", "inversion"], help="(the release's: noise, sr600 inversion)")
+    add(
+        "--refine-mode",
+        choices=MODES,
+        help="fast takes 14 steps from level 900 (the release's: STAR and VEnhancer fast)",
+    )
+    add(
+        "--refine-window",
+        type=int,
+        metavar="FRAMES",
+        help="that go through the refiner together; 0: all (the release's)",
+    )
+    add("--refine-joining", choices=JOININGS, help="how windows are joined (the release's: STAR cut, else blend)")
+    add("--refine-enlarging", type=float, help="times as wide and high, STAR and VEnhancer (the release's, 4)")
+    add("--refine-inserted", type=int, metavar="N", help="frames between two, 0..8, VEnhancer (up to 24 a second)")
+    add("--refine-noise-aug", type=int, metavar="LEVEL", help="of key frames, 1..1000, VEnhancer (the release's, 250)")
+    add("--refine-scale-told", type=int, metavar="N", help="what VEnhancer is told of the scale (the release's, 8)")
     add("--refine-eta", type=float, default=refine.eta, help="noise of the SDE solver, 0..1 (%(default)s)")
     for prefix, stage in (("", "base"), ("refine-", "refiner")):
         add_acceleration(parser, prefix, stage)
@@ -190,6 +206,13 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         negative=options.refine_negative,
         acceleration=acceleration_of(options, "refine_"),
+        mode=options.refine_mode,
+        window=options.refine_window,
+        joining=options.refine_joining,
+        enlarging=options.refine_enlarging,
+        noise_aug=options.refine_noise_aug,
+        scale_told=options.refine_scale_told,
+        inserted=options.refine_inserted,
     )
     base.check()
     refine.check()
@@ -222,13 +245,13 @@ def run(options: argparse.Namespace) -> None:
                 frames = cascade.decode(latent)
             if stage == "cascade":
                 with _timed(seconds, "encode for refinement"):
-                    latent = cascade.encode_video(frames, refine)
+                    latent, canvas = cascade.encode_video(frames, refine), cascade.canvas(frames, refine)
                 with _timed(seconds, "refine"):
                     latent = cascade.sample_refiner(latent, refined_prompt, refine, callback=callback)
                     if out is outputs[-1]:
                         cascade.free("text_encoder", "refiner")
                 with _timed(seconds, "decode refined"):
-                    frames = cascade.decode(latent)
+                    frames = cascade.decode_refined(latent, canvas)
             write_whole(out, frames, fps)
     _say_costs(seconds, cascade)
 
@@ -249,18 +272,20 @@ def _refine_video(options: argparse.Namespace, cascade: Cascade, refine: RefineO
         logger.warning("The sound is left out: at %g frames a second it would not fit the pictures.", fps)
     for file, strength in loras_of(options):
         cascade.add_lora(file, strength, "refiner")
-    refine = sized_like(source.frames, refine, cascade.refiner.release)
+    release = cascade.refiner.release
+    refine = inserted_like(source.rate, sized_like(source.frames, refine, release), release)
+    inserted = release.inserted if refine.inserted is None else refine.inserted
     seconds: dict[str, float] = {}
     with _timed(seconds, "encode for refinement"):
-        latent = cascade.encode_video(source.frames, refine)
+        latent, canvas = cascade.encode_video(source.frames, refine), cascade.canvas(source.frames, refine)
     prompts = (options.refine_prompt, options.prompt, "")
     prompt = next(text for text in prompts if text is not None)
     with _timed(seconds, "refine"), progress("refine", 1) as callback:
         latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
         cascade.free("text_encoder", "refiner")
     with _timed(seconds, "decode refined"):
-        frames = cascade.decode(latent)
-    write_whole(options.out, frames, fps, sound)
+        frames = cascade.decode_refined(latent, canvas)
+    write_whole(options.out, frames, fps * (inserted + 1), sound)
     _say_costs(seconds, cascade)
 
 

@@ -13,7 +13,6 @@ from torch.nn import functional
 LEAST = (720, 1280)
 """Height and width that smaller videos are padded to."""
 MOST_INSERTED = 8
-_FEWEST_PIXELS, _MOST_PIXELS = 720 * 1280 * 1.5, 1152 * 2048
 
 
 class Padding(NamedTuple):
@@ -59,10 +58,12 @@ def enlarged(images: Tensor, height: int, width: int) -> Tensor:
     return pixels.movedim(1, -1)
 
 
-def enhanced_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Height and width of an enlarged video within VEnhancer's 1.38 to 2.36 million pixels, even."""
+def enlarged_size(height: int, width: int, scale: float, fewest: int = 0, most: int = 0) -> tuple[int, int]:
+    """Height and width of an enlarged video: with fewest and most pixels, within these and even (VEnhancer)."""
+    if not most:
+        return int(height * scale), int(width * scale)
     pixels = height * scale * width * scale
-    bound = _FEWEST_PIXELS if pixels < _FEWEST_PIXELS else _MOST_PIXELS if pixels > _MOST_PIXELS else None
+    bound = fewest if pixels < fewest else most if pixels > most else None
     factor = scale if bound is None else math.sqrt(bound / (height * width))
     return int(factor * height // 2 * 2), int(factor * width // 2 * 2)
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from ..config import GLOBAL_TOKENS, UNetConfig
+from ..config import GLOBAL_TOKENS, TEXT_TOKENS, UNetConfig
 from ..errors import InputError
 
 _WIDTH, _LETTER, _SMALL = 1024, 40, 30  # of the picture and its letters, in pixels
@@ -59,7 +59,9 @@ def split_context(context: Tensor, details: Tensor | None, network: UNetConfig) 
     if network.is_refiner:
         return Parts(text=context)
     if not network.reads_details:
-        return Parts(image=context)
+        length = 0 if network.reads_image else TEXT_TOKENS
+        seen = context[length:] if len(context) > length else None
+        return Parts(text=context[:length] if length else None, image=seen)
     sizes = [len(context) - network.image_tokens - GLOBAL_TOKENS, GLOBAL_TOKENS, network.image_tokens]
     text, global_tokens, image = context.split(sizes)
     return Parts(text, global_tokens, image, details)

@@ -169,7 +169,7 @@ class TransformerBlock(nn.Module):
         without one, tokens [b, f, t, c]. `conditions` contexts share each of x's videos, see per_condition."""
         x = per_condition(self.attn1(self.norm1(gated(self.local1, x, rows)), hooks) + x, conditions)
         if context is not None:
-            x = hooks.between(self.attn1.name.block, x)
+            x = hooks.between(self.attn1.name, x)
         x = self.attn2(self.norm2(gated(self.local2, x, rows)), hooks, context) + x
         return self.ff(self.norm3(x)) + x
 

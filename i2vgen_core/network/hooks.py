@@ -73,8 +73,9 @@ class AttentionHooks:
         attend = attend_over_frames if name.over == "frames" else attend_within_frames
         return attend(self.attention, q, k, v, heads)
 
-    def between(self, block: BlockName, x: Tensor) -> Tensor:
-        """What the second attention layer of a block within frames is given, from what the first has made: tokens [n, t, c]."""
+    def between(self, name: LayerName, x: Tensor) -> Tensor:
+        """What is given to the second attention layer of two within frames, from what the first, of this name, has made:
+        tokens [n, t, c]."""
         return x
 
     def output(self, name: LayerName, y: Tensor) -> Tensor:

@@ -137,7 +137,14 @@ class UNet(nn.Module):
             points: [b, f, 2, n] of the video's f frames, that in front among them; see PointEncoder.
             pictures: CLIP embeddings of the frames, [(b f), 1, image_dim].
         """
-        tokens = self.pose_embedding_after(self.pose_embedding_before(points), pictures)
+        return self.pose_keys_values(self.pose_tokens(points, pictures))
+
+    def pose_tokens(self, points: Tensor, pictures: Tensor) -> Tensor:
+        """The tokens that each frame has to itself [(b f), n, context_dim]; arguments as in prepare_poses."""
+        return self.pose_embedding_after(self.pose_embedding_before(points), pictures)
+
+    def pose_keys_values(self, tokens: Tensor) -> Prepared:
+        """What the network makes of pose_tokens at every step alike."""
         attentions = [each.pose_attention for each in self.spatial_transformers if isinstance(each, PosedTransformer)]
         return Prepared(tokens, {each.block: each.keys_values(tokens) for each in attentions})
 

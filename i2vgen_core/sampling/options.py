@@ -26,6 +26,8 @@ class BaseOptions:
         negative: negative prompt.
         solver: one of schedules.BASE_SOLVERS.
         acceleration: what is left out, for speed.
+        denoise: 0.01..1, share of the noise levels that are run, in as many steps; below 1 a latent is begun from, see
+            held.Held.
     """
 
     width: int | None = None
@@ -39,10 +41,11 @@ class BaseOptions:
     negative: str | None = None
     solver: str = "ddim"
     acceleration: Acceleration = EXACT
+    denoise: float = 1.0
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
-        names = ("frames", "fps", "steps", "guidance", "eta", "seed")
+        names = ("frames", "fps", "steps", "guidance", "eta", "denoise", "seed")
         check_settings({name: getattr(self, name) for name in names})
         check_fields(self)
         _check_size(self.width, self.height)
@@ -181,6 +184,7 @@ class RefineOptions:
         mode: `normal`, or `fast`: 14 steps from level 900 whatever `steps` says (STAR and VEnhancer).
         window: frames that go through the network together where there are more, 0..4096; 0 for all.
         joining: of windows: `cut`, `blend` or `random`.
+        enlarging: how many times the video becomes as wide and high, 0.1..8, where no size is given (STAR and VEnhancer).
         noise_aug: levels that a hint of key frames is noised to, 1..1000 (VEnhancer).
         scale_told: how far the video was enlarged, as the network is told, 0..999 (VEnhancer).
         inserted: frames that are put between two of the video, 0..8 (VEnhancer).
@@ -201,6 +205,7 @@ class RefineOptions:
     mode: str | None = None
     window: int | None = None
     joining: str | None = None
+    enlarging: float | None = None
     noise_aug: int | None = None
     scale_told: int | None = None
     inserted: int | None = None
@@ -208,7 +213,7 @@ class RefineOptions:
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
         names = ("steps", "guidance", "rescale", "noise_level", "eta", "seed")
-        own = ("window", "noise_aug", "scale_told", "inserted")
+        own = ("window", "enlarging", "noise_aug", "scale_told", "inserted")
         check_settings({name: getattr(self, name) for name in names + own})
         check_fields(self)
         _check_size(self.width, self.height)

@@ -123,15 +123,20 @@ def schedule_for(kind: Kind) -> Schedule:
     return logsnr_cosine_interpolated() if kind in REFINERS + HINTED else scaled_linear_zero_snr()
 
 
-def ddim_timesteps(steps: int) -> list[int]:
+def ddim_timesteps(steps: int, levels: int = TIMESTEPS) -> list[int]:
     """Timesteps of DDIM, falling, in 1..999. Where `steps` divides 1000 they are the official 1, 1 + 1000 / steps, ...
+
+    Args:
+        steps: 1..999.
+        levels: 1..1000, the lowest of the levels, which the steps are spread over; as many steps at most.
 
     Raises:
         InputError: steps outside 1..999.
     """
     if not 1 <= steps < TIMESTEPS:
         raise InputError("steps", f"1 to {TIMESTEPS - 1}", str(steps), "Use the release's number, 50.")
-    return [1 + k * TIMESTEPS // steps for k in reversed(range(steps))]
+    steps = min(steps, levels)
+    return [1 + k * levels // steps for k in reversed(range(steps))]
 
 
 def strided_timesteps(steps: int) -> list[int]:
@@ -197,7 +202,7 @@ class SolverSteps:
     timesteps: list[int]
 
 
-def base_steps(schedule: Schedule, steps: int) -> SolverSteps:
+def base_steps(schedule: Schedule, steps: int, levels: int = TIMESTEPS) -> SolverSteps:
     """Trailing spacing for a base's solvers of second order: from the noisiest level that has a signal in even steps of
     time to 0 (arXiv 2305.08891, section 3.3). DDIM's own timesteps end in a step that is many times as long as the one
     before it, in the logarithm of sigma, from which such a solver would extrapolate.
@@ -205,10 +210,12 @@ def base_steps(schedule: Schedule, steps: int) -> SolverSteps:
     Args:
         schedule: the base's.
         steps: 1..998.
+        levels: 3..1000, the lowest of the levels, which the steps are spread over; fewer steps at most.
     """
     if not 1 <= steps < TIMESTEPS - 1:
         raise InputError("steps", f"1 to {TIMESTEPS - 2}", str(steps), "Use 20.")
-    timesteps = [round((steps - k) * (TIMESTEPS - 1) / steps) - 1 for k in range(steps)]
+    steps = min(steps, levels - 2)
+    timesteps = [round((steps - k) * (levels - 1) / steps) - 1 for k in range(steps)]
     sigmas = schedule.sigmas[timesteps].float()
     return SolverSteps(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
 

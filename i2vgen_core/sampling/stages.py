@@ -7,13 +7,14 @@ function: the guided network, in this package (guidance.py) or in a host. All la
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config import ControlConfig, Release
+from ..config import ANIMATORS, TIMESTEPS, ControlConfig, Kind, Release
 from ..errors import InputError, check_finite
 from ..media.images import check_size
 from ..network.control import Hint
@@ -33,6 +34,8 @@ from .schedules import (
 from .solvers import Callback, Denoise, ddim, ddim_inversion, dpmpp_2m_sde, heun, lcm, unipc
 from .windows import Share, key_frames, refiner_windows, share_of, window_ranges
 
+logger = logging.getLogger("i2vgen_xl")
+
 _OF_HINTS = ("noise_aug", "scale_told", "inserted")
 """Settings of a refiner whose hint are key frames."""
 
@@ -40,7 +43,7 @@ _NOT_FINITE = "Look at where it comes from: something failed there."
 
 
 class BaseStage:
-    """The first stage: from pure noise to the base video's latent (paper, section 3.2).
+    """The first stage: from pure noise, or a given latent with noise, to the base video's latent (paper, section 3.2).
 
     Args:
         options: the caller's.
@@ -70,35 +73,51 @@ class BaseStage:
         }
         self.settings = _with(release, given)
         check_size(self.settings.width, self.settings.height)
-        self._plan = None if options.solver == "ddim" else base_steps(schedule, self.settings.steps)
-        self.timesteps = ddim_timesteps(self.settings.steps) if self._plan is None else self._plan.timesteps
+        steps, levels = self.settings.steps, round(options.denoise * TIMESTEPS)
+        self._plan = None if options.solver == "ddim" else base_steps(schedule, steps, levels)
+        self.timesteps = ddim_timesteps(steps, levels) if self._plan is None else self._plan.timesteps
         self.steps = len(self.timesteps)
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """The first noise [frames, 4, h, w], float32 on the CPU; ComfyUI's samplers draw the same numbers from a seed."""
         return initial_noise(shape, self.options.seed, self.settings.offset_noise)
 
-    def sample(self, denoise: Denoise, noise: Tensor, callback: Callback | None = None) -> Tensor:
+    def first_latent(self, noise: Tensor, latent: Tensor | None = None, free: Tensor | None = None) -> Tensor:
+        """What a run begins with: noise alone, however little signal the first level has, as released; where something is
+        held, or `denoise` is below 1, the latent with the noise of the first level.
+
+        Args:
+            noise: [frames, 4, h, w].
+            latent: clean, of its shape; None where none is given.
+            free: where the first step samples, 1, and where it holds the latent, 0, [n, 1, h, w]; None holds nothing.
+        """
+        if latent is None or (free is None and self.options.denoise == 1):
+            return noise
+        noised = self.schedule.add_noise(latent, noise, self.timesteps[0])
+        return noised if free is None or self.options.denoise < 1 else noise * free + noised * (1 - free)
+
+    def sample(self, denoise: Denoise, x: Tensor, callback: Callback | None = None, *, holds: bool = False) -> Tensor:
         """Runs the solver: DDIM as released, or DPM-Solver++(2M) (arXiv 2211.01095) or UniPC, which need fewer steps and
         end in the estimate of the clean latent.
 
         Args:
             denoise: see solvers.Denoise.
-            noise: first latent [frames, 4, h, w].
+            x: first latent [frames, 4, h, w], see first_latent.
             callback: see solvers.Callback.
+            holds: whether a part is held; DDIM then ends in the estimate too, so that it comes back as it was.
 
         Raises:
-            InputError: NaN or infinite noise.
+            InputError: a first latent with NaN or infinite numbers.
         """
-        check_finite("noise", noise, _NOT_FINITE)
+        check_finite("noise", x, _NOT_FINITE)
         if self._plan is None:
-            draw = step_noise(noise, derived_seed(self.options.seed, "base step noise"))
-            eta = self.options.eta
-            return ddim(denoise, noise, self.schedule, self.steps, eta=eta, noise=draw, callback=callback)
+            draw = step_noise(x, derived_seed(self.options.seed, "base step noise"))
+            eta, steps = self.options.eta, self.timesteps
+            return ddim(denoise, x, self.schedule, steps, eta=eta, noise=draw, clean_end=holds, callback=callback)
         if self.options.solver == "unipc":
-            return unipc(denoise, noise, self._plan, callback=callback)
-        # such that the network is given the noise itself at first
-        noised = noise * (1 + 1 / float(self._plan.sigmas[0]) ** 2) ** 0.5
+            return unipc(denoise, x, self._plan, callback=callback)
+        # such that the network is given the first latent itself at first
+        noised = x * (1 + 1 / float(self._plan.sigmas[0]) ** 2) ** 0.5
         return dpmpp_2m_sde(denoise, noised, self._plan, eta=0.0, callback=callback)
 
 
@@ -213,6 +232,37 @@ class AnimateStage:
         return ddim(denoise, x, self.schedule, self.timesteps, callback=callback)
 
 
+FirstStage = BaseStage | FewStepStage | AnimateStage
+
+
+def first_stage(options: BaseOptions, kind: Kind, release: Release, schedule: Schedule) -> FirstStage:
+    """The first stage of a network as it was released: DDIM and its like, few steps, or an animator's.
+
+    Args:
+        options: the caller's; what a network with a sampler of its own does not read has to be left.
+        kind, release, schedule: of the network.
+
+    Raises:
+        InputError: a setting that cannot be, or that this network does not read.
+    """
+    few = release.sampler == "lcm"
+    if not few and kind not in ANIMATORS:
+        return BaseStage(options, release, schedule)
+    options.check()
+    remedy = f"Leave it: {release.title} has a sampler of its own."
+    for name, usual in (("solver", "ddim"), ("eta", 0.0), ("denoise", 1.0), ("negative", None)):
+        if (found := getattr(options, name)) != usual:
+            said = {"solver": "ddim, which stands for the release's", "denoise": "1"}
+            raise InputError(name, said.get(name, "none"), f"{found!r}"[:60], remedy)
+    if not few:
+        read = ("width", "height", "frames", "steps", "guidance", "seed", "acceleration")
+        return AnimateStage(AnimateOptions(**{name: getattr(options, name) for name in read}), release, schedule)
+    if options.guidance not in (None, 1):
+        raise InputError("guidance scale", "1, since guidance is in the weights", f"{options.guidance:g}", remedy)
+    names = ("width", "height", "frames", "steps", "seed")
+    return FewStepStage(FewStepOptions(**{name: getattr(options, name) for name in names}), release, schedule)
+
+
 class RefineStage:
     """The second stage: a video's latent brought to a noise level and denoised from there (paper, section 3.3).
 
@@ -244,12 +294,15 @@ class RefineStage:
             "noise_level": options.noise_level,
             "entry": options.entry,
             "negative_prompt": options.negative,
-            **{name: getattr(options, name) for name in ("mode", "window", "joining", *_OF_HINTS)},
+            **{name: getattr(options, name) for name in ("mode", "window", "joining", "enlarging", *_OF_HINTS)},
         }
         self.settings = _with(release, given)
         self._check_hint(options, release)
         steps, level = self.settings.steps, self.settings.noise_level
-        if self.settings.mode == "fast" and options.solver == "dpmpp_2m_sde":
+        if options.mode == "fast" and options.solver == "heun":
+            remedy = "Use the solver dpmpp_2m_sde, or the mode normal."
+            raise InputError("solver", "dpmpp_2m_sde with the mode fast", "heun", remedy)
+        if self.settings.mode == "fast" and options.solver != "heun":
             self.plan = fast_steps(schedule, level)
         else:
             self.plan = refine_steps(schedule, steps, level, options.solver)
@@ -261,6 +314,12 @@ class RefineStage:
         self.noise_seed = derived_seed(options.seed, "refiner noise")
 
     def _check_hint(self, options: RefineOptions, release: Release) -> None:
+        if options.enlarging is not None and not release.enlarging:
+            remedy = "Give a width and a height, or use STAR or VEnhancer."
+            found = f"{options.enlarging:g} for the {release.title}"
+            raise InputError("enlarging", "none where the network has a size of its own", found, remedy)
+        if options.enlarging == 0:
+            raise InputError("enlarging", "more than 0", "0", "Use 4, the release's, or 1 to keep the size.")
         if not release.noise_aug:
             said = next((name for name in _OF_HINTS if getattr(options, name) is not None), None)
             if said is not None:
@@ -280,7 +339,11 @@ class RefineStage:
     def windows(self, frames: int) -> list[range]:
         """The frames of a video that go through the network together."""
         settings = self.settings
-        return refiner_windows(frames, settings.window, settings.joining, settings.inserted)
+        windows = refiner_windows(frames, settings.window, settings.joining, settings.inserted)
+        if settings.window < frames and len(windows) == 1 and settings.window:
+            words = "%d frames go through the network together: they are too few for two windows of %d"
+            logger.info(words, frames, settings.window)
+        return windows
 
     def share(self) -> Share:
         """How windows are joined; one for each run."""

@@ -29,6 +29,7 @@ from .diffusion import (
     velocity_loss,
 )
 from .loop import Loop, LoopConfig
+from .still import LEFT_ALONE, SLOW, SLOWLY, stand_still
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class BaseTraining:
 
     Args:
         unet: the network's sizes, of kind i2vgen_xl.
+        still: a new network begins as a video of the picture standing still, see training.still; and in this run and the
+            later ones what makes it so is left alone, or learns slowly.
         width, height: of the clips in pixels.
         shapes: lengths and frame rates; batches are drawn from them.
         image_only: train single frames and leave what mixes frames alone: the first of the runs.
@@ -55,6 +58,7 @@ class BaseTraining:
     """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
+    still: bool = False
     width: int = 128
     height: int = 64
     shapes: tuple[Shape, ...] = (Shape(16),)
@@ -108,6 +112,8 @@ def build_base(config: BaseTraining) -> Base:
     """A new base with the seed's weights."""
     network = UNet(config.unet)
     initialise(network, config.loop.seed)
+    if config.still:
+        stand_still(network)
     return Base(network, GlobalEncoder(config.unet.in_channels, config.unet.context_dim, Layers()))
 
 
@@ -143,7 +149,7 @@ def train_base(
     schedule, negative = schedule_for(kind), RELEASES[kind].negative_prompt
     temporal = tuple("network." + name for name in temporal_parts(base.network))
     for name, parameter in base.named_parameters():
-        if config.image_only and name.startswith(temporal):
+        if (config.image_only and name.startswith(temporal)) or (config.still and name.startswith(LEFT_ALONE)):
             parameter.requires_grad_(False)
     base.network.checkpointing = config.checkpointing
 
@@ -173,8 +179,12 @@ def train_base(
         noise = noise_like(latents, config.offset_noise, generator)
         noised = add_noise(latents, schedule, timesteps, noise)
         frames = latents.shape[1]
-        predicted = base(noised.x, timesteps, text, image, latents[:, 0], fps, frames)
+        # torch 2.13 crashes in a group norm's gradient on the CPU where its input, made by what is frozen, needs none.
+        x = noised.x.requires_grad_(config.still)
+        predicted = base(x, timesteps, text, image, latents[:, 0], fps, frames)
         return velocity_loss(predicted, noised, TIMESTEPS)
 
     rates = {name: config.spatial_rate for name, _ in base.named_parameters() if not name.startswith(temporal)}
+    if config.still:
+        rates |= {name: SLOWLY * rates.get(name, 1.0) for name, _ in base.named_parameters() if name.startswith(SLOW)}
     return Loop(base, loss, batch, folder, config.loop, rates=rates, device=device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..cascade import BaseConditions, Cascade
 from ..errors import InputError
 from ..media.compare import psnr
-from ..media.spectrum import Spectrum, band_distance, band_levels, plot, spatial_spectrum, temporal_spectrum
+from ..media.spectrum import Spectrum, band_levels, plot, spatial_spectrum, temporal_spectrum
 from ..media.video import contact_sheet
 from ..media.world import Clip, Scene, caption, opposite, render, sample_scene, short_prompt
 from ..sampling.options import BaseOptions, RefineOptions
@@ -251,13 +251,18 @@ def evaluate(
     height, width = max(row.shape[1:3] for row in sheet)
     return Evaluation(
         {name: Figure(criterion, tuple(scores[name])) for name, criterion in CRITERIA.items()},
-        {
-            axis: {name: measure.mean_spectrum(each) for name, each in videos.items()}
-            for axis, videos in spectra.items()
-            if videos
-        },
+        mean_spectra(spectra),
         contact_sheet(torch.cat([_sized(row, width, height) for row in sheet]), _SHEET[1]),
     )
+
+
+def mean_spectra(spectra: Mapping[str, Mapping[str, Sequence[Spectrum]]]) -> dict[str, dict[str, Spectrum]]:
+    """Those of an Evaluation, of what the videos of each name have; an axis without videos is left out."""
+    return {
+        axis: {name: measure.mean_spectrum(each) for name, each in videos.items()}
+        for axis, videos in spectra.items()
+        if videos
+    }
 
 
 def base_video(
@@ -410,11 +415,11 @@ def _score_refiner(
     truth = render(case.scene, *size, len(video), case.truth.fps).frames
     enlarged = measure.upsample(case.truth.frames, *size)
     refined = refined_video(cascade, enlarged, case)
-    distance, closeness = _high_band(enlarged, truth), psnr(enlarged, truth)
+    distance, closeness = measure.high_band(enlarged, truth), psnr(enlarged, truth)
     scores["input_high_band"].append(distance)
     scores["input_psnr"].append(closeness)
     for name, frames in (("refiner", refined), ("vae", _through_vae(cascade, truth))):
-        scores[f"{name}_high_band"].append(100 * (_high_band(frames, truth) / distance - 1))
+        scores[f"{name}_high_band"].append(100 * (measure.high_band(frames, truth) / distance - 1))
         scores[f"{name}_psnr"].append(psnr(frames, truth) - closeness)
 
     base = measure.upsample(video, *size)
@@ -448,7 +453,7 @@ def _base_row(cases: Sequence[Case], videos: Sequence[Tensor]) -> dict[str, floa
         "as the prompt says, %": _percent([case.obeyed(mask) for case, _, mask in scored if case.measurable]),
         "last frame's IoU": median(case.kept(mask) for case, _, mask in scored),
         "PSNR to the true clip, dB": median(psnr(video, case.truth.frames) for case, video, _ in scored),
-        "high-band distance, dB": median(_high_band(video, case.truth.frames) for case, video, _ in scored),
+        "high-band distance, dB": median(measure.high_band(video, case.truth.frames) for case, video, _ in scored),
     }
 
 
@@ -458,7 +463,7 @@ def _refiner_row(
     pairs = list(zip(made, truths, strict=True))
     jitters = [255 * measure.jitter(m, region) for m, region in zip(made, regions, strict=True) if region is not None]
     return {
-        "high-band distance, dB": median(_high_band(*pair) for pair in pairs),
+        "high-band distance, dB": median(measure.high_band(*pair) for pair in pairs),
         "PSNR to the true clip, dB": median(psnr(*pair) for pair in pairs),
         "static jitter, /255": median(jitters) if jitters else None,
     }
@@ -466,10 +471,6 @@ def _refiner_row(
 
 def _percent(obeyed: Sequence[bool]) -> float | None:
     return 100 * fmean(obeyed) if obeyed else None
-
-
-def _high_band(frames: Tensor, truth: Tensor) -> float:
-    return band_distance(spatial_spectrum(frames), spatial_spectrum(truth), "high")
 
 
 def _through_vae(cascade: Cascade, frames: Tensor) -> Tensor:

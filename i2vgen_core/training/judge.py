@@ -1,33 +1,31 @@
 """What a cascade makes of the world of emoji: of scenes, emoji and photographs that training has not seen.
 
-`python -m i2vgen_core.training.judge --model MODEL --data DATA` prints the figures beside their bars and aims.
+`evaluate --data FOLDER` prints the figures beside their bars and aims.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..cascade import Cascade
-from ..errors import InputError
 from ..media.compare import psnr
-from ..media.images import luma, write_image
-from ..media.spectrum import band_distance, spatial_spectrum
+from ..media.images import luma
+from ..media.spectrum import Spectrum, spatial_spectrum, temporal_spectrum
 from ..media.video import contact_sheet
 from ..sampling.options import BaseOptions, RefineOptions
 from . import measure
 from .alive import MOVES, OPPOSITES, TRAVEL, Alive, Clip, Scene, caption, opposite, render, subject
-from .evaluate import Criterion, Figure, Range, table
+from .evaluate import Criterion, Evaluation, Figure, Range, mean_spectra
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -62,6 +60,10 @@ _WINDOW = 7  # pixels, of SSIM
 _C1, _C2 = 0.01**2, 0.03**2
 _FPS = 8.0
 _COLUMNS = 6  # of the sheet
+_FEW_STEPS = 4  # scenes that are sampled in few steps
+_SEED = 999  # of scenes that no recipe draws
+
+Case = TypeVar("Case")
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,11 @@ def ssim(a: Tensor, b: Tensor) -> float:
     return similar.mean().item()
 
 
+def _picked(cases: Iterable[Case], seeds: Sequence[int]) -> Iterable[Case]:
+    """The cases of these numbers."""
+    return islice(cases, seeds[0], seeds[-1] + 1) if seeds else ()
+
+
 def moves_as_told(shown: Tensor, scene: Scene) -> bool:
     """Whether the main thing goes where it is told: within 45 degrees, a quarter as far as "slowly" or more; one that is to
     stay where it is, less far.
@@ -168,6 +175,33 @@ def moves_as_told(shown: Tensor, scene: Scene) -> bool:
     return moves and functional.cosine_similarity(moved, wanted, dim=0).item() >= 0.5**0.5
 
 
+def judge(
+    cascade: Cascade, data: Path, seeds: range = range(24), *, refined: int = 0, base: BaseOptions | None = None
+) -> Evaluation:
+    """Tries a cascade on the held-out part of a prepared folder, at the sizes that it comes with.
+
+    Args:
+        cascade: the model to be tried.
+        data: the folder, see training.prepare.
+        seeds: which of the scenes that move as a whole, and which pictures for the VAE alone; half as many scenes of own
+            motion and a quarter as many photographs are tried too.
+        refined: how many of them, the first ones, are refined; 0 tries the base alone.
+        base: steps, guidance, solver and acceleration of the base.
+
+    Raises:
+        InputError: a part of the model is missing, or the folder is no such one.
+    """
+    tried = Judge(cascade, Alive.at(data, _SEED, "held_out"), Alive.at(data, _SEED, "train"), base)
+    tried.vae(seeds)
+    tried.base(seeds, _share(seeds, 2), _share(seeds, 4))
+    tried.refiner(range(seeds.start, min(seeds.start + refined, seeds.stop)))
+    return Evaluation(tried.figures, mean_spectra(tried.spectra), tried.sheet())
+
+
+def _share(seeds: range, part: int) -> range:
+    return range(seeds.start // part, -(-seeds.stop // part))
+
+
 class Judge:
     """Measures a cascade.
 
@@ -175,24 +209,20 @@ class Judge:
         cascade: the model.
         world: the held-out split of a prepared folder.
         known: the training split, of other scenes than those that were trained on, for motions that cannot be guessed.
-        size: width and height of the base; its own if None.
         base: steps and guidance of the base.
     """
 
-    def __init__(
-        self,
-        cascade: Cascade,
-        world: Alive,
-        known: Alive,
-        size: tuple[int, int] | None = None,
-        base: BaseOptions | None = None,
-    ):
+    def __init__(self, cascade: Cascade, world: Alive, known: Alive, base: BaseOptions | None = None):
         self.cascade, self.world, self.known = cascade, world, known
         release = cascade.base.release
-        self.size = size or (release.width, release.height)
+        self.size = release.width, release.height
         self.frames = release.frames
         self.options = base or BaseOptions()
         self.scores: dict[str, list[float]] = defaultdict(list)
+        self.spectra: dict[str, dict[str, list[Spectrum]]] = {
+            "spatial": defaultdict(list),
+            "temporal": defaultdict(list),
+        }
         self.rows: list[Tensor] = []
 
     @property
@@ -201,38 +231,38 @@ class Judge:
         return {name: Figure(c, tuple(self.scores[name])) for name, c in CRITERIA.items() if self.scores[name]}
 
     @torch.no_grad()
-    def vae(self, pictures: int) -> None:
-        """The VAE alone, on so many pictures of held-out emoji and half as many of photographs."""
-        taken = [(number, self.world.scene(number)) for number in range(8 * pictures)]
-        emoji = [number for number, scene in taken if scene.things][:pictures]
-        photos = [number for number, scene in taken if not scene.things][: pictures // 2]
-        for name, numbers in (("vae", emoji), ("vae_photos", photos)):
-            for number in numbers:
+    def vae(self, pictures: range) -> None:
+        """The VAE alone, on pictures of held-out emoji and half as many of photographs."""
+        for name, seeds, things in (("vae", pictures, True), ("vae_photos", _share(pictures, 2), False)):
+            if not things and not (self.world.photos and self.world.photos.count(self.world.split)):
+                continue
+            drawn = (number for number in count() if bool(self.world.scene(number).things) == things)
+            for number in _picked(drawn, seeds):
                 picture = self.world.picture(number, *self.size)[None]
                 decoded = self._decoded(self.cascade.vae.encode(picture))
                 self.scores[name].append(psnr(picture, decoded))
-                if name == "vae":
+                if things:
                     self.scores["vae_ssim"].append(ssim(picture, decoded))
 
-    def base(self, whole: int, own: int, photos: int) -> None:
-        """The base, on so many scenes of each sort."""
-        for index, (number, scene) in zip(range(whole), whole_moves(self.world), strict=False):
+    def base(self, whole: range, own: range, photos: range) -> None:
+        """The base, on scenes of each sort."""
+        for index, (number, scene) in enumerate(_picked(whole_moves(self.world), whole)):
             self._whole_move(trial(self.world, number, scene, self.size, self.frames))
-            logger.info("whole moves: %d of %d", index + 1, whole)
-        for index, (number, scene) in zip(range(own), own_motions(self.known), strict=False):
+            logger.info("whole moves: %d of %d", index + 1, len(whole))
+        for index, (number, scene) in enumerate(_picked(own_motions(self.known), own)):
             self._own_motion(trial(self.known, number, scene, self.size, self.frames))
-            logger.info("own motions: %d of %d", index + 1, own)
-        for _, (number, scene) in zip(range(photos), photographs(self.world), strict=False):
+            logger.info("own motions: %d of %d", index + 1, len(own))
+        for number, scene in _picked(photographs(self.world), photos):
             case = trial(self.world, number, scene, self.size, self.frames)
             video = self.video(case)
             self.scores["photos"].append(psnr(video, case.truth.frames))
             self.rows += [case.truth.frames, video]
 
-    def refiner(self, scenes: int) -> None:
-        """The refiner, on so many scenes that move as a whole."""
-        release = self.cascade.refiner.release
-        size = release.width, release.height
-        for _, (number, scene) in zip(range(scenes), whole_moves(self.world), strict=False):
+    def refiner(self, scenes: range) -> None:
+        """The refiner, on scenes that move as a whole."""
+        for index, (number, scene) in enumerate(_picked(whole_moves(self.world), scenes)):
+            release = self.cascade.refiner.release
+            size = release.width, release.height
             case = trial(self.world, number, scene, self.size, self.frames)
             truth = trial(self.world, number, scene, size, self.frames).truth.frames
             prompt = subject(self.world.emoji, scene)
@@ -243,9 +273,13 @@ class Judge:
                 refined = self._decoded(self.cascade.sample_refiner(latent, prompt, options))
                 self.scores[name].append(psnr(refined, truth) - psnr(enlarged, truth))
                 if name == "refined":
-                    self.scores["refined_band"].append(
-                        100 * (_high_band(refined, truth) / _high_band(enlarged, truth) - 1)
-                    )
+                    before = measure.high_band(enlarged, truth)
+                    self.scores["refined_band"].append(100 * (measure.high_band(refined, truth) / before - 1))
+                    for kind, video in (("base", enlarged), ("refined", refined), ("true", truth)):
+                        self.spectra["spatial"][kind].append(spatial_spectrum(video))
+                        self.spectra["temporal"][kind].append(temporal_spectrum(video))
+                    self.rows += [truth, refined]
+            logger.info("refined: %d of %d", index + 1, len(scenes))
 
     def video(self, case: Trial, options: BaseOptions | None = None) -> Tensor:
         """The base's video of a trial, [F, H, W, 3]."""
@@ -255,9 +289,12 @@ class Judge:
         return self._decoded(self.cascade.sample_base(conditions, options))
 
     def sheet(self) -> Tensor:
-        """Moments of what has been tried, each true clip above the base's: a picture [H, W, 3]."""
+        """Moments of what has been tried, each true clip above the base's, then above that refined: a picture [H, W, 3]."""
         moments = torch.linspace(0, self.frames - 1, _COLUMNS).long()
-        return contact_sheet(torch.cat([row[moments] for row in self.rows]), _COLUMNS)
+        height, width = max(row.shape[1:3] for row in self.rows)
+        rows = (row[moments] for row in self.rows)
+        same = [row if row.shape[1] == height else measure.upsample(row, width, height) for row in rows]
+        return contact_sheet(torch.cat(same), _COLUMNS)
 
     def _whole_move(self, case: Trial) -> None:
         video, truth, scores = self.video(case), case.truth.frames, self.scores
@@ -281,8 +318,8 @@ class Judge:
                 obeyed = moves_as_told(other.shows(self.video(other)), other.scene)
             if move in OPPOSITES:
                 scores["opposites"].append(obeyed)
-        few, many = (replace(self.options, steps=steps, solver="dpmpp_2m") for steps in (4, 20))
-        if len(scores["few_steps"]) < 4:
+        if len(scores["few_steps"]) < _FEW_STEPS:
+            few, many = (replace(self.options, steps=steps, solver="dpmpp_2m") for steps in (4, 20))
             scores["few_steps"].append(psnr(self.video(case, few), truth) - psnr(self.video(case, many), truth))
 
     def _own_motion(self, case: Trial) -> None:
@@ -295,45 +332,3 @@ class Judge:
 
     def _decoded(self, latent: Tensor) -> Tensor:
         return self.cascade.decode(latent, frames_per_batch=4).float().cpu()
-
-
-def _high_band(frames: Tensor, truth: Tensor) -> float:
-    return band_distance(spatial_spectrum(frames), spatial_spectrum(truth), "high")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m i2vgen_core.training.judge", description=__doc__)
-    add = parser.add_argument
-    add("--model", type=Path, required=True, metavar="DIR", help="model folder")
-    add("--data", type=Path, required=True, metavar="DIR", help="prepared by training.prepare")
-    add("--size", type=int, nargs=2, metavar=("W", "H"), help="of the base (the model's own)")
-    add("--steps", type=int, help="of the base (the model's own)")
-    add("--guidance", type=float, help="of the base (the model's own)")
-    add("--pictures", type=int, default=32, help="for the VAE alone (%(default)s)")
-    add("--scenes", type=int, default=24, help="of whole moves (%(default)s)")
-    add("--own", type=int, default=12, help="scenes of own motion (%(default)s)")
-    add("--photos", type=int, default=6, help="scenes of photographs (%(default)s)")
-    add("--refined", type=int, default=0, help="scenes that are refined too (%(default)s)")
-    add("--sheet", type=Path, metavar="FILE.png", help="true clips, each above the base's")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        seed = 999  # of scenes that no recipe draws
-        held_out, known = (Alive.at(options.data, seed, split) for split in ("held_out", "train"))
-        base = BaseOptions(steps=options.steps, guidance=options.guidance)
-        judge = Judge(Cascade(options.model), held_out, known, options.size and tuple(options.size), base)
-        judge.vae(options.pictures)
-        judge.base(options.scenes, options.own, options.photos)
-        judge.refiner(options.refined)
-    except InputError as error:
-        logger.error("error: %s", error)
-        return 2
-    sys.stdout.write(table(judge.figures) + "\n")
-    if options.sheet and judge.rows:
-        write_image(options.sheet, judge.sheet())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

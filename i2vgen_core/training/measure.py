@@ -10,7 +10,7 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn import functional
 
-from ..media.spectrum import Spectrum
+from ..media.spectrum import Spectrum, band_distance, spatial_spectrum
 from ..media.world import GROWTH, TRAVEL, Shape
 
 _BINS = 32  # of each colour channel
@@ -167,6 +167,11 @@ def static_region(frames: Tensor, moving: Tensor | None = None) -> Tensor:
 def jitter(frames: Tensor, region: Tensor) -> float:
     """Mean absolute difference from frame to frame of frames [F, H, W, 3] within a region [H, W] of bool."""
     return frames[:, region].diff(dim=0).abs().mean().item()
+
+
+def high_band(frames: Tensor, truth: Tensor) -> float:
+    """How far the spectrum of frames [F, H, W, 3] is from the true one at its highest frequencies, in dB."""
+    return band_distance(spatial_spectrum(frames), spatial_spectrum(truth), "high")
 
 
 def upsample(frames: Tensor, width: int, height: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
 from typing import Any
 
@@ -14,6 +16,7 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 from torch import Tensor
 
+from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.network.attention import scaled_dot_product_attention
 
 
@@ -57,6 +60,33 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *, transformer_option
     return comfy.ldm.modules.attention.optimized_attention(q, k, v, heads, transformer_options=transformer_options)
 
 
+def in_windows(model: Any, frames: int, overlap: int) -> Any:
+    """The MODEL with the host's context windows over the frames, all weighed alike; as it is where it has windows already.
+
+    Raises:
+        InputError: before 0.33, whose windows cut no conditions of one frame a row.
+    """
+    if "context_handler" in model.model_options:
+        return model
+    known = (
+        importlib.import_module("comfy.context_windows") if importlib.util.find_spec("comfy.context_windows") else None
+    )
+    if known is None or not hasattr(known.IndexListCallbacks, "RESIZE_COND_ITEM"):
+        found, remedy = "more, and a ComfyUI without windows for them", "Animate fewer frames, or update ComfyUI."
+        raise InputError("latent", f"at most {frames} frames", found, remedy)
+    model = model.clone()
+    model.model_options["context_handler"] = known.IndexListContextHandler(
+        context_schedule=known.get_matching_context_schedule(known.ContextSchedules.STATIC_STANDARD),
+        fuse_method=known.get_matching_fuse_method(known.ContextFuseMethods.FLAT),
+        context_length=frames,
+        context_overlap=overlap,
+        dim=0,
+        causal_window_fix=False,
+    )
+    known.create_prepare_sampling_wrapper(model)
+    return model
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device's memory has run out, as the host tells it."""
     management = comfy.model_management
@@ -71,6 +101,14 @@ def text_of(clip: Any, tokens: list[int]) -> str:
         return clip.decode(tokens)
     words = clip.tokenizer.untokenize([(token, 1.0) for token in tokens])
     return "".join(word for _, word in words).replace("</w>", " ").strip()
+
+
+def name_errors_shortly() -> None:
+    """Our errors without their module: the host writes it before the sentence, but for those of Python itself."""
+    ours: list[type] = [InputError]
+    for error in ours:
+        error.__module__ = "builtins"
+        ours += error.__subclasses__()
 
 
 def progress_text(text: str) -> None:

@@ -49,9 +49,10 @@ def parts_of(conditioning: Any, model: Any = None) -> Parts:
     if text is not None and (text.ndim != 3 or not text.numel()):
         remedy = "Wire in a conditioning of CLIP's, as Global Encode and CLIP Text Encode give it."
         raise InputError("text conditioning", "tokens [1, n, width]", f"{list(text.shape)}", remedy)
-    condition: VideoCondition | None = extra.get(CONDITION)
+    found = extra.get(CONDITION)
+    condition = found if isinstance(found, VideoCondition) else None
     if model is not None:
-        return _as_read(text, extra, condition, model)
+        return _as_read(text, extra, found, model)
     seen = extra.get("unclip_conditioning")
     details = global_tokens = None
     if condition is not None and condition.image_latent is not None and condition.global_tokens is not None:
@@ -66,11 +67,11 @@ def parts_of(conditioning: Any, model: Any = None) -> Parts:
     )
 
 
-def _as_read(text: Any, extra: dict[str, Any], condition: VideoCondition | None, model: Any) -> Parts:
+def _as_read(text: Any, extra: dict[str, Any], condition: Any, model: Any) -> Parts:
     network = cascade_model(model).model.network
     comfy.model_management.load_models_gpu([model])
     frames = condition.frames if condition else 1
-    latent = condition.image_latent if condition else None
+    latent = getattr(condition, "image_latent", None)
     height, width = _PLACES if latent is None else latent.shape[-2:]
     device = model.load_device
     noise = torch.zeros(frames, network.in_channels, height, width, device=device)

@@ -10,7 +10,7 @@ import comfy.supported_models_base
 from torch import Tensor
 
 from ...i2vgen_core.checkpoints.detect import UNSAID
-from ...i2vgen_core.checkpoints.load import UNetCheckpoint, check_of_cascade, parse_unet
+from ...i2vgen_core.checkpoints.load import UNetCheckpoint, parse_unet
 from ...i2vgen_core.checkpoints.read import take_settings
 from ...i2vgen_core.checkpoints.unet_keys import SIGNS
 from .models import ModelConfig, VideoModel
@@ -42,7 +42,6 @@ class DetectedConfig(comfy.supported_models_base.BASE):
         state = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
         settings = take_settings(state, "the model file")
         checkpoint = parse_unet(state, settings, alone=True)
-        check_of_cascade(checkpoint.config)
         if checkpoint.config.is_refiner and "kind" not in settings:
             logger.warning("Load Diffusion Model: %s", UNSAID)
         config = _FileConfig(checkpoint)

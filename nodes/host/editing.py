@@ -62,7 +62,7 @@ def edit(
     key = _key(model, source_positive, samples, stage)
     inverted = _recall(key, model)
     done = 0 if inverted is None else len(stage.inversion_timesteps)
-    notes = notes_of(model, samples, positive, negative)
+    notes = notes_of(model, source_latent, positive, negative)
     notes += ["the source's inversion is that of an earlier edit"] if done else []
     preview = prepare_callback(model, stage.steps - done, notes)
     if inverted is None:

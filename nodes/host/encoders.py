@@ -25,7 +25,7 @@ from ...i2vgen_core.checkpoints import clip_keys, vae_keys
 from ...i2vgen_core.checkpoints.check import check_tensors
 from ...i2vgen_core.checkpoints.encoder_sizes import text_config, vae_config, vision_config
 from ...i2vgen_core.checkpoints.read import read_config, read_state_dict
-from ...i2vgen_core.config import VAE_CHANNELS, VAE_STEP
+from ...i2vgen_core.config import RELEASES, VAE_CHANNELS, VAE_STEP
 from ...i2vgen_core.encoders.config import TextConfig
 from ...i2vgen_core.encoders.tokenizer import END, PAD, START, VOCABULARY, Tokenizer, repaired
 from ...i2vgen_core.errors import CheckpointError
@@ -114,6 +114,17 @@ def load_clip_vision(path: Path) -> comfy.clip_vision.ClipVisionModel:
     check_tensors(state, vision.model.state_dict(), _VISION)
     vision.load_sd(state)
     return vision
+
+
+def made_for(vision: comfy.clip_vision.ClipVisionModel, width: int) -> comfy.clip_vision.ClipVisionModel:
+    """The CLIP_VISION with the width in pixels that its base was released for, which own_width reads."""
+    vision.i2vgen_xl_width = width
+    return vision
+
+
+def own_width(vision: Any) -> int:
+    """The width in pixels that a CLIP_VISION's base was released for: I2VGen-XL's where its loader did not say."""
+    return getattr(vision, "i2vgen_xl_width", RELEASES["i2vgen_xl"].width)
 
 
 class ScaledVAE(comfy.sd.VAE):

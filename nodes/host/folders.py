@@ -21,6 +21,12 @@ WITH_BASE = "goes with the base"
 
 _REFINER = "/refiner"
 
+_PARTS = {"i2vgen_xl": "unet", "text": "text_encoder", "vision": "image_encoder", "vae": "vae"}
+"""The released base's files, and where each lies in a folder in diffusers' layout."""
+
+_PUBLISHED = "i2vgen-xl"
+"""Name of the published folder, which has the same parts."""
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -40,11 +46,25 @@ def bundles() -> list[str]:
 
 
 def bundle(name: str) -> Bundle:
-    """Where a bundle is. Raises InputError for a name that is not in the list, and for released files that are missing."""
-    if name == RELEASED:
-        return Bundle(*_released("i2vgen_xl", "text", "vision", "vae"))
-    folder = _choose(name, _bundle_paths(), "bundle", "models/diffusers")
-    return Bundle(*(folder / part for part in ("unet", "text_encoder", "image_encoder", "vae")))
+    """Where a bundle is. Raises InputError for a name that is not in the list, and for parts that are missing."""
+    there = _bundle_paths()
+    if name == RELEASED or (name == _PUBLISHED and name not in there):  # what was saved with the folder takes its files
+        return Bundle(*_released(*_PARTS))
+    folder = _choose(name, there, "bundle", "models/diffusers")
+    missing = [part for part in _PARTS.values() if not (folder / part).is_dir()]
+    if missing:
+        pages = " ".join(f"{FILES['i2vgen_xl'].page}/tree/main/{part}" for part in missing)
+        remedy = f"Those of the release are at {pages}"
+        raise InputError(f"models/diffusers/{name}", ", ".join(_PARTS.values()), f"no {', '.join(missing)}", remedy)
+    return Bundle(*(folder / part for part in _PARTS.values()))
+
+
+def offered(*keys: str) -> list[dict[str, object]]:
+    """Released files as the front end offers what is missing: name, url and directory, and whether a file is `there`."""
+    return [
+        {"name": file.name, "url": _address(file), "directory": file.folder, "there": _place(key) is not None}
+        for key, file in ((key, FILES[key]) for key in keys)
+    ]
 
 
 def bases() -> list[str]:
@@ -104,14 +124,15 @@ def _network_files() -> list[str]:
 
 
 def _network_file(name: str, what: str) -> Path:
-    _choose(name, {file: file for file in _network_files()}, what, "models/diffusion_models")
+    released = next((f" Released at {_address(file)}" for file in FILES.values() if file.name == name), "")
+    _choose(name, {file: file for file in _network_files()}, what, "models/diffusion_models", released)
     return Path(folder_paths.get_full_path_or_raise("diffusion_models", name))
 
 
 def _released(*keys: str) -> list[Path]:
     """Where released files are. Raises InputError with the names and pages of those that are missing."""
     files = [FILES[key] for key in keys]
-    found = [folder_paths.get_full_path(file.folder, file.name) for file in files]
+    found = [_place(key) for key in keys]
     missing = [file for file, path in zip(files, found, strict=True) if path is None]
     if missing:
         expected = ", ".join(f"models/{file.folder}/{file.name}" for file in files)
@@ -119,7 +140,16 @@ def _released(*keys: str) -> list[Path]:
         pages = " ".join(f"{file.name}: {_address(file)}" for file in missing)
         remedy = f"Save them there and press R, or run `python -m i2vgen_core download cascade`. {pages}"
         raise InputError("the released files", expected, f"no {named}", remedy)
-    return [Path(path) for path in found if path is not None]
+    return [path for path in found if path is not None]
+
+
+def _place(key: str) -> Path | None:
+    """Where a released file is: in its kind's folders, or its part in the published folder; None if in neither."""
+    file = folder_paths.get_full_path(FILES[key].folder, FILES[key].name)
+    if file is not None:
+        return Path(file)
+    parts = [path / _PARTS[key] for name, path in _bundle_paths().items() if name == _PUBLISHED and key in _PARTS]
+    return next((part for part in parts if part.is_dir()), None)
 
 
 def _address(file: ReleasedFile) -> str:
@@ -142,8 +172,8 @@ def _refiner_folders() -> dict[str, Path]:
     return {name + _REFINER: path for name, path in paths.items() if path.is_dir()}
 
 
-def _choose(name: str, choices: dict, what: str, where: str) -> Path:
+def _choose(name: str, choices: dict, what: str, where: str, released: str = "") -> Path:
     if name not in choices:
         found = f"{name[:80]!r}, which is not among the {len(choices)} there"
-        raise InputError(what, f"one from {where}", found, "Put it there and press R, or choose another.")
+        raise InputError(what, f"one from {where}", found, f"Put it there and press R, or choose another.{released}")
     return choices[name]

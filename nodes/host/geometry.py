@@ -113,6 +113,60 @@ class Details(comfy.conds.CONDNoiseShape):
         return Details(_to_batch(_of_area(self.cond, area), batch_size))
 
 
+class Frames(comfy.conds.CONDNoiseShape):
+    """What stands beside the noise of a video's frames [f, c, h, w], where each frame has its own.
+
+    Args:
+        cond: the features.
+        encode: makes those of these frames of the video, which know of each other alone; None for a piece of a frame.
+    """
+
+    def __init__(self, cond: Tensor, encode: Callable[[list[int]], Tensor] | None = None):
+        super().__init__(cond)
+        self._encode = encode
+
+    def of_frames(self, rows: list[int]) -> Frames:
+        """Those of a window."""
+        return Frames(self.cond[rows] if self._encode is None else self._encode(rows).to(self.cond), self._encode)
+
+    def _copy_with(self, cond: Tensor) -> Frames:
+        return Frames(cond)
+
+    def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> Frames:
+        return Frames(_to_batch(_of_area(self.cond, area), batch_size))
+
+
+class InFront(PerVideoNumber):
+    """Features of the frame in front of a video [1, c, h, w]."""
+
+    def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> InFront:
+        return InFront(_of_area(self.cond, area))
+
+
+class FrameTokens(PerVideoNumber):
+    """Tokens that each frame has to itself, that in front of the video among them, [1, (f + 1) n, d].
+
+    Args:
+        cond: the tokens.
+        encode: makes those of these frames of the video.
+    """
+
+    def __init__(self, cond: Tensor, encode: Callable[[list[int]], Tensor] | None = None):
+        super().__init__(cond)
+        self._encode = encode
+
+    def of_frames(self, rows: list[int]) -> FrameTokens:
+        """Those of a window."""
+        return self if self._encode is None else FrameTokens(self._encode(rows).to(self.cond), self._encode)
+
+
+def fit(latent: Tensor, size: torch.Size) -> Tensor:
+    """A picture's latent at the size being sampled, where a graph has resized between the blocks."""
+    if latent.shape[-2:] == size:
+        return latent
+    return torch.nn.functional.interpolate(latent.float(), size=tuple(size), mode="bilinear").to(latent.dtype)
+
+
 def conditions(frames: int, height: int, width: int, device: Any) -> dict[str, comfy.conds.CONDRegular]:
     """The geometry of a conditioning that is made for a latent of this size: `rows`, `places` and `owner`."""
     whole = {"dtype": torch.int32, "device": device}  # the host casts all other numbers to the network's type
@@ -167,6 +221,13 @@ def pieces_of(
     missing = [clip.condition for clip in clips if clip.condition not in known]
     _check(not missing, "the network's contexts", "one of each clip's conditioning", f"{len(missing)} clips without")
     return clips, [known[clip.condition] for clip in clips if clip.condition is not None]
+
+
+def of_clips(reads: Sequence[int], *conditions: Tensor | None) -> tuple[Any, ...]:
+    """What each clip reads of each condition, by the rows that `pieces_of` says; those that are read whole and in their order
+    are the same tensors."""
+    rows = list(reads)
+    return tuple(each if each is None or rows == list(range(len(each))) else each[rows] for each in conditions)
 
 
 def _check(right: bool, what: str, expected: str, found: str) -> None:

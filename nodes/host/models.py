@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,13 @@ from torch import Tensor, nn
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
 from ...i2vgen_core.checkpoints.read import SETTINGS, read_config, settings_tensor
 from ...i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER
-from ...i2vgen_core.config import TEXT_TOKENS, DetailGain, Kind, UNetConfig
+from ...i2vgen_core.config import BASES, REFINERS, TEXT_TOKENS, DetailGain, Kind, UNetConfig
 from ...i2vgen_core.encoders.config import latent_rgb
 from ...i2vgen_core.errors import InputError, check_choice, check_finite
 from ...i2vgen_core.network.blocks import Layers
 from ...i2vgen_core.network.image_conditioning import GlobalEncoder
 from ...i2vgen_core.sampling.schedules import Schedule, schedule_for
-from . import compat, geometry
+from . import compat, family, geometry
 from .network import HostUNet, no_control, packed
 from .notes import text_notes, write_notes
 from .preview import VideoLatent
@@ -82,12 +83,15 @@ class VideoModel(comfy.model_base.BaseModel):
         if self.network.is_refiner:
             return made_for | self._context(self._checked(text).to(**to), None, kwargs.get("hooks"))
 
-        condition: VideoCondition | None = kwargs.get(CONDITION)
-        if condition is None:
+        condition = kwargs.get(CONDITION)
+        if self.network.kind not in BASES:
+            return made_for | self._beside_the_cascade(condition, self._checked(text).to(**to), kwargs)
+        if not isinstance(condition, VideoCondition):
             remedy = "Put the I2VGen-XL Global Encode block between the prompts and the sampler."
-            raise InputError("conditioning", "an image's, for a base model", "text alone", remedy)
+            found = "text alone" if condition is None else "one of another network"
+            raise InputError("conditioning", "an image's, for a base model", found, remedy)
         _check_frames(condition, len(noise))
-        embedding = self._image_embedding(kwargs.get("unclip_conditioning")).to(**to)
+        embedding = self.image_embedding(kwargs.get("unclip_conditioning")).to(**to)
         image_tokens = self.diffusion_model.context_embedding(embedding)
         fps, hooks = torch.tensor([float(condition.fps)], device=device), kwargs.get("hooks")
         if not self.network.reads_details:
@@ -104,13 +108,22 @@ class VideoModel(comfy.model_base.BaseModel):
             check_finite(what, values, "Look at the picture, and at the VAE.")
         text = self._checked(text).to(**to)
         context = torch.cat([text, tokens.to(**to), image_tokens], dim=1)
-        latent = _fit(condition.image_latent.to(**to), noise.shape[-2:])
+        latent = geometry.fit(condition.image_latent.to(**to), noise.shape[-2:])
         encode = partial(self.diffusion_model.detail_encoder, self.process_latent_in(latent))
         if getattr(self.current_patcher, "model_options", {}).get("tiled_diffusion"):
             remedy = "Put it on the refiner's MODEL: it fails on conditions of the latent's size, as the image's details are."
             raise InputError("model", "one without Tiled Diffusion, for this base", "one with it", remedy)
         details = geometry.Details(encode(len(noise)), encode)
         return made_for | self._context(context, fps, hooks) | {"details": details}
+
+    def _beside_the_cascade(self, condition: Any, text: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """extra_conds of a composer, an animator or text to video."""
+        noise, to = kwargs["noise"], {"device": kwargs["device"], "dtype": text.dtype}
+        if condition is not None:
+            _check_frames(condition, len(noise))
+        made = family.animation if self.network.reads_reference else family.composition
+        context, conds = made(self, condition, text, kwargs.get("unclip_conditioning"), noise, to)
+        return self._context(context, None, kwargs.get("hooks")) | conds
 
     def resize_cond_for_context_window(
         self, cond_key: str, cond_value: Any, window: Any, x_in: Tensor, device: Any, **_: Any
@@ -119,6 +132,9 @@ class VideoModel(comfy.model_base.BaseModel):
         if isinstance(cond_value, geometry.Details):
             frames = window.get_tensor(x_in[..., :1, :1])  # with the frame before, which the host may add
             return cond_value.of_clip(len(frames))
+        if isinstance(cond_value, geometry.Frames | geometry.FrameTokens):
+            every = torch.arange(len(x_in)).view(-1, 1, 1, 1)
+            return cond_value.of_frames(window.get_tensor(every).flatten().tolist())
         if isinstance(cond_value, geometry.Rows):
             return cond_value._copy_with(window.get_tensor(cond_value.cond, device))
         return None
@@ -154,7 +170,7 @@ class VideoModel(comfy.model_base.BaseModel):
             remedy = "Set the ModelSampling block to v_prediction, or take it out."
             raise InputError("model", f"{stage} that predicts a velocity", "another prediction", remedy)
 
-    def _image_embedding(self, unclip: list[dict[str, Any]] | None) -> Tensor:
+    def image_embedding(self, unclip: list[dict[str, Any]] | None) -> Tensor:
         """The CLIP image embedding [1, 1, image_dim] of a conditioning, zeros where it has none (the negative)."""
         width = self.network.image_dim
         if not unclip:
@@ -196,6 +212,9 @@ class ModelConfig(comfy.supported_models_base.BASE):
         self.global_encoder, self.metadata = checkpoint.global_encoder, checkpoint.metadata()
         if network.kind == "i2vgen_xl":  # what ModelSamplingDiscrete makes a schedule of; the default is image2video's
             self.sampling_settings = {"beta_schedule": "cosine", "zsnr": True}
+        elif network.kind not in BASES + REFINERS:
+            schedule = {"beta_schedule": "cosine"} if network.kind == "text2video" else {}
+            self.sampling_settings = schedule | {"zsnr": True}
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> VideoModel:
         return VideoModel(self, device)
@@ -254,10 +273,11 @@ class GlobalEncoderSocket:
 
     Args:
         checkpoint: an opened base; one of `image2video`, which has no such encoder, gives an empty socket.
+        built_in: whether the base is the built-in one.
     """
 
-    def __init__(self, checkpoint: UNetCheckpoint):
-        self.config, self.release = checkpoint.config, checkpoint.release
+    def __init__(self, checkpoint: UNetCheckpoint, built_in: bool = False):
+        self.config, self.release, self.built_in = checkpoint.config, checkpoint.release, built_in
         self._patcher = None
         if not checkpoint.config.reads_details:
             return
@@ -316,7 +336,25 @@ def _sample_without_controls(executor: Any, *arguments: Any, **more: Any) -> Any
     for conditionings in executor.class_obj.conds.values():
         for conditioning in conditionings:
             _check_controls(conditioning)
+            _check_area(conditioning.get("area"))
+    _check_context_reference(executor.class_obj.model_patcher)
     return executor(*arguments, **more)
+
+
+def _check_area(area: Sequence[Any] | None) -> None:
+    """The host reads the numbers of an area in time and place as those of a place, where a latent has no time."""
+    if area is not None and len(area) > 5:
+        remedy = "Set the area with a Conditioning (Set Area) block; for another prompt at another time, use Context Windows."
+        raise InputError("conditioning", "an area of the frames' places", "one in time too", remedy)
+
+
+def _check_context_reference(patcher: Any) -> None:
+    """Advanced-ControlNet's ContextRef, which AnimateDiff-Evolved keeps beside the model, becomes a ControlNet once the run
+    has begun."""
+    kept = getattr(patcher, "get_attachment", lambda _: None)("ADE_params")
+    extras = getattr(getattr(kept, "context_options", None), "extras", None)
+    if getattr(extras, "context_ref", None) is not None:
+        raise no_control("ContextRef")
 
 
 def _host_sigmas(schedule: Schedule) -> Tensor:
@@ -330,10 +368,10 @@ def _signal(sigmas: Tensor) -> Tensor:
     return 1 / (sigmas.float() ** 2 + 1) ** 0.5
 
 
-def _check_frames(condition: VideoCondition, frames: int) -> None:
+def _check_frames(condition: Any, frames: int) -> None:
     if condition.frames != frames:
         remedy = (
-            "A latent's batch is the frames of one video: wire in that of the Global Encode block that made the "
+            "A latent's batch is the frames of one video: wire in that of the block that made the "
             "conditioning. For more videos, run with other seeds."
         )
         raise InputError("latent", f"{condition.frames} frames, as the conditioning has", f"{frames}", remedy)
@@ -349,10 +387,3 @@ def image_embedding(unclip: list[dict[str, Any]]) -> Tensor:
         if each.ndim != 2 or each.shape != embeddings[0].shape or not each.numel():
             raise InputError("CLIP image embedding", "[1, width]", f"{list(each.shape)}", _VISION_REMEDY)
     return sum(each * cond["strength"] for each, cond in zip(embeddings, unclip, strict=True))  # type: ignore[return-value]
-
-
-def _fit(latent: Tensor, size: torch.Size) -> Tensor:
-    """The image latent at the size being sampled, where a graph has resized between the blocks."""
-    if latent.shape[-2:] == size:
-        return latent
-    return nn.functional.interpolate(latent.float(), size=tuple(size), mode="bilinear").to(latent.dtype)

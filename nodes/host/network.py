@@ -23,7 +23,7 @@ from ...i2vgen_core.network.unet import UNet
 from . import compat
 from .acceleration import of_half, reuse_in
 from .control import CONTROL, Control
-from .geometry import Details, Piece, pieces_of
+from .geometry import Details, Piece, of_clips, pieces_of
 from .patches import changes_nothing, stock_patches
 
 logger = logging.getLogger("i2vgen_xl")
@@ -34,7 +34,7 @@ class _Inputs(NamedTuple):
 
     Args:
         x, timesteps, details: by frame, [(b f), ...].
-        context, fps, prepared, fps_embedding: by clip, [b, ...].
+        context, fps, prepared, fps_embedding, in_front, motion: by clip, [b, ...].
         pieces: what each clip is a piece of.
     """
 
@@ -45,6 +45,8 @@ class _Inputs(NamedTuple):
     fps: Tensor | None
     prepared: Tensor | None
     fps_embedding: Tensor | None
+    in_front: Tensor | None
+    motion: Tensor | None
     pieces: list[Piece]
 
     def apart(self) -> list[_Inputs]:
@@ -81,6 +83,10 @@ class HostUNet(UNet):
     def __init__(self, config: UNetConfig, *, model_channels: int, dtype: Any, device: Any, operations: Any):
         super().__init__(config, operations=operations, dtype=dtype, device=device)
         self.dtype = dtype
+        self.in_channels = self.out_channels = (
+            config.in_channels
+        )  # of a latent, by the names of the host's own networks
+        self.model_channels = model_channels
         self._parted: Any = None
 
     def forward(  # type: ignore[override]  # the host calls it with arguments of its own
@@ -103,7 +109,7 @@ class HostUNet(UNet):
             control: of a ControlNet; None.
             transformer_options: the host's.
             conditions: `details`, `fps` [b], and `prepared` and `fps_embedding`, what `prepare` made of context and fps,
-                unless weights change during the run; and their geometry, see geometry.conditions.
+                unless weights change during the run; `in_front` and `motion` of an animator; and their geometry, see geometry.conditions.
 
         Raises:
             InputError: there is a ControlNet; none was trained for these networks. Or what has been cut, repeated or moved
@@ -126,6 +132,8 @@ class HostUNet(UNet):
         fps: Tensor | None = None,
         prepared: Tensor | None = None,
         fps_embedding: Tensor | None = None,
+        in_front: Tensor | None = None,
+        motion: Tensor | None = None,
         rows: Tensor | None = None,
         places: Tensor | None = None,
         owner: Tensor | None = None,
@@ -133,16 +141,12 @@ class HostUNet(UNet):
     ) -> Tensor:
         if control is not None:
             raise no_control("ControlNet")
+        self._check_there(details, fps)
         pieces, reads = pieces_of(x, context, rows, places, owner)
-        _check_rows(x, timesteps, details, context, fps, prepared, fps_embedding)
-        if any(
-            each is not None and reads != list(range(len(each))) for each in (context, fps, prepared, fps_embedding)
-        ):
-            context = context[reads]
-            fps, prepared, fps_embedding = (
-                None if each is None else each[reads] for each in (fps, prepared, fps_embedding)
-            )
-        inputs = _Inputs(x, timesteps, details, context, fps, prepared, fps_embedding, pieces)
+        others = fps, prepared, fps_embedding, in_front, motion
+        _check_rows(x, timesteps, details, context, *others)
+        context, fps, prepared, fps_embedding, in_front, motion = of_clips(reads, context, *others)
+        inputs = _Inputs(x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, pieces)
         options = {} if transformer_options is None else transformer_options
         run, may_part = _run_of(options), len(pieces) > 1 and changes_nothing(options)
         if not may_part or run is None or run != self._parted:
@@ -163,23 +167,45 @@ class HostUNet(UNet):
             ]
         )
 
+    def _check_there(self, details: Tensor | None, fps: Tensor | None) -> None:
+        """Raises InputError where what the network reads beside its context has been lost on the way: without, it would make
+        another video."""
+        read = (
+            ("the image's details", self.config.reads_details, details),
+            ("the frame rate", self.config.reads_image, fps),
+        )
+        for what, reads, found in read:
+            if reads and found is None:
+                remedy = (
+                    "Take out the node that calls the network by itself: it passes on the conditions that it knows."
+                )
+                raise InputError(what, "some, in every call of the network", "none", remedy)
+
     def _together(self, inputs: _Inputs, options: dict[str, Any]) -> Tensor:
         if SOURCE in options:
             return self._beside_source(inputs, options, options[SOURCE])
-        x, timesteps, details, context, fps, prepared, fps_embedding, pieces = inputs
+        x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, pieces = inputs
         frames, reuse = len(pieces[0].frames), reuse_in(options, x, pieces)
         control: Control | None = options.get(CONTROL)
         steered = BlockHooks() if control is None else control.steer(x, timesteps, pieces, options)
         hooks = stock_patches(options, reuse, steered, self.config.model_channels, x, timesteps, context)
         timesteps = timesteps[::frames]
         known = unpacked(prepared, context, fps_embedding, self.channels)
+        if in_front is not None:  # of an animator, whose halves differ in what stands beside the noise, too
+            known = self.prepare(known) if isinstance(known, Tensor) else known
+            poses = (
+                None
+                if motion is None
+                else self.pose_keys_values(motion.reshape(-1, self.config.image_tokens, motion.shape[-1]))
+            )
+            known, details = replace(known, details=details, in_front=in_front, poses=poses), None
         if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps):
             x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
         return super().forward(x, timesteps, known, frames, fps, details, hooks)
 
     def _beside_source(self, inputs: _Inputs, options: dict[str, Any], source: Source) -> Tensor:
         """The clips' velocities, with the source's features; the same frames of it go through the network with them."""
-        x, timesteps, details, context, fps, prepared, fps_embedding, pieces = inputs
+        x, timesteps, details, context, fps, prepared, fps_embedding, _, _, pieces = inputs
         frames, count = pieces[0].frames, len(pieces[0].frames)
         if any(piece.frames != frames for piece in pieces):
             return torch.cat([self._beside_source(each, options, source) for each in inputs.apart()])
@@ -249,7 +275,7 @@ def _run_of(options: dict[str, Any]) -> Any:
 def _check_rows(x: Tensor, timesteps: Tensor, details: Tensor | None, context: Tensor, *others: Tensor | None) -> None:
     """Raises InputError unless all that goes by frame or place, and all that goes by context, is of one size."""
     remedy = "Take out the node that cuts the latent or its conditions: it takes some of them along, and not others."
-    if details is not None and details.shape != x.shape:
+    if details is not None and (len(details), details.shape[2:]) != (len(x), x.shape[2:]):
         found = f"{list(details.shape)} for a latent of {list(x.shape)}"
         raise InputError("the image's details", "those of the frames and places that are evaluated", found, remedy)
     if len(timesteps) != len(x):

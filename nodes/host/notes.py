@@ -8,12 +8,17 @@ from typing import Any
 from torch import Tensor
 
 from ...i2vgen_core.config import TEXT_TOKENS, Release
+from ...i2vgen_core.media.images import video_frame
+from ...i2vgen_core.media.world import looks_drawn
 from . import compat
 
 logger = logging.getLogger("i2vgen_xl")
 
 _FAR = 9.0
 """Times as many pixels, or as few, from which on a size is said to be far from a network's own: 448x256 is not yet."""
+
+CROPPED = "i2vgen_xl_width"
+"""Where a conditioning's view of a picture says at what width of a video it was cropped."""
 
 _ENLARGED = 1.25
 """From here on an enlarged picture is said to be small for its frame."""
@@ -27,23 +32,45 @@ def write_notes(notes: list[str], warn: bool = True) -> None:
         compat.progress_text("\n".join(notes))
 
 
-def image_notes(image: Tensor, width: int, height: int | None = None) -> list[str]:
-    """Notes on the image of a video.
+def image_notes(image: Tensor) -> list[str]:
+    """A note on pictures [n, h, w, 3] of which only the first is read."""
+    return [f"image: the first of {len(image)} is read"] if len(image) > 1 else []
+
+
+def frame_notes(release: Release, built_in: bool, image: Tensor, width: int, height: int) -> list[str]:
+    """One note at most on a base's picture and size, of all there might be the gravest.
 
     Args:
-        image: [n, h, w, 3].
+        release: of the base.
+        built_in: whether it is the built-in one, which knows its own world alone.
+        image: [n, h, w, 3] in 0..1; of the first.
         width: of the video in pixels.
-        height: likewise; None where it is not known.
+        height: likewise.
     """
-    notes = [f"image: the first of {len(image)} is read"] if len(image) > 1 else []
+    far = size_notes(release, width, height)
+    strange = [f"{width}x{height} pixels"] if far and built_in else []
+    if built_in and not looks_drawn(video_frame(image[:1], release.width, release.height)[0]):
+        strange.append("such a picture")
+    if strange:
+        own, remedy = f"{release.width}x{release.height}", "For that, choose the released files in the loader."
+        return [f"The built-in cascade knows drawn shapes at {own}, not {' nor '.join(strange)}. {remedy}"]
+    return far or _enlarged(image, width, height)
+
+
+def _enlarged(image: Tensor, width: int, height: int) -> list[str]:
     down, across = image.shape[1:3]
-    scale = max(width / across, (height or 0) / down)
-    if scale > _ENLARGED:
-        frame = f"{width}x{height}" if height else f"{width} pixels width"
-        notes.append(
-            f"image: {across}x{down} pixels are enlarged {scale:.1f} times for a frame of {frame}, and stay soft"
-        )
-    return notes
+    scale = max(width / across, height / down)
+    if scale <= _ENLARGED:
+        return []
+    frame = f"a frame of {width}x{height}"
+    return [f"image: {across}x{down} pixels are enlarged {scale:.1f} times for {frame}, and stay soft"]
+
+
+def width_notes(conditioning: Any, width: int) -> list[str]:
+    """A note where CLIP Encode has cropped the picture for another width, in pixels, than the video has."""
+    cropped = {seen.get(CROPPED, width) for _, extra in conditioning for seen in extra.get("unclip_conditioning", ())}
+    others = sorted(cropped - {width})
+    return [f"width: {each} in CLIP Encode, {width} here; make the two equal" for each in others]
 
 
 def size_notes(release: Release, width: int, height: int) -> list[str]:
@@ -70,3 +97,18 @@ def text_notes(title: str, **conditionings: Any) -> list[str]:
         for name, length in lengths.items()
         if length > TEXT_TOKENS
     ]
+
+
+def latent_notes(latent: dict[str, Any]) -> list[str]:
+    """Notes on a LATENT that a stage reads otherwise than it may be meant.
+
+    Args:
+        latent: [frames, 4, h, w], and what blocks have put beside it.
+    """
+    numbers, notes = latent.get("batch_index"), []
+    if numbers is not None and len(set(numbers)) < len(numbers):
+        notes.append(
+            f"latent: some of its {len(numbers)} frames have the same number, as where videos were joined; they are sampled "
+            "as one video, and frames of one number from the same noise"
+        )
+    return notes

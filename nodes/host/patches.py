@@ -1,7 +1,7 @@
 """The host's model patches in our networks: what stock nodes and packs put into `transformer_options`.
 
 As in the host's own video UNet (SVD), they reach the blocks and the attention within frames; attention over the frames
-has no counterpart in the models that they were written for, and stays as it is. As in the host's own networks, what is
+and to poses has no counterpart in the models that they were written for, and stays as it is. As in the host's own networks, what is
 evaluated is written into `transformer_options` for the patches to read.
 """
 
@@ -65,7 +65,7 @@ class _StockAttention(AttentionHooks):
         self.entered += 1
 
     def tokens(self, name: LayerName, heads: int, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        if name.over == "frames":
+        if not _is_patched(name):
             return None
         self._options |= {"n_heads": heads, "dim_head": x.shape[-1] // heads, "attn_precision": None}
         patches = self._changes(name)
@@ -86,20 +86,20 @@ class _StockAttention(AttentionHooks):
             k, v = (each.repeat_interleave(len(q) // len(each), dim=0) for each in (k, v))
         return self.attention(q, k, v, heads) if replacement is None else replacement(q, k, v, self._options)
 
-    def between(self, block: BlockName, x: Tensor) -> Tensor:
-        return _through(self._patches.get("middle_patch", []), x, self._options)
+    def between(self, name: LayerName, x: Tensor) -> Tensor:
+        return _through(self._patches.get("middle_patch", []), x, self._options) if _is_patched(name) else x
 
     def output(self, name: LayerName, y: Tensor) -> Tensor:
-        if name.over != "frames":
+        if _is_patched(name):
             y = _through(self._patches.get(f"{name.layer}_output_patch", []), y, self._options)
         return y
 
     def _changes(self, name: LayerName) -> list[Any]:
-        return [] if name.over == "frames" else self._patches.get(f"{name.layer}_patch", [])
+        return self._patches.get(f"{name.layer}_patch", []) if _is_patched(name) else []
 
     def _replacement(self, name: LayerName) -> Any:
         """What a node has put in the place of a layer's attention, or of its whole block's; None if nothing."""
-        if name.over == "frames":
+        if not _is_patched(name):
             return None
         replacements = self._replacements.get(name.layer, {})
         return replacements.get((*name.block, 0), replacements.get(name.block))
@@ -191,6 +191,11 @@ class _StockBlocks(BlockHooks):
             by_frame = {"emb": self._embedding, "context": self._context}
             x = patch(given | {name: each.repeat_interleave(frames, dim=0) for name, each in by_frame.items()})["h"]
         return x
+
+
+def _is_patched(name: LayerName) -> bool:
+    """Whether the layer is of those that the host's own networks have."""
+    return name.over in ("places", "context")
 
 
 def _through(patches: list[Any], x: Tensor, options: dict[str, Any]) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor
 from ...i2vgen_core.encoders.tokenizer import END
 from ...i2vgen_core.errors import InputError, check_finite
 from ...i2vgen_core.media.images import check_images, clip_frame
-from . import compat
+from . import compat, encoders
 from .inputs import check_there
-from .notes import image_notes, write_notes
+from .notes import CROPPED, image_notes, write_notes
 
 _SHOWN = 30  # tokens of what is cut off
 _MOST = 20_000  # characters that are cut into tokens; over more of some scripts the host takes seconds
@@ -29,7 +29,8 @@ def encode_with_clip(
         image: [n, h, w, 3] in 0..1; the first one is taken.
         prompt: its first 75 tokens are read.
         negative_prompt: likewise.
-        width: of the video in pixels; the image's square is cropped at it.
+        width: of the video in pixels; the image's square is cropped at it. 0: the width that the base of clip_vision's
+            loader was released for, I2VGen-XL's for that of another loader.
 
     Raises:
         InputError: an encoder is missing, or the image or a prompt cannot be read.
@@ -37,11 +38,12 @@ def encode_with_clip(
     check_there("clip", clip, "Load CLIP")
     check_there("clip_vision", clip_vision, "Load CLIP Vision")
     check_images(image)
+    width = width or encoders.own_width(clip_vision)
     vision = clip_vision.encode_image(clip_frame(image[:1], width, clip_vision.image_size))
     positive, negative = encode_prompts(
-        clip, {"prompt": prompt, "negative_prompt": negative_prompt}, image_notes(image, width)
+        clip, {"prompt": prompt, "negative_prompt": negative_prompt}, image_notes(image)
     )
-    seen = {"clip_vision_output": vision, "strength": 1.0, "noise_augmentation": 0.0}
+    seen = {"clip_vision_output": vision, "strength": 1.0, "noise_augmentation": 0.0, CROPPED: width}
     return node_helpers.conditioning_set_values(positive, {"unclip_conditioning": [seen]}), negative, vision
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -19,11 +19,12 @@ from ...i2vgen_core.memory import check_fits, evaluation_bytes
 from ...i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from ...i2vgen_core.sampling.schedules import Schedule
 from ...i2vgen_core.sampling.solvers import Callback, Denoise, guide
-from ...i2vgen_core.sampling.stages import BaseStage, RefineStage
+from ...i2vgen_core.sampling.stages import AnimateStage, BaseStage, RefineStage, first_stage
+from . import compat
 from .acceleration import may_cut
 from .inputs import check_conditioning, noise_mask, video_latent
 from .models import network_of
-from .notes import size_notes, text_notes
+from .notes import latent_notes, size_notes, text_notes
 from .preview import prepare_callback
 
 logger = logging.getLogger("i2vgen_xl")
@@ -39,6 +40,7 @@ class Run:
         denoise: the guided network's estimate of the clean latent, see core's Denoise.
         latent: scaled clean latent [frames, 4, h, w].
         noise: the host's noise of the same shape.
+        free: where the first step samples, 1, and where the host holds the latent, 0; None without a noise mask.
         callback: core's Callback.
         network: the host's model, in memory.
         transformer_options: that each evaluation of the network is given.
@@ -47,6 +49,7 @@ class Run:
     denoise: Denoise
     latent: Tensor
     noise: Tensor
+    free: Tensor | None
     callback: Callback
     network: Any
     transformer_options: dict[str, Any]
@@ -96,13 +99,18 @@ class CoreSampler(comfy.samplers.KSAMPLER):
 
         latent = torch.zeros_like(model.noise) if model.latent_image is None else model.latent_image
         options = extra_args["model_options"].setdefault("transformer_options", {})
-        return self._steps(Run(denoise, latent, model.noise, report, network, options))
+        free, change = extra_args.get("denoise_mask"), extra_args["model_options"].get("denoise_mask_function")
+        if free is not None and change is not None:
+            free = change(sigmas[:1], free, extra_options={"model": model.inner_model, "sigmas": sigmas})
+        return self._steps(Run(denoise, latent, model.noise, free, report, network, options))
 
 
 def sample_base(
     model: Any, positive: Any, negative: Any, latent: dict[str, Any], options: BaseOptions
 ) -> dict[str, Any]:
-    """Runs a base from pure noise. The latent gives size and frames alone.
+    """Runs a base, or another first stage of the family as it was released: from pure noise, or with `denoise` below 1 from the
+    latent. Where a noise mask holds it, the latent stays; otherwise it gives size and frames alone. An animator's holds the
+    person's picture too, of which the first noise keeps a share.
 
     Returns:
         LATENT with unscaled samples [frames, 4, h, w].
@@ -114,23 +122,50 @@ def sample_base(
     network = network_of(model)
     if network is None or network.is_refiner:
         remedy = "Wire the Cascade Loader's or the Base Loader's MODEL into it."
-        raise InputError("model", "an I2VGen-XL or MS-Image2Video base", found(network), remedy)
-    stage = BaseStage(options, model.model.release, model.model.schedule)
+        raise InputError("model", "a base, a composer, an animator or text to video", found(network), remedy)
     samples = checked_latent(model, positive, negative, latent)
+    sized = replace(options, frames=len(samples))
+    stage = first_stage(sized, network.kind, model.model.release, model.model.schedule)
     noise = comfy.sample.prepare_noise(samples, options.seed, latent.get("batch_index"))
-    if stage.settings.offset_noise:
-        offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
+    offset = torch.randn(*samples.shape[:2], 1, 1)  # goes on from the generator that prepare_noise has seeded
+    start = torch.zeros_like(samples)
+    if isinstance(stage, AnimateStage):
+        start = samples
+        model = (
+            compat.in_windows(model, stage.options.window, stage.options.overlap) if len(stage.windows) > 1 else model
+        )
+    elif stage.settings.offset_noise:
         noise = noise + stage.settings.offset_noise * offset
+    mask = noise_mask(latent)
+    reads = mask is not None or options.denoise < 1
+    if reads:
+        check_finite("latent", samples, "Look at where it comes from: something failed there.")
+        start = samples
+    if mask is not None and not isinstance(stage, BaseStage):
+        remedy = "Take the mask off the latent: this network makes whole videos from noise."
+        raise InputError("latent", "no noise mask", "one", remedy)
+
+    def steps(run: Run) -> Tensor:
+        if isinstance(stage, AnimateStage):
+            x = stage.first_latent(run.latent[:1], run.noise, offset.to(run.noise))
+        elif isinstance(stage, BaseStage):
+            x = stage.first_latent(run.noise, run.latent, run.free)
+            return stage.sample(run.denoise, x, run.callback, holds=run.free is not None)
+        else:
+            x = run.noise
+        return stage.sample(run.denoise, x, run.callback)
+
     sampled = comfy.sample.sample_custom(
         model,
         noise,
         stage.settings.guidance,
-        CoreSampler(lambda run: stage.sample(run.denoise, run.noise, run.callback)),
+        CoreSampler(steps),
         sigmas_of(model, stage.timesteps),
         positive,
         negative,
-        torch.zeros_like(samples),
-        callback=prepare_callback(model, stage.steps, notes_of(model, samples, positive, negative)),
+        start,
+        noise_mask=mask,
+        callback=prepare_callback(model, stage.steps, notes_of(model, latent, positive, negative)),
         seed=options.seed,
     )
     check_finite("the sampled latent", sampled, NOT_FINITE)
@@ -152,7 +187,7 @@ def sample_refiner(
     stage = RefineStage(options, model.model.release, model.model.schedule)
     samples = checked_latent(model, positive, negative, latent)
     stage.check_latent(samples)
-    preview = prepare_callback(model, stage.steps, notes_of(model, samples, positive, negative))
+    preview = prepare_callback(model, stage.steps, notes_of(model, latent, positive, negative))
 
     def run(
         model: Any, steps: Steps, cfg: float, positive: Any, timesteps: list[int], mask: Tensor | None = None
@@ -194,10 +229,14 @@ def found(network: UNetConfig | None) -> str:
     return f"a {'refiner' if network.is_refiner else 'base'} ({network.kind})"
 
 
-def notes_of(model: Any, samples: Tensor, positive: Any, negative: Any) -> list[str]:
+def notes_of(model: Any, latent: dict[str, Any], positive: Any, negative: Any) -> list[str]:
     """What is to be said of a run before its first step."""
-    release, (height, width) = model.model.release, samples.shape[-2:]
-    notes = size_notes(release, VAE_STEP * width, VAE_STEP * height)
+    release, (height, width) = model.model.release, latent["samples"].shape[-2:]
+    is_refiner = model.model.network.is_refiner
+    notes = (
+        size_notes(release, VAE_STEP * width, VAE_STEP * height) if is_refiner else []
+    )  # Global Encode spoke of a base's
+    notes += latent_notes(latent)
     return notes + text_notes(release.title, positive=positive, negative=negative)
 
 

@@ -14,10 +14,16 @@ INSPECT = "I2VGen-XL/inspect"
 """The menu's folder of the blocks that show what goes on in a graph."""
 
 GlobalEncoderType = io.Custom("I2VGENXL_GLOBAL_ENCODER")
-"""Socket of a base's learnt global encoder, which the host has no type for."""
+"""Socket of a base's learnt global encoder."""
 
 CtrlAdapterType = io.Custom("I2VGENXL_CTRL_ADAPTER")
-"""Socket of a Ctrl-Adapter, which it has none for either."""
+"""Socket of a Ctrl-Adapter."""
+
+PoseKeypointType = io.Custom("POSE_KEYPOINT")
+"""Socket of body points, as pose detectors give them: OpenPose's JSON."""
+
+FlowType = io.Custom("IMAGE,OPTICAL_FLOW")
+"""Socket of optical flow, as tensors of other packs or as pictures."""
 
 _FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 

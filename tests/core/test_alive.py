@@ -347,7 +347,7 @@ class TestJudge:
 
     def test_the_truth_reaches_every_aim(self, judge):
         judge.made = lambda case: case.truth.frames
-        judge.base(8, 3, 2)
+        judge.base(range(8), range(3), range(2))
         verdicts = {name: figure.verdict for name, figure in judge.figures.items() if name != "few_steps"}
         assert len(verdicts) >= 9
         assert set(verdicts.values()) <= {"aim", ""}
@@ -355,7 +355,7 @@ class TestJudge:
 
     def test_a_still_picture_obeys_nothing(self, judge):
         judge.made = lambda case: case.truth.frames[:1].expand_as(case.truth.frames)
-        judge.base(12, 3, 2)
+        judge.base(range(12), range(3), range(2))
         figures = judge.figures
         assert figures["frame_0"].verdict == "aim"
         assert figures["opposites"].value == 0

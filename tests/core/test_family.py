@@ -147,11 +147,18 @@ def test_half_a_stem_is_refused():
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KEYS if kind not in HINTED])
-def test_the_cascade_does_not_take_them(tmp_path, kind):
+def test_they_are_first_stages(tmp_path, kind):
     save_file(toy.stored(toy.config_of(kind)), tmp_path / "a.safetensors", {"head_dim": "8", "kind": kind})
-    for load in (open_base, open_refiner):
-        with pytest.raises(CheckpointError, match=rf"found .* \({kind}\)\. .*no block takes it yet"):
-            load(tmp_path / "a.safetensors")
+    assert open_base(tmp_path / "a.safetensors").config.kind == kind
+    with pytest.raises(CheckpointError, match=rf"expected a refiner, found a base \({kind}\)"):
+        open_refiner(tmp_path / "a.safetensors")
+
+
+def test_a_first_stage_with_a_refiners_tensors_waits_for_a_word(tmp_path):
+    save_file(toy.stored(toy.config_of("text2video")), tmp_path / "a.safetensors", {"head_dim": "8"})
+    with pytest.raises(CheckpointError, match=r"found a refiner .*say text2video"):
+        open_base(tmp_path / "a.safetensors")
+    assert open_base(tmp_path / "a.safetensors", kind="text2video").config.kind == "text2video"
 
 
 # ---------------------------------------------------------------- networks

@@ -18,7 +18,7 @@ FILES = ("unet", "schedules", "encoders", "images")
 FOLDERS = {
     ".": FILES,
     "composer": ("unet", "sampling", "pictures"),
-    "unianimate": ("unet", "schedules", "animate_x", "pipeline"),
+    "unianimate": ("unet", "schedules", "animate_x", "pipeline", "pose"),
     "star": ("unet", "schedules", "pictures", "pipeline"),
     "venhancer": ("unet", "schedules", "pictures", "pipeline"),
     "anyv2v": ("anyv2v",),
@@ -30,6 +30,7 @@ def golden_names(folder="."):
     for name in FOLDERS[folder]:
         with safe_open(toy.GOLDEN / folder / f"{name}.safetensors", "pt") as file:
             yield from (f"{name}: {key}" for key in file.keys())  # noqa: SIM118
+    yield from (file.name for file in sorted((toy.GOLDEN / folder).glob("*.png")))
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,7 @@ def test_every_value_of_the_animators_is_compared_at_the_stated_limits(results):
     for name, result in found.items():
         file, _, value = name.partition(": ")
         picture = value.endswith(("clip_image", "reference_image", ".pose")) and file == "pipeline"
+        picture = picture or file.endswith(".png")
         loop = file == "pipeline" and any(part in value for part in ("random_ref", "first_frame"))
         network = file in ("unet", "animate_x") and value.endswith(networks)
         assert result.limit <= (1 if picture else 1e-4 if loop else 3e-5 if network else 1e-5), name

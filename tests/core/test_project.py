@@ -4,8 +4,11 @@ import ast
 import importlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+import run
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(file for folder in (".", "docs", "demo", "i2vgen_core") for file in (ROOT / folder).glob("*.md"))
@@ -94,3 +97,15 @@ def test_the_version_is_the_changelogs() -> None:
     latest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
     assert project is not None and latest is not None
     assert project[1] == latest[1]
+
+
+def test_comfyui_starts_with_previews(monkeypatch, tmp_path) -> None:
+    started: list[tuple] = []
+    monkeypatch.setattr(run, "find_host", lambda: tmp_path)
+    monkeypatch.setattr(run, "prepare", lambda extra: None)
+    monkeypatch.setattr(run, "HOST_BASE", tmp_path / "base")
+    monkeypatch.setattr(run.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1))
+    monkeypatch.setattr(run, "step", lambda *command, **_: started.append(command) and 0)
+    run.comfyui(["--port", "9000"])
+    *_, command = started
+    assert command[command.index("--preview-method") + 1] == "auto" and command[-2:] == ("--port", "9000")

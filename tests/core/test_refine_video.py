@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from PIL import Image
 from test_encoding import heard, with_sound
 
 from i2vgen_core.__main__ import main
+from i2vgen_core.config import RELEASES
 from i2vgen_core.media.images import FRAME_SIZES, size_like
 from i2vgen_core.media.video import read_video, video_seconds, write_video
 
@@ -48,7 +50,7 @@ class Stub:
     """Stands for the cascade: refines nothing, and keeps what it is given."""
 
     device = torch.device("cpu")
-    refiner = SimpleNamespace(release=SimpleNamespace(width=288, height=144))
+    refiner = SimpleNamespace(release=replace(RELEASES["vid2vid_xl"], width=288, height=144))
     seen: ClassVar[dict] = {}
 
     def __init__(self, *_, **__):
@@ -65,7 +67,10 @@ class Stub:
         self.seen |= {"prompt": prompt, "refine": options}
         return latent
 
-    def decode(self, latent):
+    def canvas(self, frames, options):
+        return None
+
+    def decode_refined(self, latent, canvas):
         return latent
 
     def free(self, *_):

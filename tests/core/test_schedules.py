@@ -183,7 +183,7 @@ def test_refine_steps_are_trailing():
             assert abs(nearest - t) <= 1
 
 
-@pytest.mark.parametrize("steps, levels", [(0, 600), (-1, 600), (30, 1), (30, 0), (30, 1000)])
+@pytest.mark.parametrize("steps, levels", [(0, 600), (-1, 600), (30, 1), (30, 0), (30, 1001)])
 def test_refinement_that_cannot_be(steps, levels):
     with pytest.raises(InputError, match=f"refinement: expected .*, found {steps} steps from level {levels}"):
         refine_steps(logsnr_cosine_interpolated(), steps, levels, "heun")

@@ -10,10 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from encoders_golden import ldm_vae_shapes
 from golden_inputs import EXACT, LOOP, Values, flat, network_of, official_state, photo, unet_config, video
+from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from i2vgen_core.checkpoints.encoders import load_vae
@@ -23,6 +26,9 @@ from i2vgen_core.media.guides import pose_frames, stretched
 from i2vgen_core.network.animation import Motion, Person, animation_conditions
 from i2vgen_core.network.evaluation import Prepared
 from i2vgen_core.network.unet import UNet
+from i2vgen_core.poses.alignment import align
+from i2vgen_core.poses.drawing import draw
+from i2vgen_core.poses.keypoints import Poses, poses_of_whole_body
 from i2vgen_core.sampling.guidance import guided_in_windows
 from i2vgen_core.sampling.options import AnimateOptions
 from i2vgen_core.sampling.schedules import schedule_for, strided_timesteps
@@ -316,6 +322,53 @@ def levels(images: Tensor) -> Tensor:
     return rearrange((images * 255).round(), "n h w c -> n c h w")
 
 
+# ---------------------------------------------------------------- poses
+
+
+def pose_values(folder: Path, cases: dict[str, Any]) -> Values:
+    """Of the folder's keypoints, which are inputs that stand among its values."""
+    golden = load_file(folder / "pose.safetensors")
+    keypoints, reference_keypoints = golden["keypoints"], golden["reference_keypoints"]
+    aligned, reference, own = poses_of(cases, keypoints, reference_keypoints)
+    # faces are not drawn, and so not read here; they go with the neck and the hip, which no limb moves
+    neck, hip = keypoints[0, [5, 6], :2].double().mean(dim=0), keypoints[0, 12, :2].double()
+    size = torch.tensor(cases["video"], dtype=torch.float64)
+    placed = torch.from_numpy(aligned.body[0, [1, 8]])
+    scale = (placed[1] - placed[0]) / ((hip - neck) / size)
+    faces = torch.where(keypoints[:, 23:91, 2:] < 0.3, -1.0, keypoints[:, 23:91, :2].double() / size)
+    return {
+        "keypoints": (keypoints, EXACT),
+        "reference_keypoints": (reference_keypoints, EXACT),
+        "body": (torch.from_numpy(aligned.body), EXACT),
+        "body_drawn": (torch.from_numpy(own.seen).byte(), 0.0),
+        "hands": (torch.from_numpy(aligned.hands), EXACT),
+        "faces": (faces * scale + placed[0] - neck / size * scale, EXACT),
+        "reference_body": (torch.from_numpy(reference.body[0]), EXACT),
+        "reference_hands": (torch.from_numpy(reference.hands[0]), EXACT),
+    }
+
+
+def poses_of(cases: dict[str, Any], keypoints: Tensor, reference_keypoints: Tensor) -> tuple[Poses, Poses, Poses]:
+    own = poses_of_whole_body(keypoints, *cases["video"])
+    reference = poses_of_whole_body(reference_keypoints[None], *cases["reference"])
+    return align(own, reference)[0], reference, own
+
+
+def pose_pictures(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """By the names of the folder's pictures of poses, ours and the golden ones, in levels of 8 bits."""
+    cases = json.loads((folder / "cases.json").read_text(encoding="utf-8")).get("pose", {})
+    if not cases:
+        return {}
+    golden = load_file(folder / "pose.safetensors")
+    aligned, reference, _ = poses_of(cases, golden["keypoints"], golden["reference_keypoints"])
+    found = {}
+    for name in cases["images"]:
+        pose = reference if name == "ref" else aligned[[int(name)]]
+        expected = torch.from_numpy(np.array(Image.open(folder / f"pose_{name}.png").convert("RGB")))
+        found[f"pose_{name}.png"] = levels(draw(pose, *cases["canvas"]))[0], expected.permute(2, 0, 1)
+    return found
+
+
 def makers(folder: Path, weights: ModuleType) -> dict[str, Callable[[set[str]], Values]]:
     """By the files of a folder of animators, what makes our values."""
     cases = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
@@ -324,4 +377,5 @@ def makers(folder: Path, weights: ModuleType) -> dict[str, Callable[[set[str]], 
         "schedules": lambda _: schedule_values(cases["schedules"], weights),
         "animate_x": lambda _: animate_x_values(cases["animate_x"], weights),
         "pipeline": lambda _: pipeline_values(cases["pipeline"], cases["vae"], weights),
+        "pose": lambda _: pose_values(folder, cases["pose"]),
     }

@@ -39,6 +39,7 @@ from i2vgen_core.sampling.noise import BrownianNoise  # noqa: E402
 from i2vgen_core.sampling.solvers import ddim, ddim_inversion, dpmpp_2m_sde, guide, heun  # noqa: E402
 
 TABLE = 1e-5
+PICTURE = 1.0  # of 255
 
 MODULES = {
     "sampling": "composer_golden",
@@ -69,6 +70,8 @@ def check(folder: Path) -> Iterator[Result]:
         for key, expected in sorted(golden.items()):
             value, limit = ours.get(key, (None, EXACT))
             yield Result(f"{name}: {key}", _error(value, expected, absolute=limit >= 1), limit)
+    for name, (picture, expected) in load_module(HERE / "animator_golden.py").pose_pictures(folder).items():
+        yield Result(name, _error(picture, expected, absolute=True), PICTURE)
 
 
 def makers_of(folder: Path) -> dict[str, Callable[[set[str]], Values]]:

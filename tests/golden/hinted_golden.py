@@ -19,8 +19,8 @@ from i2vgen_core.checkpoints.unet_keys import from_official
 from i2vgen_core.config import RELEASES, VAE_SCALE, VAE_STEP, ControlConfig, Kind, UNetConfig
 from i2vgen_core.media.colour import match_low_bands, match_statistics
 from i2vgen_core.media.enlarge import (
-    enhanced_size,
     enlarged,
+    enlarged_size,
     held,
     inserted_for,
     padded,
@@ -363,7 +363,8 @@ def picture_values(folder: Folder) -> Values:
         found = [[window.start, window.stop] for window in folder.windows(own, frames)]
         assert found == (expected or [[0, frames]]), (frames, second)
     for height, width, scale, expected in computed.get("target", []):
-        assert list(enhanced_size(height, width, scale)) == expected, (height, width, scale)
+        bounds = folder.release.fewest_pixels, folder.release.most_pixels
+        assert list(enlarged_size(height, width, scale, *bounds)) == expected, (height, width, scale)
     for keys, inserted, expected in computed.get("mask", []):
         assert key_frames(len(held(torch.zeros(keys), inserted)), inserted).tolist() == expected, (keys, inserted)
     for fps, target, expected in computed.get("inserted", []):

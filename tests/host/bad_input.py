@@ -102,7 +102,7 @@ class Runner:
         if result.error_type is None:
             return "refused by the host's check", ""
         problem = _judge(result.error)
-        if not result.error_type.endswith((".InputError", ".CheckpointError")):
+        if result.error_type not in ("InputError", "CheckpointError"):
             problem = f"{result.error_type} in {result.raised_in}: {result.error[:300]}"
         return "refused with a sentence", problem
 

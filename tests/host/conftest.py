@@ -23,6 +23,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     - `tiny`: I2VGen-XL and MS-Vid2Vid-XL.
     - `others`: MS-Image2Video and SR600.
+    - `family/<kind>`: as `short`, of the networks beside the cascade's.
     - `short`: as `tiny` with two levels, for long runs; its heads are 64 wide, as a file without config.json is read.
 
     Weights are stored in fp16: the host keeps CLIP's so on every device, and rounding would hide what is compared.
@@ -41,6 +42,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scaffold(folder / "tiny", tiny)
     scaffold(folder / "others", tiny, base="image2video", refiner="sr600", seed=1)
     scaffold(folder / "short", replace(tiny, unet=short), seed=2)
+    for kind in ("tft2v_composer", "videolcm_composer", "text2video", "unianimate", "animate_x"):
+        scaffold(folder / "family" / kind, replace(tiny, unet=short), base=kind, seed=3)
     return folder
 
 

@@ -109,6 +109,8 @@ class Host:
     def _receive(self, event: Any, data: Any, client: str | None = None) -> None:
         if isinstance(data, dict) and event != "progress":
             self._result.note(event, data)
+        elif isinstance(event, int) and isinstance(data, bytes):
+            self._result.note_bytes(event.to_bytes(4, "big") + data)
 
 
 def _keep_node(kept: dict[str, Any]) -> type:

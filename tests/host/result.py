@@ -16,10 +16,12 @@ class Result:
     kept: dict[str, Any] = field(default_factory=dict, repr=False)  # in process only: the values asked for with `keep`
     progress: list[tuple[str, int, int]] = field(default_factory=list)  # over the server: node, value, of how many
     previews: list[bytes] = field(default_factory=list, repr=False)  # over the server: image files, as they came
-    texts: list[tuple[str, str]] = field(default_factory=list)  # over the server: node, and what is written below it
+    texts: list[tuple[str, str]] = field(default_factory=list)  # node, and what is written below it
     error: str | None = None  # the message that a user reads
     error_node: str | None = None
-    error_type: str | None = None  # the exception's, with its module; None where the graph was refused before it ran
+    error_type: str | None = (
+        None  # the exception's class, as it is shown; None where the graph was refused before it ran
+    )
     raised_in: str | None = None  # file and line of the traceback's last entry
     interrupted: bool = False
 

@@ -285,7 +285,7 @@ def released(host: Host, bundles: Path) -> Iterator[Callable[..., None]]:
 
     yield put
     for file in made:
-        file.unlink()
+        file.unlink(missing_ok=True)
 
 
 def _chosen(bundle: str) -> graphs.Graph:
@@ -328,6 +328,67 @@ def test_a_missing_refiner_is_named_before_the_base_is_sampled(host, released):
     result = host.run(_chosen("released files"), {"output": ("refine", 0)})
     assert result.error_node == "refiner" and "base" not in result.executed
     assert "non_ema_0035000.pth: https://huggingface.co/ali-vilab/MS-Vid2Vid-XL/resolve/main/" in result.error
+
+
+@pytest.fixture
+def published(bundles: Path) -> Iterator[Path]:
+    """The short bundle as the published folder."""
+    folder = bundles / "i2vgen-xl"
+    shutil.copytree(bundles / "short", folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_the_published_folder_holds_released_files_too(host, released, published):
+    """Its parts stand in for single files that are not there."""
+    released("text", "vid2vid_xl")
+    shutil.rmtree(published / "refiner")
+    shutil.rmtree(published / "text_encoder")
+    expected, found = (host.value(_chosen(name), "base") for name in ("short", "released files"))
+    assert relative_error(found, expected) == 0
+    shutil.rmtree(published / "vae")
+    result = host.run(_chosen("released files"), {"output": ("refine", 0)})
+    assert result.error_node == "loader" and f"found no {FILES['vae'].name}. " in result.error
+    result = host.run(_chosen("i2vgen-xl"), {"output": ("refine", 0)})
+    assert (
+        "models/diffusers/i2vgen-xl: expected unet, " in result.error and "found no text_encoder, vae. " in result.error
+    )
+    assert "https://huggingface.co/ali-vilab/i2vgen-xl/tree/main/vae" in result.error and not result.executed
+
+
+def test_other_folders_of_the_users_are_looked_into(host, released, tmp_path, monkeypatch):
+    """As extra_model_paths.yaml adds them."""
+    import folder_paths
+
+    released("i2vgen_xl", "text", "vision", "vae")
+    expected = host.value(_chosen("released files"))
+    for key in ("i2vgen_xl", "text", "vision", "vae"):
+        file = FILES[key]
+        (tmp_path / file.folder).mkdir()
+        shutil.move(host.base_directory / "models" / file.folder / file.name, tmp_path / file.folder)
+        there, suffixes = folder_paths.folder_names_and_paths[file.folder]
+        places = [*there, str(tmp_path / file.folder)]
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, file.folder, (places, suffixes))
+    assert relative_error(host.value(_chosen("released files")), expected) == 0
+
+
+@pytest.mark.parametrize("order", [list, reversed])
+def test_a_wrong_file_is_told_before_the_base_is_sampled(host, folder, official, order):
+    """In whichever order the host comes to the blocks."""
+    save_file(official, folder / "base.safetensors")
+    graph = changed(_chosen("short") | graphs.save("refine"), refiner__model_name="base.safetensors")
+    graph["refine"]["inputs"] = dict(order(list(graph["refine"]["inputs"].items())))
+    result = host.run(graph)
+    assert result.error_node == "refiner" and "base" not in result.executed
+    assert result.error.startswith("base.safetensors: expected a refiner, found a base (i2vgen_xl). ")
+    assert result.error_type == "CheckpointError"
+
+
+def test_a_name_that_is_not_there_has_the_releases_address(host):
+    graph = changed(graphs.refined_latent(), refiner__model_name="non_ema_0035000.pth")
+    result = host.run(graph, {"output": ("refiner", 0)})
+    assert "found 'non_ema_0035000.pth', which is not among" in result.error
+    assert "https://huggingface.co/ali-vilab/MS-Vid2Vid-XL/resolve/main/non_ema_0035000.pth" in result.error
 
 
 def test_a_refiner_that_goes_with_no_base(host):

@@ -177,6 +177,14 @@ def test_values_are_those_of_the_layer(seen, ours):
         assert each["n_heads"] * each["dim_head"] == channels
 
 
+def test_a_network_says_its_sizes_as_the_hosts_do(ours, theirs):
+    """RenormCFG and other nodes read them."""
+    for name in ("in_channels", "out_channels", "model_channels"):
+        assert isinstance(getattr(ours, name), type(getattr(theirs, name)))
+    assert ours.in_channels == theirs.in_channels == ours.out_channels == 4
+    assert ours.model_channels == ours.config.model_channels
+
+
 def test_wrappers_may_change_every_argument(ours):
     """A pack's wrapper written for the host's networks, by position."""
     context, details = torch.zeros(1, 77, ours.config.context_dim), torch.zeros(FRAMES, 4, HEIGHT, WIDTH)

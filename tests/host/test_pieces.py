@@ -315,6 +315,11 @@ def _first(count: int, *names: str) -> Callable[[dict[str, Any]], dict[str, Any]
     }
 
 
+def _without(*names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """All but those of these names, as where a pack passes on the conditions that it knows."""
+    return lambda given: {name: value for name, value in given.items() if name not in names}
+
+
 UNFIT: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "a frame by itself": (_first(1), "clips of 6 frames, found 1 frames"),
     "frames out of order": (
@@ -329,7 +334,7 @@ UNFIT: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     ),
     "contexts of others": (lambda given: {**given, "owner": given["owner"] * 0}, "one of each clip's conditioning"),
     "contexts that say nothing": (
-        lambda given: {name: value for name, value in given.items() if name not in ("rows", "owner")},
+        _without("rows", "owner"),
         "one, or the geometry of each",
     ),
     "details of a part": (
@@ -338,6 +343,8 @@ UNFIT: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     ),
     "levels of fewer frames": (_first(6, "t"), "levels of noise|must match"),
     "frame rates of one": (_first(1, "fps"), "2 of each kind, found 1"),
+    "no details": (_without("details"), "the image's details: expected some, in every call of the network, found none"),
+    "no frame rate": (_without("fps"), "the frame rate: expected some, in every call of the network, found none"),
 }
 
 
@@ -350,10 +357,7 @@ def test_what_fits_no_more_is_said(sample, name):
 
 def test_one_clip_needs_no_geometry(sample):
     """As where a pack calls the network with the conditions that it knows."""
-    plain = sample()
-
-    def change(given: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in given.items() if name not in ("rows", "places", "owner")}
+    plain, change = sample(), _without("rows", "places", "owner")
 
     def apart(apply_model: Any, arguments: dict[str, Any]) -> Tensor:
         given = change({"x": arguments["input"], "t": arguments["timestep"], **arguments["c"]})
@@ -381,6 +385,27 @@ def test_controls_are_refused(sample, made, monkeypatch, kind, sampler):
 
     with pytest.raises(ValueError, match=f"no {kind}, since none was trained"):
         sample(lambda model: model.add_wrapper_with_key("outer_sample", KEY, fail), sampler=sampler)
+
+
+@pytest.mark.parametrize("sampler", ["ours", "stock"])
+def test_a_reference_that_becomes_a_control_is_refused(sample, sampler):
+    """As a pack keeps it beside the model until the run has begun."""
+    extras = SimpleNamespace(context_ref=object())
+    kept = SimpleNamespace(context_options=SimpleNamespace(extras=extras))
+    with pytest.raises(ValueError, match="no ContextRef, since none was trained"):
+        sample(lambda model: model.set_attachments("ADE_params", kept), sampler=sampler)
+    extras.context_ref = None
+    assert sample(lambda model: model.set_attachments("ADE_params", kept), sampler=sampler).isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", ["ours", "stock"])
+def test_an_area_in_time_is_refused(sample, host, made, monkeypatch, sampler):
+    """The host takes the height of such an area for its part of the time."""
+    node = host.nodes["ConditioningSetAreaPercentageVideo"]()
+    (positive,) = node.append(made.positive, 0.5, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    monkeypatch.setattr(made, "positive", positive + made.positive)
+    with pytest.raises(ValueError, match="an area of the frames' places, found one in time too"):
+        sample(sampler=sampler)
 
 
 def test_controls_are_refused_where_conditions_are_made(made):
@@ -429,6 +454,28 @@ def test_another_schedule_or_prediction_is_refused(sample, made, stage):
         sample(lambda model: replaced(model, noise, own), stage)
     same = sample(lambda model: replaced(model, velocity, own), stage)
     assert torch.equal(same, sample(stage=stage))
+
+
+# ---- latents that may mean something else
+
+
+def test_what_a_latent_may_mean_is_said(sample, host, made, monkeypatch):
+    """Two videos behind each other are one to a refiner: a note says so."""
+    sampling, said = host.module("nodes.host.sampling"), []
+    original = sampling.prepare_callback
+
+    def prepare(model: Any, steps: int, notes: list[str]) -> Any:
+        said.extend(notes)
+        return original(model, steps, notes)
+
+    monkeypatch.setattr(sampling, "prepare_callback", prepare)
+    sample(stage="refiner")
+    assert not [note for note in said if note.startswith("latent:")]
+    (joined,) = host.nodes["LatentBatch"].execute(made.encoded, made.encoded).args
+    monkeypatch.setattr(made, "encoded", joined)
+    sample(stage="refiner")
+    (note,) = [note for note in said if note.startswith("latent:")]
+    assert f"some of its {2 * FRAMES} frames" in note
 
 
 # ---- memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import sqrt
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_unet
 from i2vgen_core.media.images import clip_frame, read_image
 from i2vgen_core.media.video import read_video
+from i2vgen_core.sampling.held import Held
 
 from . import graphs
 from .compare import relative_error
@@ -371,10 +373,39 @@ def test_noise_mask(host, entry, solver):
     assert relative_error(masked[..., 9:], encoded[..., 9:]) > 1e-2
 
 
-def test_noise_mask_on_the_base(host):
-    graph = graphs.base_latent() | {
-        "all": node("SolidMask", value=0.5, width=graphs.WIDTH, height=graphs.HEIGHT),
-        "masked": node("SetLatentNoiseMask", samples=["global_encode", 2], mask=["all", 0]),
+def test_the_base_reads_latent_and_mask(host, bundles, photo):
+    """The stock KSampler's video from the same latent with SetLatentNoiseMask, a soft mask among them, and the core's."""
+    levels, steps = 0.8, 4  # 601, 401, 201, 1 in both
+    blended = torch.ones(graphs.FRAMES, graphs.HEIGHT, graphs.WIDTH)
+    blended[:, :, :32], blended[:, 40:], blended[2] = 0, 0.5, 0
+    given = torch.randn(
+        graphs.FRAMES, 4, graphs.HEIGHT // 8, graphs.WIDTH // 8, generator=torch.Generator().manual_seed(2)
+    )
+    host.given |= {"mask": blended, "video": {"samples": given}}
+    masked = {
+        "video": node("GiveForTest", name="video"),
+        "mask": node("GiveForTest", name="mask"),
+        "masked": node("SetLatentNoiseMask", samples=["video", 0], mask=["mask", 0]),
     }
-    latent = host.value(changed(graph, base__latent=["masked", 0]), "base")
-    assert latent.shape[0] == graphs.FRAMES and latent.isfinite().all()
+    settings = {"base__steps": steps, "base__denoise": levels}
+    ours = changed(graphs.base_latent() | masked, base__latent=["masked", 0], **settings)
+    stock = changed(
+        graphs.stock_latent() | masked, base__latent_image=["masked", 0], base__sampler_name="euler", **settings
+    )
+    sampled = host.value(ours)
+    assert relative_error(sampled, host.value(stock)) < 1e-4
+    options = replace(graphs.BASE_OPTIONS, steps=steps, denoise=levels)
+    cascade = Cascade(bundles / graphs.BUNDLE)
+    conditions = cascade.condition(read_image(photo), graphs.PROMPT, options)
+    assert relative_error(sampled, cascade.sample_base(conditions, options, held=Held(given, blended))) < 1e-4
+    assert relative_error(sampled[:, :, :4, :3], given[:, :, :4, :3]) < 1e-5
+    assert relative_error(sampled[2], given[2]) < 1e-5
+    assert relative_error(sampled[:2, :, :4, 6:], given[:2, :, :4, 6:]) > 1e-2
+
+
+def test_from_pure_noise_the_latent_is_not_read(host):
+    graph = graphs.base_latent() | {"video": node("GiveForTest", name="video")}
+    host.given["video"] = {"samples": torch.ones(graphs.FRAMES, 4, graphs.HEIGHT // 8, graphs.WIDTH // 8)}
+    read = changed(graph, base__latent=["video", 0])
+    assert relative_error(host.value(read), host.value(graph)) == 0
+    assert relative_error(host.value(changed(read, base__denoise=0.5)), host.value(graph)) > 1e-2

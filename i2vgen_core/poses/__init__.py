@@ -1,0 +1,1 @@
+"""A person's poses: keypoints of detectors, aligned to a picture, drawn as the animators were trained on them."""

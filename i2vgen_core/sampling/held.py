@@ -1,0 +1,86 @@
+"""Latents of which a part is given: it is held while the rest is sampled, as ComfyUI's samplers hold what a noise mask leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import InputError, check_finite, check_shape
+from .schedules import Schedule
+from .solvers import Denoise
+
+_MASK = "Give a mask of the picture, one for all frames or one for each: 1 is sampled, 0 is held."
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What a base stage is given beside its conditions.
+
+    Args:
+        latent: unscaled [frames, 4, h, w]; what is held, and what a run with `denoise` below 1 begins from.
+        mask: of the video in any size, [H, W] or [n, H, W], for each frame or one for all: 1 is sampled, 0 is held,
+            between blends the two; None holds nothing.
+        by_signal: in place of blending, the mask says how long a place is held: until the signal's share of the noisy
+            latent, 0..1, has come to 1 - mask (Time-to-Move, arXiv 2511.08633, whose two clocks are two such values).
+    """
+
+    latent: Tensor
+    mask: Tensor | None = None
+    by_signal: bool = False
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises InputError for a latent that is not of a shape or not finite, and for a mask that is none."""
+        check_shape("held latent", self.latent.shape, shape, "Encode it in the size and frames of the conditions.")
+        check_finite("held latent", self.latent, "Look at where it comes from: something failed there.")
+        if self.mask is None:
+            return
+        frames, found = shape[0], list(self.mask.shape)
+        if (
+            self.mask.ndim not in (2, 3)
+            or not self.mask.numel()
+            or (self.mask.ndim == 3 and found[0] not in (1, frames))
+        ):
+            raise InputError("mask", f"[height, width] or [1 or {frames}, height, width]", f"{found}", _MASK)
+        check_finite("mask", self.mask, _MASK)
+
+    def latent_mask(self) -> Tensor:
+        """The mask at the latent's size [n, 1, h, w], float32 in 0..1, by ComfyUI's interpolation."""
+        assert self.mask is not None
+        mask = self.mask.reshape(-1, 1, *self.mask.shape[-2:]).float().clamp(0, 1)
+        mask = functional.interpolate(mask, self.latent.shape[-2:], mode="bilinear")
+        return mask.to(self.latent.device)
+
+
+def free_at(mask: Tensor, signal: float) -> Tensor:
+    """Where a mask of `by_signal` is sampled, 1, and where it is still held, 0.
+
+    Args:
+        mask: 0..1, any shape.
+        signal: its share of the noisy latent, 0..1.
+    """
+    return (mask >= 1 - signal).to(mask)
+
+
+def hold(denoise: Denoise, schedule: Schedule, latent: Tensor, noise: Tensor, mask: Tensor, by_signal: bool) -> Denoise:
+    """A denoiser that sees what is held at the noise of its level, and leaves it as it is.
+
+    Args:
+        denoise: see solvers.Denoise.
+        schedule: the network's own.
+        latent: scaled and clean, [frames, 4, h, w].
+        noise: of its shape, the run's first.
+        mask: [n, 1, h, w], see Held.
+        by_signal: see Held.
+    """
+
+    def denoise_free(x: Tensor, t: int) -> Tensor:
+        signal, _ = schedule.signal_and_noise(t)
+        free = free_at(mask, signal) if by_signal else mask
+        if not free.any():
+            return latent
+        kept = schedule.add_noise(latent, noise, t)
+        return denoise(x * free + kept * (1 - free), t) * free + latent * (1 - free)
+
+    return denoise_free

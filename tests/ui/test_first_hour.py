@@ -1,0 +1,169 @@
+"""Words at the right moment in the real front end: missing files, text below blocks, errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from i2vgen_core.__main__ import main
+from i2vgen_core.checkpoints.download import FILES, SETS
+
+from ..templates.templates import base, cascade
+
+PACK = Path(__file__).resolve().parents[2]
+CASCADE = {(FILES[key].name, FILES[key].folder) for key in SETS["cascade"]}
+
+
+def _template(make: Any, **widgets: dict[str, Any]) -> dict[str, Any]:
+    """A template with widgets' values by type of node."""
+    workflow = json.loads((PACK / "workflows" / f"{make().title}.json").read_text(encoding="utf-8"))
+    for node in workflow["nodes"]:
+        names = list(node.get("widgets_values_named", {}))
+        for name, value in widgets.get(node["type"].removeprefix("I2VGenXL"), {}).items():
+            node["widgets_values"][names.index(name)] = value
+            node["widgets_values_named"][name] = value
+    return workflow
+
+
+def _offered(front_end) -> set[tuple[str, str]]:
+    found = front_end.missing_models()
+    assert all(each["url"].startswith("https://huggingface.co/ali-vilab/") for each in found)
+    return {(each["name"], each["directory"]) for each in found}
+
+
+def _texts(front_end) -> dict[str, str]:
+    """What stands below blocks, by their types."""
+    return front_end.page.evaluate(
+        """() => Object.fromEntries(app.graph.nodes.map(node =>
+            [node.type, node.widgets?.find(widget => widget.name === '$$node-text-preview')?.value]).filter(each => each[1]))"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("bundle", "missing"), [("tiny (built in)", set()), ("released files", CASCADE), ("i2vgen-xl", CASCADE)]
+)
+def test_missing_files_are_all_offered(front_end, bundle, missing):
+    """Each with its address and folder, by one choice in one block; what is saved and sent has no word of it."""
+    workflow = _template(cascade, CascadeLoader={"bundle": bundle})
+    front_end.load(workflow)
+    assert _offered(front_end) == missing
+    assert front_end.errors == []
+    (sent,) = (
+        node["inputs"]
+        for node in front_end.prompt()["output"].values()
+        if node["class_type"] == "I2VGenXLCascadeLoader"
+    )
+    assert sent == {"bundle": bundle, "weight_dtype": "default"}
+    front_end.page.screenshot(path=front_end.screenshots / "missing.png")
+
+
+def test_a_blocks_missing_files_are_offered(front_end):
+    """Where the choice is a widget of an outer block."""
+    saved = json.loads((PACK / "subgraphs" / "Image to Video (I2VGen-XL).json").read_text(encoding="utf-8"))
+    front_end.load(saved)
+    assert _offered(front_end) == set()
+    front_end.page.evaluate("app.graph.nodes[0].widgets.find(each => each.name === 'bundle').value = 'released files'")
+    front_end.load(front_end.prompt()["workflow"])
+    assert {name for name, _ in _offered(front_end)} == {
+        FILES[key].name for key in ("i2vgen_xl", "text", "vision", "vae")
+    }
+
+
+def test_the_download_walk(front_end, server, caplog):
+    """Opened without files, fetched, R, Run: the one complaint is that a file is a dummy."""
+    front_end.load(_template(cascade, CascadeLoader={"bundle": "released files"}))
+    assert _offered(front_end) == CASCADE
+    models = server.base_directory / "models"
+    files = [models / folder / name for name, folder in CASCADE]
+    try:
+        for file in files:  # in the place of the network
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(bytes(1000))
+        with caplog.at_level("INFO", logger="i2vgen_xl"):
+            assert main(["download", "cascade", "--to", str(models)]) == 0
+        assert sum("is there already" in line for line in caplog.messages) == len(CASCADE)
+        front_end.page.evaluate("app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')")
+        front_end.page.wait_for_function(
+            """() => !document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s
+                .get('missingModel').missingModelCandidates?.length"""
+        )
+        result = front_end.run()
+        assert result.error_node == "I2VGenXLCascadeLoader"
+        assert result.error.startswith("file i2vgen_xl_fp16.safetensors: expected a safetensors file, found ")
+    finally:
+        for file in files:
+            file.unlink()
+
+
+def test_a_warning_goes_with_its_cause(front_end):
+    front_end.load(
+        _template(base, GlobalEncode={"frames": 1}, BaseSampler={"steps": 1}, CLIPEncode={"prompt": "fox " * 80})
+    )
+    assert front_end.run().error is None
+    assert _texts(front_end)["I2VGenXLCLIPEncode"].startswith("prompt: 5 tokens after the first 75 are not read")
+    front_end.set_widgets({"I2VGenXLCLIPEncode": {"prompt": "A triangle slides gently up."}})
+    assert front_end.run().error is None
+    texts = _texts(front_end)
+    assert "I2VGenXLCLIPEncode" not in texts and texts["I2VGenXLBaseSampler"] == "step 1 of 1"
+    assert texts["I2VGenXLCascadeLoader"].startswith("knows moving shapes alone")  # it has not run again
+    front_end.page.screenshot(path=front_end.screenshots / "warning_gone.png")
+
+
+ONE_BLOCK = {
+    "Image to Video (I2VGen-XL)": (
+        "image to video",
+        "img2vid",
+        "animate",
+        "motion",
+        "photo",
+        "photo to video",
+        "clip vision",
+    ),
+    "Video Refine (I2VGen-XL)": ("refine", "vid2vid", "upscale video", "enhance video"),
+}
+"""What people type, by the blueprint that has to come before the stages. Of "i2v" the front end brings first whose name
+begins so, as the stages' do."""
+
+
+def test_what_people_type_brings_the_one_block_solution_first(front_end):
+    found = front_end.page.evaluate(
+        """async searched => {
+            const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s
+            const search = words => stores.get('nodeDef').nodeSearchService.searchNode(words).map(node => node.display_name)
+            return Object.fromEntries(searched.map(words => [words, search(words).filter(name => name.includes('I2VGen-XL'))]))
+        }""",
+        [*(words for typed in ONE_BLOCK.values() for words in typed), "i2v"],
+    )
+    for block, typed in ONE_BLOCK.items():
+        for words in typed:
+            assert found[words][:1] == [block], words
+            assert words == "photo to video" or len(found[words]) >= 3, words
+    assert set(ONE_BLOCK) < set(found["i2v"])
+
+
+@pytest.mark.parametrize("renderer", ["classic", "Nodes 2.0"])
+def test_nothing_stays_after_a_cancel(front_end, renderer):
+    page = front_end.page
+    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", renderer == "Nodes 2.0")
+    try:
+        front_end.load(_template(base, BaseSampler={"steps": 999}))  # minutes
+        page.evaluate("() => void app.queuePrompt(0)")
+        page.wait_for_function(
+            """() => app.graph.nodes.some(node => node.type === 'I2VGenXLBaseSampler' && node.widgets.some(
+                widget => widget.name === '$$node-text-preview' && /^step [1-9]/.test(widget.value)))"""
+        )
+        interrupted = page.evaluate(
+            """async () => {
+                const end = new Promise(resolve => app.api.addEventListener('execution_interrupted', resolve, {once: true}))
+                app.extensionManager.command.execute('Comfy.Interrupt')
+                await end
+                return true
+            }"""
+        )
+        page.wait_for_timeout(500)
+        assert interrupted and "I2VGenXLBaseSampler" not in _texts(front_end)
+    finally:
+        page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")

@@ -1,0 +1,114 @@
+// What the front end leaves to a pack: text below a block that is out of date, and released files that are missing
+// without a widget that holds their names.
+import { app } from '../../scripts/app.js'
+
+// ---- text below blocks
+
+const TEXT = '$$node-text-preview' // the front end's name of the widget that shows it
+const mayWrite = (type) => type?.startsWith('I2VGenXL') && type !== 'I2VGenXLVAEDecode' // that one follows a sampler's text
+
+// The nodes of an execution id such as "5:3", outermost first: a block that holds others shows their text too.
+function nodesOf(id) {
+  let graph = app.rootGraph
+  const found = []
+  for (const part of String(id).split(':')) {
+    const node = graph?.getNodeById(part)
+    if (node) found.push(node)
+    graph = node?.subgraph
+  }
+  return found
+}
+
+// The front end keeps a text until the block writes another, and a block without anything to say writes none.
+function forgetText(node) {
+  const widget = node.widgets?.find((each) => each.name === TEXT)
+  if (!widget) return
+  widget.onRemove?.()
+  node.widgets.splice(node.widgets.indexOf(widget), 1)
+  node.setDirtyCanvas(true, true)
+}
+
+function forgetTextsOf(id) {
+  const nodes = nodesOf(id)
+  if (mayWrite(nodes.at(-1)?.type)) nodes.forEach(forgetText)
+}
+
+// ---- released files
+
+const LOADER = 'I2VGenXLCascadeLoader'
+const CHOICES = { [LOADER]: 'bundle', I2VGenXLRefinerLoader: 'model_name' } // the widgets whose choice means released files
+const RELEASED = ['released files', 'i2vgen-xl'] // as nodes/host/folders.py names them; the second is the published folder
+const WITH_BASE = 'goes with the base'
+let offered = {} // by type of node: {name, url, directory, there} of each file
+
+function readDefinitions(definitions) {
+  for (const [type, name] of Object.entries(CHOICES))
+    offered[type] = definitions[type]?.input.required[name][1]?.released ?? []
+}
+
+function everyNode(graph, found = []) {
+  for (const node of graph?.nodes ?? []) {
+    found.push(node)
+    if (node.subgraph) everyNode(node.subgraph, found)
+  }
+  return found
+}
+
+// A widget's value, or that of the outer block's widget which stands for it.
+function valueOf(node, name) {
+  const link = node.inputs?.find((input) => input.widget?.name === name)?.link
+  const outer = link == null ? null : everyNode(app.rootGraph).find((each) => each.subgraph === node.graph)
+  const promoted = outer && node.graph.inputs[node.graph.getLink(link)?.origin_slot]?.name
+  const widget = promoted ? outer.widgets?.find((each) => each.name === promoted) : null
+  return (widget ?? node.widgets?.find((each) => each.name === name))?.value
+}
+
+function choosesReleased(node) {
+  const choice = node.widgets?.find((each) => each.name === CHOICES[LOADER])
+  const value = valueOf(node, CHOICES[LOADER])
+  return value === RELEASED[0] || (value === RELEASED[1] && !choice?.options.values.includes(value))
+}
+
+// The front end looks for missing files in the widgets of a graph. Each released file has one here that is never shown
+// or saved, with the file's name where the choice means it.
+function offerFiles() {
+  const nodes = everyNode(app.rootGraph).filter((node) => node.type in CHOICES)
+  const released = nodes.some((node) => node.type === LOADER && choosesReleased(node))
+  for (const node of nodes) {
+    const files = offered[node.type] ?? []
+    const chosen = node.type === LOADER ? choosesReleased(node) : released && valueOf(node, CHOICES[node.type]) === WITH_BASE
+    if (files.length) node.properties.models ??= files.map(({ name, url, directory }) => ({ name, url, directory }))
+    for (const { name, there } of files) {
+      const options = { values: there ? [name] : [], hidden: true, serialize: false }
+      const widget =
+        node.widgets.find((each) => each.name === name) ??
+        node.addCustomWidget({ type: 'combo', name, value: '', y: 0, hidden: true, serialize: false, options })
+      widget.options.values = options.values
+      widget.value = chosen ? name : ''
+    }
+  }
+}
+
+app.registerExtension({
+  name: 'i2vgen_xl',
+  addCustomNodeDefs: readDefinitions,
+  refreshComboInNodes(definitions) {
+    readDefinitions(definitions)
+    offerFiles()
+  },
+  afterConfigureGraph: offerFiles,
+  nodeCreated(node) {
+    const choice = node.widgets?.find((each) => each.name === CHOICES[node.comfyClass])
+    if (!choice) return
+    const { callback } = choice
+    choice.callback = function (...values) {
+      callback?.apply(this, values)
+      forgetText(node) // of what was chosen before
+      offerFiles()
+    }
+  },
+  setup() {
+    app.api.addEventListener('executing', ({ detail }) => detail && forgetTextsOf(detail))
+    app.api.addEventListener('execution_interrupted', ({ detail }) => forgetTextsOf(detail.node_id))
+  },
+})
