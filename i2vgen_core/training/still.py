@@ -208,8 +208,9 @@ def _spread(network: Any) -> None:
     _set(units, 0, {constant: 1 / scale})
     _set(units, hidden, {later: 10.0, constant: -10.0 * 0.75 * _LATER * small})
     _set(block.ff.net[2], known, {0: 1 / 5})
-    _set(block.attn1.to_out[0], known, {})
-    _set(block.attn2.to_out[0], known, {})
+    for place in (later, constant, known):  # what the unit reads and says is not stirred
+        _set(block.attn1.to_out[0], place, {})
+        _set(block.attn2.to_out[0], place, {})
     for place, sign in ((_IS_LATER, 1.0), (_IS_LATER + 1, -1.0)):
         _set(transformer.proj_out, place, {known: sign})
 
@@ -227,8 +228,12 @@ def _last_block(network: Any, first: Line, later: Line) -> None:
     (a, b), (a_first, b_first) = later(network.config.kind), first(network.config.kind)
     embedded = _embedded(network)
     highest = float(b.max())
-    gates = ((_noisy, a, 1.0, False), (_picture, highest - b, 1.0, False))
-    gates += ((_noisy, a_first - a, 1.0, True), (_picture, b_first - b, -1.0, True))
+    gates = [
+        (_noisy, a, 1.0, False),
+        (_picture, highest - b, 1.0, False),
+        (_noisy, a_first - a, 1.0, True),
+        (_picture, b_first - b, -1.0, True),
+    ]
     for number, (value, wanted, plus, of_first) in enumerate(gates):
         shift, slope = _gate(wanted)
         weight, bias = _fitted(embedded, shift)
