@@ -67,7 +67,7 @@ class Control:
     """
 
     adapter: CtrlAdapter
-    network: nn.Module
+    network: Any
     dtype: torch.dtype
     hints: Tensor
     texts: tuple[Tensor, Tensor]
@@ -106,7 +106,7 @@ class Control:
 
     def _middle(self, size: torch.Size) -> tuple[int, ...]:
         """Height and width of the middle's features: each halving rounds up."""
-        halvings = sum(_is_downsampling(block) for block in self.network.input_blocks)  # type: ignore[union-attr]
+        halvings = sum(_is_downsampling(block) for block in self.network.input_blocks)
         return tuple(-(-side // 2**halvings) for side in size)
 
     def _features(self, x: Tensor, t: Tensor, text: Tensor) -> list[Tensor]:
@@ -120,7 +120,7 @@ class Control:
             "timesteps": t.to(self.dtype).expand(frames),
             "context": text.to(x.device, self.dtype).expand(frames, -1, -1),
         }
-        first: Any = self.network.input_blocks[0]  # type: ignore[index]
+        first = self.network.input_blocks[0]
         unread = first.register_forward_hook(_nothing) if self.options.key_frames else None
         try:
             made = self.network(**given)
