@@ -6,8 +6,10 @@ import adapters
 import pytest
 import torch
 import toy
+from safetensors.torch import save_file
 
 from i2vgen_core.checkpoints.adapter import load_adapter
+from i2vgen_core.checkpoints.inspect import inspect_file
 from i2vgen_core.config import UNetConfig
 from i2vgen_core.errors import CheckpointError, InputError
 from i2vgen_core.network.adapter import Steered, steered_channels
@@ -63,6 +65,18 @@ def test_a_file_that_is_not_whole_is_refused_by_name(change, words):
     change(state)
     with pytest.raises(CheckpointError, match=words):
         load_adapter(state, HEAD)
+
+
+def test_inspect_knows_a_file(tmp_path):
+    config = replace(CONFIG, model_channels=64, channel_mult=(1,), attention_levels=(True,))
+    state, path = adapters.state(config), tmp_path / "adapter.safetensors"
+    save_file(state, path)
+    (finding,) = inspect_file(path).findings
+    assert finding.whole and "3 adapters" in finding.title and "models/controlnet" in finding.loader
+    state.pop("mid_block_adapter.norm.bias")
+    save_file(state, path)
+    (finding,) = inspect_file(path).findings
+    assert not finding.whole and "mid_block_adapter.norm.bias" in finding.sure
 
 
 def test_steps_that_are_steered():
