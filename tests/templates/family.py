@@ -122,7 +122,8 @@ any block does that draws near places bright. Blocks that scale each frame by it
     note = _note("Depth to video", words, "tft2v_composer")
     graph = Graph("depth_to_video", note, "I2VGen-XL 17 Depth to video")
     start = _Start(graph, "tft2v_composer", "tft2v_composer")
-    group, frames = _video_in(graph, "2. Depth of a video")
+    _, frames = _video_in(graph, "2. A video")
+    group = graph.group("Its depth")
     moge = group.add("LoadMoGeModel", model_name=_MOGE, models=_hosted("MoGe", "geometry_estimation", _MOGE))
     depth = group.add("MoGeRender", moge_geometry=group.add("MoGeInference", moge_model=moge, image=frames))
     group.add("PreviewImage", images=depth)
@@ -166,7 +167,9 @@ into Animate."""
     group, frames = _video_in(graph, "2. Who, and how")
     person = group.add("LoadImage", image="person.png")
     poses = graph.group("3. Poses")
-    sdpose = poses.add("CheckpointLoaderSimple", ckpt_name=_SDPOSE, models=_hosted("SDPose", "checkpoints", _SDPOSE))
+    sdpose = poses.add(
+        "CheckpointLoaderSimple", ckpt_name=_SDPOSE, models=_hosted("SDPose", "checkpoints", _SDPOSE), room=170
+    )
     found = [
         poses.add("SDPoseKeypointExtractor", title=title, model=sdpose, vae=sdpose["VAE"], image=image)
         for title, image in (("Of the video", frames), ("Of the person", person))

@@ -21,6 +21,10 @@ BYPASSED = 4
 """A bypassed node hands its input on; one without inputs is left out, and the front end asks for none of its files."""
 
 _ROOM = {
+    "CLIPLoader": 180,
+    "CLIPVisionLoader": 130,
+    "I2VGenXLAlignPose": 150,
+    "I2VGenXLBaseLoader": 290,
     "I2VGenXLCascadeLoader": 290,
     "I2VGenXLCLIPEncode": 340,
     "I2VGenXLGlobalEncode": 320,
@@ -28,6 +32,9 @@ _ROOM = {
     "PreviewImage": 270,
     "PreviewAny": 340,
     "LoadImage": 330,
+    "LoadMoGeModel": 130,
+    "SDPoseKeypointExtractor": 190,
+    "VAELoader": 130,
     "LoadImageMask": 330,
     "LoadVideo": 330,
     "SaveVideo": 360,
@@ -36,7 +43,7 @@ _ROOM = {
     "KSampler": 520,
     "SamplerCustomAdvanced": 370,
 }
-"""Heights of nodes that show pictures or text during a run, with these, in the renderer that needs more. Every other node
+"""Heights of nodes that show pictures or text, such as that a file is missing, in the renderer that needs more. Every other node
 has the least that the front end gives it."""
 _WIDTH, _NOTE_WIDTH = 245, 350
 _TITLE, _GAP, _PAD, _GROUP_TITLE = 30, 16, 12, 40  # pixels: of a node's title, between boxes, around a group's nodes

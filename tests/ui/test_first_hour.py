@@ -18,13 +18,18 @@ CASCADE = {(FILES[key].name, FILES[key].folder) for key in SETS["cascade"]}
 
 
 def _template(make: Any, **widgets: dict[str, Any]) -> dict[str, Any]:
-    """A template with widgets' values by type of node."""
+    """A template with widgets' values by type of node, or by the name of a block of blocks, and without wires into them."""
     workflow = json.loads((PACK / "workflows" / f"{make().title}.json").read_text(encoding="utf-8"))
     for node in workflow["nodes"]:
-        names = list(node.get("widgets_values_named", {}))
-        for name, value in widgets.get(node["type"].removeprefix("I2VGenXL"), {}).items():
+        shown = [each["widget"]["name"] for each in node["inputs"] if "widget" in each]
+        names = list(node.get("widgets_values_named", shown))
+        kind = node["type"] if "widgets_values_named" in node else node["title"].split(" (")[0].title().replace(" ", "")
+        for name, value in widgets.get(kind.removeprefix("I2VGenXL"), {}).items():
             node["widgets_values"][names.index(name)] = value
-            node["widgets_values_named"][name] = value
+            node.get("widgets_values_named", {})[name] = value
+            (entry,) = (each for each in node["inputs"] if each["name"] == name)
+            workflow["links"] = [link for link in workflow["links"] if link[0] != entry["link"]]
+            entry["link"] = None
     return workflow
 
 

@@ -72,7 +72,9 @@ def test_templates_are_offered(front_end):
         card.scroll_into_view_if_needed()
         picture = card.get_by_role("img")
         picture.wait_for()
-        assert picture.evaluate("image => image.naturalWidth") == 800, name
+        assert picture.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [320, 320], name
+    shown = [card.screenshot() for _ in range(4) if not page.wait_for_timeout(300)]
+    assert len(set(shown)) > 1  # it moves
     page.screenshot(path=front_end.screenshots / "templates.png")
     dialog.get_by_test_id(f"template-workflow-{TITLES['cascade']}").click()
     page.wait_for_function("count => app.graph.nodes.length === count", arg=len(WORKFLOWS["cascade"]["nodes"]))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ..host.graphs import TEMPLATE_FRAMES
+from ..templates.family import FAMILY
 from ..templates.templates import TEMPLATES
 from .front_end import FrontEnd
 
@@ -28,6 +29,14 @@ def rendered(request: Any, opened_front_end: FrontEnd) -> Iterator[FrontEnd]:
     yield opened_front_end
     opened_front_end.set_renderer(False)
     opened_front_end.resize(1920, 1080)
+
+
+@pytest.mark.parametrize("make", FAMILY, ids=lambda make: make.__name__)
+def test_template_that_waits_for_files_opens(rendered, make):
+    rendered.load(make().workflow(), seconds=0.5, source="template")
+    rendered.watch()
+    assert rendered.page.evaluate("app.canvas.ds.scale") >= 0.5
+    assert rendered.lying() == [] and rendered.errors == []
 
 
 @pytest.mark.parametrize("make", TEMPLATES, ids=lambda make: make.__name__)
