@@ -10,6 +10,7 @@ from .color_match import ColorMatch
 from .compare_videos import CompareVideos
 from .compose import Compose
 from .ctrl_adapter import ApplyCtrlAdapter, CtrlAdapterLoader
+from .first_last import FirstLast
 from .global_encode import GlobalEncode
 from .host import blueprints, compat, detection, lora
 from .inspect_conditioning import InspectConditioning
@@ -45,6 +46,7 @@ NODES: list[type[io.ComfyNode]] = [
     CtrlAdapterLoader,
     ApplyCtrlAdapter,
     RefinePrepare,
+    FirstLast,
 ]
 
 

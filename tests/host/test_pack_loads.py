@@ -25,6 +25,7 @@ NODES = {
     "I2VGenXLVideoEdit",
     "I2VGenXLCtrlAdapterLoader",
     "I2VGenXLApplyCtrlAdapter",
+    "I2VGenXLFirstLast",
 }
 
 
