@@ -26,6 +26,10 @@ NODES = {
     "I2VGenXLCtrlAdapterLoader",
     "I2VGenXLApplyCtrlAdapter",
     "I2VGenXLFirstLast",
+    "I2VGenXLCompose",
+    "I2VGenXLAlignPose",
+    "I2VGenXLAnimate",
+    "I2VGenXLRefinePrepare",
 }
 
 
