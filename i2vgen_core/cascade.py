@@ -23,7 +23,17 @@ from .encoders.clip import ImageEncoder, TextEncoder
 from .encoders.vae import VAE
 from .errors import InputError, check_shape, check_type, checked
 from .media.colour import match_statistics
-from .media.enlarge import Padding, enlarged, enlarged_size, held, inserted_for, padded, padding_of, without_padding
+from .media.enlarge import (
+    Canvas,
+    Padding,
+    enlarged,
+    enlarged_size,
+    held,
+    inserted_for,
+    padded,
+    padding_of,
+    without_padding,
+)
 from .media.given import ImageLike, as_images
 from .media.images import check_images, check_size, clip_pixels, resize_video, size_like, video_frame
 from .memory import check_fits, dtype_of, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes, usable_device
@@ -97,19 +107,6 @@ class StageNetwork:
     unet: UNet
     release: Release
     global_encoder: GlobalEncoder | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Canvas:
-    """What is to be done with the frames that come of a network that enlarges.
-
-    Args:
-        padding: white around them, to be cut off.
-        originals: [frames, h, w, 3] in 0..1, whose colours they take; None where not every frame has one.
-    """
-
-    padding: Padding
-    originals: Tensor | None
 
 
 def inserted_like(rate: Fraction | float | None, options: RefineOptions, release: Release) -> RefineOptions:

@@ -9,11 +9,13 @@ from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
 from .compare_videos import CompareVideos
 from .compose import Compose
+from .ctrl_adapter import ApplyCtrlAdapter, CtrlAdapterLoader
 from .first_last import FirstLast
 from .global_encode import GlobalEncode
 from .host import blueprints, compat, detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
+from .refine_prepare import RefinePrepare
 from .refine_sample import RefineSampler
 from .size import Size
 from .spectrum import Spectrum
@@ -41,6 +43,9 @@ NODES: list[type[io.ComfyNode]] = [
     Compose,
     AlignPose,
     Animate,
+    CtrlAdapterLoader,
+    ApplyCtrlAdapter,
+    RefinePrepare,
     FirstLast,
 ]
 

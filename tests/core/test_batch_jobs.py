@@ -238,12 +238,14 @@ def test_a_row_may_have_every_option_of_generate():
     row |= {"image": "a.png", "prompt": "p", "negative": "n", "width": 64, "height": 72, "refine_width": 80}
     row |= {"refine_height": 88, "refine_solver": "heun", "refine_entry": "inversion", "refine_negative": "", "seed": 5}
     row |= {"refine_prompt": "r", "refine_noise_level": 2, "steps": "3", "solver": "unipc"}
-    row |= {"guidance_start": 0.25, "refine_reuse_interval": 4}
+    row |= {"guidance_start": 0.25, "refine_reuse_interval": 4, "refine_mode": "normal", "refine_joining": "cut"}
     made = job(row)
     base, refine = base_options(made.content), refine_options(made.content)
     assert base == BaseOptions(64, 72, 1, 1.0, 3, 1.0, 1.0, 5, "n", "unipc", Acceleration(0.25, 1.0, 1))
     faster = Acceleration(1.0, 1.0, 4)
-    assert refine == RefineOptions(80, 88, 1, 1.0, 1.0, 2, "heun", "inversion", 1.0, 5, "", faster)
+    hinted = {"mode": "normal", "window": 1, "joining": "cut", "enlarging": 1.0, "noise_aug": 1, "scale_told": 1}
+    settings = 80, 88, 1, 1.0, 1.0, 2, "heun", "inversion", 1.0, 5, "", faster
+    assert refine == RefineOptions(*settings, **hinted, inserted=1)
     assert made.seed == 5 and made.content["refine_prompt"] == "r" and made.content["file_fps"] == 1.0
 
 

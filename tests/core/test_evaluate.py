@@ -16,6 +16,7 @@ from i2vgen_core.media.spectrum import Spectrum, band_levels
 from i2vgen_core.media.tables import plain_table
 from i2vgen_core.media.world import TRAVEL, Shape, caption, opposite, render, sample_scene, short_prompt
 from i2vgen_core.training import measure
+from i2vgen_core.training.edits import recoloured, weighted_psnr
 from i2vgen_core.training.evaluate import (
     ABLATIONS,
     CRITERIA,
@@ -405,3 +406,23 @@ def test_a_real_cascade(bundles, tmp_path):
     assert {"frame_0", "kept", "refiner_psnr"} <= set(evaluation.missed)
     assert evaluation.sheet.shape == (4 * 72, 8 * 72, 3)
     assert ablations(cascade, seeds, refined=0).keys() == {"base"}
+
+
+# ---------------------------------------------------------------- edits by the first frame
+
+
+def test_a_recoloured_scene_differs_in_the_main_shapes_colour_alone():
+    for seed in range(8):
+        scene = sample_scene(seed, split="held_out")
+        other = recoloured(scene)
+        assert other.shapes[0].colour not in {shape.colour for shape in scene.shapes}
+        assert replace(other, shapes=scene.shapes) == scene
+        assert replace(other.shapes[0], colour=scene.shapes[0].colour) == scene.shapes[0]
+
+
+def test_psnr_where_the_weights_are():
+    truth, weights = torch.zeros(1, 2, 2, 3), torch.zeros(1, 2, 2)
+    frames = truth.clone()
+    frames[0, 0, 0], weights[0, 0, 0] = 0.1, 1.0
+    assert weighted_psnr(frames, truth, weights) == pytest.approx(20)
+    assert weighted_psnr(frames, truth, 1 - weights) == pytest.approx(100)

@@ -260,3 +260,20 @@ def test_the_refiners_prompt_gets_what_was_added_without_a_separator(refiner, mo
     monkeypatch.setattr(cascade.text_encoder, "encode", lambda texts, *more: seen.append(texts) or encode(texts, *more))
     cascade.sample_refiner(torch.zeros(1, 4, 10, 8), "a good video", RefineOptions(mode="normal", steps=1))
     assert seen[0][0].startswith("a good videoCinematic, High Contrast") and seen[0][1].startswith("painting, oil")
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_long_video_goes_through_the_network_in_windows_and_stops_within_a_step(refiner):
+    cascade, sizes = refiner("star"), []
+    watch = cascade.refiner.unet.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+
+    def stop(step, *_):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        cascade.sample_refiner(torch.zeros(200, 4, 2, 2), "long", RefineOptions(mode="normal", steps=3), callback=stop)
+    watch.remove()
+    assert len(sizes) == len(refiner_windows(200, 32, "cut")) and max(sizes) <= 40

@@ -23,7 +23,13 @@ NODES = {
     "I2VGenXLCompareVideos",
     "I2VGenXLAccelerate",
     "I2VGenXLVideoEdit",
+    "I2VGenXLCtrlAdapterLoader",
+    "I2VGenXLApplyCtrlAdapter",
     "I2VGenXLFirstLast",
+    "I2VGenXLCompose",
+    "I2VGenXLAlignPose",
+    "I2VGenXLAnimate",
+    "I2VGenXLRefinePrepare",
 }
 
 

@@ -18,14 +18,32 @@ CASCADE = {(FILES[key].name, FILES[key].folder) for key in SETS["cascade"]}
 
 
 def _template(make: Any, **widgets: dict[str, Any]) -> dict[str, Any]:
-    """A template with widgets' values by type of node."""
+    """A template with widgets' values by type of node, or by the name of a block of blocks, and without wires into them."""
     workflow = json.loads((PACK / "workflows" / f"{make().title}.json").read_text(encoding="utf-8"))
     for node in workflow["nodes"]:
-        names = list(node.get("widgets_values_named", {}))
-        for name, value in widgets.get(node["type"].removeprefix("I2VGenXL"), {}).items():
+        shown = [each["widget"]["name"] for each in node["inputs"] if "widget" in each]
+        names = list(node.get("widgets_values_named", shown))
+        kind = node["type"] if "widgets_values_named" in node else node["title"].split(" (")[0].title().replace(" ", "")
+        for name, value in widgets.get(kind.removeprefix("I2VGenXL"), {}).items():
             node["widgets_values"][names.index(name)] = value
-            node["widgets_values_named"][name] = value
+            node.get("widgets_values_named", {})[name] = value
+            (entry,) = (each for each in node["inputs"] if each["name"] == name)
+            workflow["links"] = [link for link in workflow["links"] if link[0] != entry["link"]]
+            entry["link"] = None
     return workflow
+
+
+def _open_shared(front_end, bundle: str) -> None:
+    """Opens the cascade's template as somebody has saved it who chose a bundle."""
+    front_end.load(_template(cascade))
+    front_end.page.evaluate(
+        """bundle => {
+            for (const node of app.graph.nodes)
+                for (const widget of node.widgets ?? []) if (widget.name === 'bundle') widget.value = bundle
+        }""",
+        bundle,
+    )
+    front_end.load(front_end.prompt()["workflow"])
 
 
 def _offered(front_end) -> set[tuple[str, str]]:
@@ -47,8 +65,7 @@ def _texts(front_end) -> dict[str, str]:
 )
 def test_missing_files_are_all_offered(front_end, bundle, missing):
     """Each with its address and folder, by one choice in one block; what is saved and sent has no word of it."""
-    workflow = _template(cascade, CascadeLoader={"bundle": bundle})
-    front_end.load(workflow)
+    _open_shared(front_end, bundle)
     assert _offered(front_end) == missing
     assert front_end.errors == []
     (sent,) = (
@@ -74,7 +91,7 @@ def test_a_blocks_missing_files_are_offered(front_end):
 
 def test_the_download_walk(front_end, server, caplog):
     """Opened without files, fetched, R, Run: the one complaint is that a file is a dummy."""
-    front_end.load(_template(cascade, CascadeLoader={"bundle": "released files"}))
+    _open_shared(front_end, "released files")
     assert _offered(front_end) == CASCADE
     models = server.base_directory / "models"
     files = [models / folder / name for name, folder in CASCADE]
