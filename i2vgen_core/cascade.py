@@ -23,7 +23,17 @@ from .encoders.clip import ImageEncoder, TextEncoder
 from .encoders.vae import VAE
 from .errors import InputError, check_shape, check_type, checked
 from .media.colour import match_statistics
-from .media.enlarge import Padding, enlarged, enlarged_size, held, inserted_for, padded, padding_of, without_padding
+from .media.enlarge import (
+    Canvas,
+    Padding,
+    enlarged,
+    enlarged_size,
+    held,
+    inserted_for,
+    padded,
+    padding_of,
+    without_padding,
+)
 from .media.given import ImageLike, as_images
 from .media.images import check_images, check_size, clip_pixels, resize_video, size_like, video_frame
 from .memory import check_fits, dtype_of, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes, usable_device
@@ -97,19 +107,6 @@ class StageNetwork:
     unet: UNet
     release: Release
     global_encoder: GlobalEncoder | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Canvas:
-    """What is to be done with the frames that come of a network that enlarges.
-
-    Args:
-        padding: white around them, to be cut off.
-        originals: [frames, h, w, 3] in 0..1, whose colours they take; None where not every frame has one.
-    """
-
-    padding: Padding
-    originals: Tensor | None
 
 
 def inserted_like(rate: Fraction | float | None, options: RefineOptions, release: Release) -> RefineOptions:
@@ -476,6 +473,11 @@ class Cascade:
         )
         return BaseConditions(positive, negated, fps, base.detail_encoder(latent, frames), shape)
 
+    def video_size(self, options: BaseOptions) -> tuple[int, int, int]:
+        """Width, height and frames of a base video with these options."""
+        settings = self._base_stage(options).settings
+        return settings.width, settings.height, settings.frames
+
     @checked
     @torch.no_grad()
     def encode_images(self, images: ImageLike, options: BaseOptions) -> Tensor:
@@ -485,9 +487,9 @@ class Cascade:
             images: as for a call of the cascade; all of them are taken.
             options: the size is read.
         """
-        settings = self._base_stage(options).settings
-        self.check_frame(settings.width, settings.height)
-        return self._encode_fitted(as_images(images).to(self.device), settings.width, settings.height)
+        width, height, _ = self.video_size(options)
+        self.check_frame(width, height)
+        return self._encode_fitted(as_images(images).to(self.device), width, height)
 
     def _encode_fitted(self, images: Tensor, width: int, height: int) -> Tensor:
         return self.vae.encode(video_frame(images, width, height))

@@ -14,6 +14,7 @@ from .global_encode import GlobalEncode
 from .host import blueprints, compat, detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
+from .refine_prepare import RefinePrepare
 from .refine_sample import RefineSampler
 from .size import Size
 from .spectrum import Spectrum
@@ -43,6 +44,7 @@ NODES: list[type[io.ComfyNode]] = [
     Animate,
     CtrlAdapterLoader,
     ApplyCtrlAdapter,
+    RefinePrepare,
 ]
 
 

@@ -14,9 +14,10 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from ..cascade import BaseConditions, Canvas, Cascade, inserted_like, sized_like
+from ..cascade import BaseConditions, Cascade, inserted_like, sized_like
 from ..config import DetailGain, Kind
 from ..errors import InputError, check_range
+from ..media.enlarge import Canvas
 from ..media.images import read_image
 from ..media.video import read_video, same_rate, write_video
 from ..network.acceleration import Acceleration

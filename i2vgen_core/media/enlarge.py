@@ -4,6 +4,7 @@ inference_sr.py; VEnhancer, enhance_a_video.py; both video_to_video_model.py).""
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,19 @@ class Padding(NamedTuple):
     right: int
     top: int
     bottom: int
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """What is to be done with the frames that come of a network that enlarges.
+
+    Args:
+        padding: white around them, to be cut off.
+        originals: [frames, h, w, 3] in 0..1, whose colours they take; None where not every frame has one.
+    """
+
+    padding: Padding
+    originals: Tensor | None
 
 
 def padding_of(height: int, width: int, least: tuple[int, int] = LEAST) -> Padding:

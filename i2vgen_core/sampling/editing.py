@@ -61,7 +61,8 @@ class EditStage:
             "guidance": options.guidance,
             "negative_prompt": options.negative,
         }
-        self.settings = replace(release, **{name: value for name, value in given.items() if value is not None})
+        known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        self.settings = replace(release, **known)
         check_size(self.settings.width, self.settings.height)
         steps = self.settings.steps
         self.kept_timesteps = leading_timesteps(steps)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...i2vgen_core.config import VAE_CHANNELS
 from ...i2vgen_core.errors import InputError, check_finite, check_range
 from ...i2vgen_core.memory import check_fits, frame_bytes
+from .hints import finished
 from .inputs import check_there, video_latent
 
 logger = logging.getLogger("i2vgen_xl")
@@ -57,7 +58,7 @@ def decode_video(vae: Any, latent: Any, frames_per_batch: int) -> Tensor:
         progress.update(1)
     decoded = images[0] if len(images) == 1 else torch.cat(images)
     check_finite("the decoded frames", decoded, "Start ComfyUI with --fp32-vae, or use another VAE.")
-    return decoded
+    return finished(decoded, latent)
 
 
 def _frames_at_once(vae: Any, latent: Tensor) -> int:

@@ -13,6 +13,7 @@ from ...i2vgen_core.checkpoints.detect import UNSAID
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, parse_unet
 from ...i2vgen_core.checkpoints.read import take_settings
 from ...i2vgen_core.checkpoints.unet_keys import SIGNS
+from ...i2vgen_core.config import REFINERS
 from .models import ModelConfig, VideoModel
 
 logger = logging.getLogger("i2vgen_xl")
@@ -42,7 +43,7 @@ class DetectedConfig(comfy.supported_models_base.BASE):
         state = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
         settings = take_settings(state, "the model file")
         checkpoint = parse_unet(state, settings, alone=True)
-        if checkpoint.config.is_refiner and "kind" not in settings:
+        if checkpoint.config.kind in REFINERS and "kind" not in settings:
             logger.warning("Load Diffusion Model: %s", UNSAID)
         config = _FileConfig(checkpoint)
         config.set_inference_dtype(self.unet_config["dtype"], self.manual_cast_dtype)

@@ -75,6 +75,13 @@ class Places(comfy.conds.CONDRegular):
         return Places(_to_batch(_of_area(self.cond, area), batch_size))
 
 
+class FrameValues(comfy.conds.CONDNoiseShape):
+    """Values of each frame and place [f, c, h, w] that are the same whatever is taken out beside them."""
+
+    def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> FrameValues:
+        return self._copy_with(_to_batch(_of_area(self.cond, area), batch_size))
+
+
 class Details(comfy.conds.CONDNoiseShape):
     """Detail features of a video [f, 4, h, w]. Rows that are taken out of them become those of a clip of their number,
     which begin with the image's own: without, all windows but the first would know the image by its tokens alone, and

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
 from ...i2vgen_core.checkpoints.read import SETTINGS, read_config, settings_tensor
 from ...i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER
-from ...i2vgen_core.config import BASES, REFINERS, TEXT_TOKENS, DetailGain, Kind, UNetConfig
+from ...i2vgen_core.config import BASES, JOININGS, TEXT_TOKENS, DetailGain, Joining, Kind, UNetConfig
 from ...i2vgen_core.encoders.config import latent_rgb
 from ...i2vgen_core.errors import InputError, check_choice, check_finite
 from ...i2vgen_core.network.blocks import Layers
 from ...i2vgen_core.network.image_conditioning import GlobalEncoder
 from ...i2vgen_core.sampling.schedules import Schedule, schedule_for
+from ...i2vgen_core.sampling.windows import refiner_windows
 from . import compat, family, geometry
 from .network import HostUNet, no_control, packed
 from .notes import text_notes, write_notes
@@ -42,6 +43,9 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
 
 CONDITION = "i2vgen_xl"
 """Key of a conditioning's VideoCondition."""
+
+HINT = "i2vgen_xl_hint"
+"""Key of a conditioning's HintCondition."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,36 @@ class VideoCondition:
     fps: float
     image_latent: Tensor | None = None
     global_tokens: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class HintCondition:
+    """What the Refine Prepare block puts on a conditioning, positive and negative alike.
+
+    Args:
+        frames: scaled hint of each frame, and 1 where it has one, [frames, 5, h, w].
+        level: timestep that the hint is noised to; -1 for a clean one.
+        scale: how far the video was enlarged, as the network is told.
+        window: frames that go through the network together where there are more; 0 for all.
+        joining: of windows.
+        inserted: frames between two key frames.
+    """
+
+    frames: Tensor
+    level: int
+    scale: int
+    window: int
+    joining: Joining
+    inserted: int
+
+    def windows(self, frames: int) -> list[range]:
+        """Those of a video of so many frames."""
+        return refiner_windows(frames, self.window, self.joining, self.inserted)
+
+    @property
+    def numbers(self) -> list[int]:
+        """All of it that is a number, in the order of HostUNet's `told`."""
+        return [self.level, self.scale, self.window, JOININGS.index(self.joining), self.inserted]
 
 
 class VideoModel(comfy.model_base.BaseModel):
@@ -81,7 +115,8 @@ class VideoModel(comfy.model_base.BaseModel):
         made_for = geometry.conditions(len(noise), noise.shape[-2], noise.shape[-1], device)
         text: Tensor | None = kwargs.get("cross_attn")
         if self.network.is_refiner:
-            return made_for | self._context(self._checked(text).to(**to), None, kwargs.get("hooks"))
+            hint = {} if self.network.control is None else self._hint(kwargs.get(HINT), noise, device)
+            return made_for | self._context(self._checked(text).to(**to), None, kwargs.get("hooks")) | hint
 
         condition = kwargs.get(CONDITION)
         if self.network.kind not in BASES:
@@ -116,6 +151,20 @@ class VideoModel(comfy.model_base.BaseModel):
         details = geometry.Details(encode(len(noise)), encode)
         return made_for | self._context(context, fps, hooks) | {"details": details}
 
+    def _hint(self, condition: HintCondition | None, noise: Tensor, device: Any) -> dict[str, Any]:
+        if condition is None:
+            remedy = "Put the I2VGen-XL Refine Prepare block between the prompts and the sampler."
+            raise InputError("conditioning", f"a video's, for {self.release.title}", "text alone", remedy)
+        expected, found = [(len(each), *each.shape[-2:]) for each in (noise, condition.frames)]
+        if expected != found:
+            remedy = "Wire the latent of the Refine Prepare block that made the conditioning into the sampler."
+            frames, height, width = found
+            there = "{} of {}x{}".format(*expected)
+            raise InputError("latent", f"{frames} frames of {height}x{width}, as the hint has", there, remedy)
+        numbers = torch.tensor([condition.numbers], dtype=torch.int32, device=device)
+        frames_of = geometry.FrameValues(condition.frames.to(device))
+        return {"hint": frames_of, "told": geometry.PerVideoNumber(numbers)}
+
     def _beside_the_cascade(self, condition: Any, text: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """extra_conds of a composer, an animator or text to video."""
         noise, to = kwargs["noise"], {"device": kwargs["device"], "dtype": text.dtype}
@@ -135,7 +184,7 @@ class VideoModel(comfy.model_base.BaseModel):
         if isinstance(cond_value, geometry.Frames | geometry.FrameTokens):
             every = torch.arange(len(x_in)).view(-1, 1, 1, 1)
             return cond_value.of_frames(window.get_tensor(every).flatten().tolist())
-        if isinstance(cond_value, geometry.Rows):
+        if isinstance(cond_value, geometry.Rows | geometry.FrameValues):
             return cond_value._copy_with(window.get_tensor(cond_value.cond, device))
         return None
 
@@ -212,7 +261,7 @@ class ModelConfig(comfy.supported_models_base.BASE):
         self.global_encoder, self.metadata = checkpoint.global_encoder, checkpoint.metadata()
         if network.kind == "i2vgen_xl":  # what ModelSamplingDiscrete makes a schedule of; the default is image2video's
             self.sampling_settings = {"beta_schedule": "cosine", "zsnr": True}
-        elif network.kind not in BASES + REFINERS:
+        elif network.kind not in BASES and not network.is_refiner:
             schedule = {"beta_schedule": "cosine"} if network.kind == "text2video" else {}
             self.sampling_settings = schedule | {"zsnr": True}
 

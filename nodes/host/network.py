@@ -14,12 +14,14 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ...i2vgen_core.config import UNetConfig
+from ...i2vgen_core.config import JOININGS, UNetConfig
 from ...i2vgen_core.errors import InputError
+from ...i2vgen_core.network.control import Hint
 from ...i2vgen_core.network.evaluation import Prepared
 from ...i2vgen_core.network.hooks import BlockHooks, BlockName
 from ...i2vgen_core.network.injection import Injection, injecting
 from ...i2vgen_core.network.unet import UNet
+from ...i2vgen_core.sampling.windows import join_windows, refiner_windows, share_of
 from . import compat
 from .acceleration import of_half, reuse_in
 from .control import CONTROL, Control
@@ -35,6 +37,7 @@ class _Inputs(NamedTuple):
     Args:
         x, timesteps, details: by frame, [(b f), ...].
         context, fps, prepared, fps_embedding, in_front, motion: by clip, [b, ...].
+        hint, told: by frame, and by clip, of a refiner with a control branch; see models.HintCondition.
         pieces: what each clip is a piece of.
     """
 
@@ -47,7 +50,24 @@ class _Inputs(NamedTuple):
     fps_embedding: Tensor | None
     in_front: Tensor | None
     motion: Tensor | None
+    hint: Tensor | None
+    told: Tensor | None
     pieces: list[Piece]
+
+    def of_window(self, window: range) -> _Inputs:
+        """Those of some frames of each clip."""
+        part = slice(window.start, window.stop)
+
+        def cut(values: Tensor) -> Tensor:
+            return values.unflatten(0, (len(self.pieces), -1))[:, part].flatten(0, 1)
+
+        return self._replace(
+            x=cut(self.x),
+            timesteps=cut(self.timesteps),
+            details=None if self.details is None else cut(self.details),
+            hint=None if self.hint is None else cut(self.hint),
+            pieces=[piece._replace(frames=piece.frames[part]) for piece in self.pieces],
+        )
 
     def apart(self) -> list[_Inputs]:
         """Those of each clip."""
@@ -56,6 +76,8 @@ class _Inputs(NamedTuple):
         parts = [[None] * count if each is None else each.chunk(count) for each in tensors]
         return [_Inputs._make([*part, [piece]]) for *part, piece in zip(*parts, pieces, strict=True)]
 
+
+_CUT = "Take out the node that cuts the latent or its conditions: it takes some of them along, and not others."
 
 SOURCE = "i2vgen_xl_source"
 """Key of a step's Source in the `transformer_options`."""
@@ -137,16 +159,23 @@ class HostUNet(UNet):
         rows: Tensor | None = None,
         places: Tensor | None = None,
         owner: Tensor | None = None,
+        hint: Tensor | None = None,
+        told: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
         if control is not None:
             raise no_control("ControlNet")
         self._check_there(details, fps)
         pieces, reads = pieces_of(x, context, rows, places, owner)
-        others = fps, prepared, fps_embedding, in_front, motion
+        others = fps, prepared, fps_embedding, in_front, motion, told
         _check_rows(x, timesteps, details, context, *others)
-        context, fps, prepared, fps_embedding, in_front, motion = of_clips(reads, context, *others)
-        inputs = _Inputs(x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, pieces)
+        if hint is not None and (len(hint), *hint.shape[2:]) != (len(x), *x.shape[2:]):
+            found = f"{list(hint.shape)} for a latent of {list(x.shape)}"
+            raise InputError("the hint", "that of the frames and places that are evaluated", found, _CUT)
+        context, fps, prepared, fps_embedding, in_front, motion, told = of_clips(reads, context, *others)
+        inputs = _Inputs(
+            x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, hint, told, pieces
+        )
         options = {} if transformer_options is None else transformer_options
         run, may_part = _run_of(options), len(pieces) > 1 and changes_nothing(options)
         if not may_part or run is None or run != self._parted:
@@ -184,7 +213,10 @@ class HostUNet(UNet):
     def _together(self, inputs: _Inputs, options: dict[str, Any]) -> Tensor:
         if SOURCE in options:
             return self._beside_source(inputs, options, options[SOURCE])
-        x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, pieces = inputs
+        windows = _windows_of(inputs)
+        if len(windows) > 1:
+            return self._in_windows(inputs, options, windows)
+        x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, hint, told, pieces = inputs
         frames, reuse = len(pieces[0].frames), reuse_in(options, x, pieces)
         control: Control | None = options.get(CONTROL)
         steered = BlockHooks() if control is None else control.steer(x, timesteps, pieces, options)
@@ -199,13 +231,37 @@ class HostUNet(UNet):
                 else self.pose_keys_values(motion.reshape(-1, self.config.image_tokens, motion.shape[-1]))
             )
             known, details = replace(known, details=details, in_front=in_front, poses=poses), None
-        if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps):
+        if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps, hint, told):
             x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
-        return super().forward(x, timesteps, known, frames, fps, details, hooks)
+            hint, told = None if hint is None else hint[:frames], None if told is None else told[:1]
+        return super().forward(x, timesteps, known, frames, fps, details, hooks, self._hint(hint, told, frames))
+
+    def _in_windows(self, inputs: _Inputs, options: dict[str, Any], windows: list[range]) -> Tensor:
+        """The clips' velocities from those of windows, each evaluated by itself."""
+        assert inputs.told is not None
+        share = share_of(JOININGS[int(inputs.told[0, 3])], torch.Generator().manual_seed(0))
+        videos = inputs.x.unflatten(0, (len(inputs.pieces), -1)).transpose(0, 1)
+
+        def predict(_: Tensor, number: int) -> Tensor:
+            made = self._together(inputs.of_window(windows[number]), options)
+            return made.unflatten(0, (len(inputs.pieces), -1)).transpose(0, 1)
+
+        return join_windows(videos, windows, share, predict).transpose(0, 1).flatten(0, 1)
+
+    def _hint(self, frames_of: Tensor | None, told: Tensor | None, frames: int) -> Hint | None:
+        """What the control branch reads, from what is known of each frame [(v f), 5, h, w]."""
+        if frames_of is None or told is None or self.config.control is None:
+            return None
+        latent = frames_of[:, :-1]
+        if not self.config.control.key_frames:
+            return Hint(latent)
+        there = frames_of[:, -1, 0, 0].unflatten(0, (-1, frames)) > 0.5
+        keys = torch.where(there, torch.arange(frames, device=there.device), -1)
+        return Hint(latent, keys, told[:, 0], told[:, 1])
 
     def _beside_source(self, inputs: _Inputs, options: dict[str, Any], source: Source) -> Tensor:
         """The clips' velocities, with the source's features; the same frames of it go through the network with them."""
-        x, timesteps, details, context, fps, prepared, fps_embedding, _, _, pieces = inputs
+        x, timesteps, details, context, fps, prepared, fps_embedding, *_, pieces = inputs
         frames, count = pieces[0].frames, len(pieces[0].frames)
         if any(piece.frames != frames for piece in pieces):
             return torch.cat([self._beside_source(each, options, source) for each in inputs.apart()])
@@ -235,6 +291,15 @@ class HostUNet(UNet):
     def channels(self) -> dict[BlockName, int]:
         """Of the keys and values that each block makes of a context."""
         return {each.block: each.channels for each in self.spatial_transformers}
+
+
+def _windows_of(inputs: _Inputs) -> list[range]:
+    """The windows of each clip, all of it where nothing is told."""
+    frames = len(inputs.pieces[0].frames)
+    if inputs.told is None:
+        return [range(frames)]
+    _, _, window, joining, inserted = inputs.told[0].tolist()
+    return refiner_windows(frames, window, JOININGS[joining], inserted)
 
 
 def no_control(kind: str) -> InputError:
@@ -274,15 +339,14 @@ def _run_of(options: dict[str, Any]) -> Any:
 
 def _check_rows(x: Tensor, timesteps: Tensor, details: Tensor | None, context: Tensor, *others: Tensor | None) -> None:
     """Raises InputError unless all that goes by frame or place, and all that goes by context, is of one size."""
-    remedy = "Take out the node that cuts the latent or its conditions: it takes some of them along, and not others."
     if details is not None and (len(details), details.shape[2:]) != (len(x), x.shape[2:]):
         found = f"{list(details.shape)} for a latent of {list(x.shape)}"
-        raise InputError("the image's details", "those of the frames and places that are evaluated", found, remedy)
+        raise InputError("the image's details", "those of the frames and places that are evaluated", found, _CUT)
     if len(timesteps) != len(x):
-        raise InputError("the network's batch", f"{len(x)} levels of noise, one a frame", f"{len(timesteps)}", remedy)
+        raise InputError("the network's batch", f"{len(x)} levels of noise, one a frame", f"{len(timesteps)}", _CUT)
     for each in others:
         if each is not None and len(each) != len(context):
-            raise InputError("the network's contexts", f"{len(context)} of each kind", f"{len(each)} of one", remedy)
+            raise InputError("the network's contexts", f"{len(context)} of each kind", f"{len(each)} of one", _CUT)
 
 
 def _halves_are_alike(*inputs: Tensor | None) -> bool:

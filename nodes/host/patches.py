@@ -195,7 +195,7 @@ class _StockBlocks(BlockHooks):
 
 def _is_patched(name: LayerName) -> bool:
     """Whether the layer is of those that the host's own networks have."""
-    return name.over in ("places", "context")
+    return name.over in ("places", "context") and name.block.way != "control"
 
 
 def _through(patches: list[Any], x: Tensor, options: dict[str, Any]) -> Tensor:

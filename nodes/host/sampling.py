@@ -23,7 +23,7 @@ from ...i2vgen_core.sampling.stages import AnimateStage, BaseStage, RefineStage,
 from . import compat
 from .acceleration import may_cut
 from .inputs import check_conditioning, noise_mask, video_latent
-from .models import network_of
+from .models import HINT, network_of
 from .notes import latent_notes, size_notes, text_notes
 from .preview import prepare_callback
 
@@ -249,6 +249,9 @@ def checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Ten
     windows = options.get("context_handler")
     frames, _, height, width = samples.shape
     at_once = min(frames, getattr(windows, "context_length", frames))
+    if network.network.control is not None:  # its windows are the network's own, see HostUNet
+        hint = positive[0][1].get(HINT)
+        at_once = at_once if hint is None else max(map(len, hint.windows(at_once)))
     network.check_sampling(model.get_model_object("model_sampling"))
     known = windows is None or hasattr(windows, "context_length")
     if known and not may_cut(model):

@@ -34,11 +34,11 @@ from i2vgen_core.checkpoints.gguf import read_gguf_header  # noqa: E402
 from i2vgen_core.checkpoints.load import open_base, open_refiner, open_unet, parse_unet  # noqa: E402
 from i2vgen_core.checkpoints.read import read_state_dict  # noqa: E402
 from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, SINE_TABLE, from_official, to_diffusers  # noqa: E402
-from i2vgen_core.config import ANIMATORS, COMPOSER_STEMS  # noqa: E402
+from i2vgen_core.config import ANIMATORS, COMPOSER_STEMS, HINTED  # noqa: E402
 
 check = toy.load_module(toy.GOLDEN / "check.py")
-golden_inputs, composer_golden, animator_golden = (
-    importlib.import_module(name) for name in ("golden_inputs", "composer_golden", "animator_golden")
+golden_inputs, composer_golden, animator_golden, hinted_golden = (
+    importlib.import_module(name) for name in ("golden_inputs", "composer_golden", "animator_golden", "hinted_golden")
 )
 weights = toy.load_module(toy.GOLDEN / "weights.py")
 encoders_golden = toy.load_module(toy.GOLDEN / "encoders_golden.py")
@@ -387,11 +387,19 @@ ANIMATORS_CASES = json.loads((toy.GOLDEN / "unianimate" / "cases.json").read_tex
 
 
 @lru_cache
+def hinted(kind):
+    cases = json.loads((toy.GOLDEN / kind / "cases.json").read_text(encoding="utf-8"))
+    return hinted_golden.Folder(cases, weights)
+
+
+@lru_cache
 def family(kind):
     """The tensors of a network that is no stage of the cascade, in the official layout. Not to be changed."""
     if kind in ANIMATORS:
         case = ANIMATORS_CASES["unet"]["single"] if kind == "unianimate" else ANIMATORS_CASES["animate_x"]["tiny"]
         config = animator_golden.config_of(kind, case)
+    elif kind in HINTED:
+        return hinted(kind).state({})
     else:
         config = composer_golden.config_of(kind, NETWORK)
     state = golden_inputs.official_state(config, weights)
@@ -427,6 +435,9 @@ def of_family(said=None):
 @torch.no_grad()
 def family_error(kind, checkpoint):
     unet = checkpoint.build_network(torch.float32)
+    if kind in HINTED:
+        found, _ = hinted_golden.network_values(hinted(kind), hinted(kind).cases["unet"]["tiny"], unet)["controlled"]
+        return toy.error(found, load_file(toy.GOLDEN / kind / "unet.safetensors")["tiny.controlled"])
     if kind in ANIMATORS:
         file, name = ("unet", "single") if kind == "unianimate" else ("animate_x", "tiny")
         made = animator_golden.Inputs(weights, ANIMATORS_CASES[file][name])
@@ -699,6 +710,14 @@ ROWS = (
         3e-5,
     ),
     Row("animate-x_ckpt.pth", "Animate-X", "fp32", "animate_x", family_file("animate_x"), of_family(), 3e-5),
+    *(
+        Row(name, source, "fp32", kind, family_file(kind), of_family(), 2e-5)
+        for name, source, kind in (
+            ("light_deg.pt, heavy_deg.pt", "SherryX/STAR, I2VGen-XL-based/", "star"),
+            ("venhancer_paper.pt, venhancer_v2.pt", "jwhejwhe/VEnhancer", "venhancer"),
+        )
+    ),
+    *(Row("converted.safetensors", OWN, "fp32", kind, own_family(kind), of_family(), 2e-5) for kind in HINTED),
     Row("converted.safetensors", OWN, "fp32", "videolcm_composer", own_family("videolcm_composer"), of_family()),
     Row("converted.safetensors", OWN, "fp32", "animate_x", own_family("animate_x"), of_family(), 3e-5),
     Row("converted.safetensors", OWN, "fp32", "vae", own_part("vae"), vae),

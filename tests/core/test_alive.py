@@ -7,6 +7,7 @@ import random
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ from PIL import Image
 from i2vgen_core import assets
 from i2vgen_core.__main__ import main
 from i2vgen_core.errors import InputError
-from i2vgen_core.media.images import write_image
+from i2vgen_core.media.images import read_image, write_image
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.training import cache, prepare
+from i2vgen_core.training import judge as judging
 from i2vgen_core.training.alive import (
     MOVES,
     TRAVEL,
@@ -368,3 +370,39 @@ class TestJudge:
         hidden = case.truth.masks.amax((0, 1)) > 0
         assert torch.equal(case.ground[0][~hidden], case.truth.frames[1][~hidden])
         assert (case.shows(case.truth.frames)[0] & ~hidden).sum() == 0
+
+    def test_evaluate_tries_so_many_of_each_sort(self, folder, monkeypatch, capsys, tmp_path):
+        """A cascade that shows the truth, but for few steps, through the command."""
+        release = SimpleNamespace(width=96, height=56, frames=4)
+        vae = SimpleNamespace(encode=lambda frames: frames)
+        stub = SimpleNamespace(base=SimpleNamespace(release=release), vae=vae, decode=lambda latent, **_: latent)
+        monkeypatch.setattr("i2vgen_core.commands.evaluate.Cascade", lambda *_, **__: stub)
+        monkeypatch.setattr(Judge, "video", lambda self, case, options=None: case.truth.frames)
+        sheet, figures = tmp_path / "sheet.png", tmp_path / "figures.json"
+        command = [
+            "evaluate",
+            "--data",
+            folder,
+            "--seeds",
+            "0:4",
+            "--refined",
+            "0",
+            "--sheet",
+            sheet,
+            "--json",
+            figures,
+        ]
+        assert main([str(each) for each in command]) == 0
+        said = json.loads(figures.read_text())["figures"]
+        assert [len(said[name]["values"]) for name in ("vae", "vae_photos", "clip", "own", "photos")] == [4, 2, 4, 2, 1]
+        table = capsys.readouterr().out
+        assert "| VAE alone, held-out pictures, PSNR | 100.0 dB | 30 dB or more | 33 dB or more | aim | 4 |" in table
+        assert read_image(sheet).shape[2] == 6 * 96
+
+    def test_the_papers_ablations_are_of_the_other_world(self, folder, caplog):
+        assert main(["evaluate", "--data", str(folder), "--ablations"]) == 2
+        assert "--ablations: expected the world of shapes" in caplog.text
+
+    def test_numbers_are_those_of_scenes(self):
+        assert list(judging._picked(iter("abcdef"), range(2, 4))) == ["c", "d"]
+        assert list(judging._picked(iter("abc"), range(0))) == []

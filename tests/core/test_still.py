@@ -28,7 +28,7 @@ def base():
 
 @pytest.mark.parametrize("timestep", [999, 700, 300, 100])
 def test_it_begins_as_the_velocity_of_a_still_video(base, timestep):
-    a, b = (value[timestep] for value in Line()())
+    lines = [[value[timestep] for value in Line(deviation)()] for deviation in (0.15, 0.6)]
     level = cosine_zero_snr().alphas_cumprod[timestep].float()
     for seed, frames in ((0, 1), (1, 3)):
         z = latents(seed)
@@ -37,7 +37,9 @@ def test_it_begins_as_the_velocity_of_a_still_video(base, timestep):
         text, image = torch.randn(1, 77, 64), torch.randn(1, 1, 64)
         with torch.no_grad():
             velocity = base(x, torch.tensor([timestep]), text, image, z, torch.tensor([8.0]), frames)
-        expected = a * x - b * z
+        expected = torch.cat(
+            [a * x[part] - b * z for (a, b), part in zip(lines, (slice(1), slice(1, None)), strict=True)]
+        )
         assert (velocity - expected).square().mean() < 0.01, "of a velocity's variance of 1"
 
 

@@ -73,6 +73,24 @@ class Folder:
         """The toy network, read as a file is, with or without its control branch."""
         return _network(self, json.dumps(scale), control)
 
+    def state(self, scale: dict[str, float]) -> dict[str, Tensor]:
+        """The tensors of the toy network's file, some of them scaled."""
+
+        def made(key: str, shape: tuple[int, ...]) -> Tensor:
+            weight = self.weights.weight(self.cases["weights"] + key, shape)
+            for part, factor in scale.items():
+                if part in key:
+                    weight = weight * factor
+            return weight
+
+        return {key: made(key, shape) for key, shape in official_shapes(self.config).items()}
+
+    @property
+    def config(self) -> UNetConfig:
+        is_star = self.kind == "star"
+        control = ControlConfig(4, not is_star)
+        return unet_config(self.kind, self.cases["network"], gated=is_star, control=control)
+
     def stage(self, case: dict[str, Any], **others: Any) -> RefineStage:
         """Of a run's settings; noise_aug 0, which a stage refuses, is left to hint_of_keys."""
         inserted = case.get("inserted") if self.kind == "venhancer" else None
@@ -98,19 +116,7 @@ class Folder:
 
 @cache
 def _network(folder: Folder, scale: str, control: bool) -> UNet:
-    cases = folder.cases
-    is_star = folder.kind == "star"
-    config = unet_config(folder.kind, cases["network"], gated=is_star, control=ControlConfig(4, not is_star))
-    factors = json.loads(scale)
-
-    def made(key: str, shape: tuple[int, ...]) -> Tensor:
-        weight = folder.weights.weight(cases["weights"] + key, shape)
-        for part, factor in factors.items():
-            if part in key:
-                weight = weight * factor
-        return weight
-
-    state = {key: made(key, shape) for key, shape in official_shapes(config).items()}
+    config, state = folder.config, folder.state(json.loads(scale))
     checkpoint = parse_unet(state, {"head_dim": config.head_dim})
     expected = UNetConfig(**{**vars(config), "image_dim": checkpoint.config.image_dim})
     assert checkpoint.config == expected, "told by its tensors"
@@ -133,10 +139,11 @@ def unet_values(folder: Folder) -> Values:
     return values | part_values(folder)
 
 
-def network_values(folder: Folder, case: dict[str, Any]) -> Values:
+def network_values(folder: Folder, case: dict[str, Any], unet: UNet | None = None) -> Values:
+    """Of a case's runs, with the network that is read from its weights unless another is given."""
     prefix, batch, frames, height, width = (case[key] for key in ("prefix", "batch", "frames", "height", "width"))
     scale = case.get("scale", {})
-    unet = folder.network(scale)
+    unet = unet or folder.network(scale)
 
     def noise(name: str, shape: tuple[int, ...]) -> Tensor:
         return folder.weights.noise(prefix + name, shape)

@@ -9,7 +9,8 @@ from i2vgen_core.checkpoints.download import FILES
 from i2vgen_core.config import RELEASES, Kind
 
 from .graph import Graph, Group, Node, Output
-from .stages import released, video
+from .settings import released
+from .stages import save_frames
 
 _TERMS = """**Terms.** {licence}. The files were not at hand when this template was made: its graph was run on made-up \
 networks of a small size."""
@@ -43,7 +44,7 @@ class _Start:
 
     def __init__(self, graph: Graph, kind: Kind, file: str):
         self.graph, self.release = graph, RELEASES[kind]
-        models = graph.group("1. Models", width=340)
+        models = graph.group("1. Models")
         said = kind if kind in ("tft2v_composer", "videolcm_composer", "text2video") else "auto"
         self.model = models.add("I2VGenXLBaseLoader", model_name=FILES[file].name, kind=said)
         self.clip = models.add("CLIPLoader", clip_name=FILES["text"].name, models=released("text"))
@@ -60,7 +61,7 @@ class _Start:
         return self._vision
 
     def prompts(self, prompt: str, number: int) -> tuple[Node, Node]:
-        group = self.graph.group(f"{number}. Prompts", width=400)
+        group = self.graph.group(f"{number}. Prompts")
         positive = group.add("CLIPTextEncode", title="Prompt", clip=self.clip, text=prompt + self.release.prompt_suffix)
         words = self.release.negative_prompt
         return positive, group.add("CLIPTextEncode", title="Negative prompt", clip=self.clip, text=words)
@@ -72,19 +73,20 @@ class _Start:
     def finish(self, group: Group, **wires: Node | Output) -> None:
         latent = group.add("I2VGenXLBaseSampler", model=self.model, control_after_generate="randomize", **wires)
         frames = group.add("I2VGenXLVAEDecode", vae=self.vae, latent=latent)
-        video(self.graph.group("Video", width=420), frames, self.graph.name)
+        save_frames(self.graph.group("Video"), frames, self.graph.name)
 
 
 def _compose(start: _Start, group: Group, prompt: str, **guides: Node | Output) -> None:
     positive, negative = start.prompts(prompt, 3)
     size = {"width": start.release.width, "height": start.release.height, "frames": start.release.frames}
-    stage = start.graph.group("4. Sampling")
-    composed = stage.add("I2VGenXLCompose", positive=positive, negative=negative, **size, **guides)
-    start.sampled(stage, composed)
+    composed = start.graph.group("4. Guides").add(
+        "I2VGenXLCompose", positive=positive, negative=negative, **size, **guides
+    )
+    start.sampled(start.graph.group("5. Sampling"), composed)
 
 
 def _video_in(graph: Graph, title: str, file: str = "video.mp4") -> tuple[Group, Node]:
-    group = graph.group(title, width=340)
+    group = graph.group(title)
     return group, group.add("GetVideoComponents", video=group.add("LoadVideo", file=file))
 
 
@@ -146,7 +148,7 @@ its own. It reads no negative prompt. {_AFTER}"""
     note = _note("Image to video in four steps", words, "videolcm_composer")
     graph = Graph("four_steps", note, "I2VGen-XL 19 Image to video in four steps")
     start = _Start(graph, "videolcm_composer", "videolcm_composer")
-    group = graph.group("2. First picture", width=340)
+    group = graph.group("2. First picture")
     _compose(start, group, _FOX, image=group.add("LoadImage", image="photo.png"))
     return graph
 
@@ -163,7 +165,7 @@ into Animate."""
     vision = start.vision
     group, frames = _video_in(graph, "2. Who, and how")
     person = group.add("LoadImage", image="person.png")
-    poses = graph.group("3. Poses", width=340)
+    poses = graph.group("3. Poses")
     sdpose = poses.add("CheckpointLoaderSimple", ckpt_name=_SDPOSE, models=_hosted("SDPose", "checkpoints", _SDPOSE))
     found = [
         poses.add("SDPoseKeypointExtractor", title=title, model=sdpose, vae=sdpose["VAE"], image=image)
@@ -171,9 +173,9 @@ into Animate."""
     ]
     aligned = poses.add("I2VGenXLAlignPose", keypoints=found[0], reference=found[1])
     poses.add("PreviewImage", images=aligned)
-    stage = graph.group("4. Sampling")
     encoders = {"clip": start.clip, "clip_vision": vision, "vae": start.vae}
-    start.sampled(stage, stage.add("I2VGenXLAnimate", image=person, poses=aligned, **encoders))
+    animated = graph.group("4. Person and poses").add("I2VGenXLAnimate", image=person, poses=aligned, **encoders)
+    start.sampled(graph.group("5. Sampling"), animated)
     return graph
 
 

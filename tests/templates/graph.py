@@ -27,6 +27,8 @@ _ROOM = {
     "CLIPTextEncode": 130,
     "PreviewImage": 270,
     "PreviewAny": 340,
+    "LoadImage": 330,
+    "LoadImageMask": 330,
     "LoadVideo": 330,
     "SaveVideo": 360,
     "I2VGenXLBaseSampler": 580,

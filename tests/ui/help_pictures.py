@@ -1,9 +1,11 @@
-"""`python -m tests.ui.help_pictures`: the picture of each block on its help page, from the templates in the real front end."""
+"""`python -m tests.ui.help_pictures [BLOCK ...]`: the picture of each block on its help page, from the templates in the
+real front end; without names, of all."""
 
 from __future__ import annotations
 
 import io
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,14 +16,14 @@ from ..host.server import Server
 from .front_end import FrontEnd, opened
 
 DOCS = PACK / "web" / "docs"
-PICTURES = DOCS / "pictures"
-_WIDTH, _AROUND = 420, 14  # of a picture at most, and around a block, in pixels
+PICTURES = DOCS.parent / "pictures"
+_WIDTH, _AROUND = 420, 24  # of a picture at most, and around a block, in pixels
 
 
 def main() -> None:
     """Runs the first template that has a block, short, and takes the block's picture; a block of none stands alone."""
     PICTURES.mkdir(exist_ok=True)
-    missing = {file.stem for file in DOCS.glob("*.md")}
+    missing = set(sys.argv[1:]) or {file.stem for file in DOCS.glob("*.md")}
     with tempfile.TemporaryDirectory() as name:
         for folder in ("input", "output"):
             (Path(name) / folder).mkdir()
@@ -50,7 +52,11 @@ def _take(front_end: FrontEnd, block: str) -> None:
     box = front_end.page.evaluate(
         """([type, around]) => {
             app.extensionManager.setting.set('Comfy.Minimap.Visible', false)
-            const [x, y, width, height] = app.graph.nodes.find(node => node.type === type).boundingRect
+            const node = app.graph.nodes.find(node => node.type === type)
+            for (const each of app.graph.nodes) if (each.pos[1] < -4000) each.pos = [each.pos[0], each.pos[1] + 9000]
+            node.pos = [node.pos[0], node.pos[1] - 9000] // where nothing lies beside it
+            node.updateArea?.()
+            const [x, y, width, height] = node.boundingRect
             app.canvas.deselectAll?.()
             app.canvas.ds.scale = 1
             app.canvas.ds.offset = [300 - x, 200 - y]

@@ -28,6 +28,19 @@ def _template(make: Any, **widgets: dict[str, Any]) -> dict[str, Any]:
     return workflow
 
 
+def _open_shared(front_end, bundle: str) -> None:
+    """Opens the cascade's template as somebody has saved it who chose a bundle."""
+    front_end.load(_template(cascade))
+    front_end.page.evaluate(
+        """bundle => {
+            for (const node of app.graph.nodes)
+                for (const widget of node.widgets ?? []) if (widget.name === 'bundle') widget.value = bundle
+        }""",
+        bundle,
+    )
+    front_end.load(front_end.prompt()["workflow"])
+
+
 def _offered(front_end) -> set[tuple[str, str]]:
     found = front_end.missing_models()
     assert all(each["url"].startswith("https://huggingface.co/ali-vilab/") for each in found)
@@ -47,8 +60,7 @@ def _texts(front_end) -> dict[str, str]:
 )
 def test_missing_files_are_all_offered(front_end, bundle, missing):
     """Each with its address and folder, by one choice in one block; what is saved and sent has no word of it."""
-    workflow = _template(cascade, CascadeLoader={"bundle": bundle})
-    front_end.load(workflow)
+    _open_shared(front_end, bundle)
     assert _offered(front_end) == missing
     assert front_end.errors == []
     (sent,) = (
@@ -74,7 +86,7 @@ def test_a_blocks_missing_files_are_offered(front_end):
 
 def test_the_download_walk(front_end, server, caplog):
     """Opened without files, fetched, R, Run: the one complaint is that a file is a dummy."""
-    front_end.load(_template(cascade, CascadeLoader={"bundle": "released files"}))
+    _open_shared(front_end, "released files")
     assert _offered(front_end) == CASCADE
     models = server.base_directory / "models"
     files = [models / folder / name for name, folder in CASCADE]

@@ -1,0 +1,160 @@
+"""Refine Prepare in the host gives the refinement of the core, with our sampler and the stock one, in one window or more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from i2vgen_core.cascade import Cascade, StageNetwork
+from i2vgen_core.checkpoints.bundle import write_unet
+from i2vgen_core.checkpoints.load import open_refiner
+from i2vgen_core.checkpoints.scaffold import SIZES
+from i2vgen_core.config import HINTED, RELEASES, Kind, released_config
+from i2vgen_core.network.unet import UNet
+from i2vgen_core.sampling.options import RefineOptions
+
+from . import graphs
+from .compare import relative_error
+from .graphs import node
+from .in_process import Host
+
+OPTIONS = RefineOptions(mode="normal", steps=2, seed=graphs.SEED, rescale=0.0)
+PREPARED = {"enlarging": 1.5, "noise_aug": 0, "scale_told": 0, "joining": "auto", "seed": graphs.SEED}
+
+
+@pytest.fixture(scope="module")
+def refiners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Toy refiners with a control branch, of little padding, that go with the bundle `tiny`."""
+    made, folder = {}, tmp_path_factory.mktemp("refiners")
+    for kind in HINTED:
+        released = released_config(kind)
+        sizes = {"channel_mult": (1, 2), "attention_levels": (True, False), "num_res_blocks": 1}
+        config = replace(SIZES["tiny"].unet, kind=kind, gated=released.gated, control=released.control, **sizes)
+        generator = torch.Generator().manual_seed(0)
+        state = {
+            key: torch.rand(value.shape, generator=generator).sub(0.5) * 4 / max(1, value[0].numel()) ** 0.5
+            if value.ndim > 1
+            else 0.1 * torch.rand(value.shape, generator=generator) + float(key.endswith("weight"))
+            for key, value in UNet(config, device="meta").state_dict().items()
+        }
+        small = {"width": 64, "height": 80} | ({"fewest_pixels": 100} if kind == "venhancer" else {})
+        made[kind] = folder / kind
+        write_unet(made[kind], config, state, small)
+    return {str(kind): path for kind, path in made.items()}
+
+
+@pytest.fixture(scope="module")
+def clip() -> torch.Tensor:
+    return torch.rand(5, 12, 16, 3, generator=torch.Generator().manual_seed(1))
+
+
+def graph(kind: Kind, window: int = 0) -> graphs.Graph:
+    release, given = RELEASES[kind], graphs.refined_latent()
+    inserted = 1 if kind == "venhancer" else -1
+    changed = graphs.changed(
+        given,
+        positive__text=graphs.REFINE_PROMPT + release.prompt_suffix,
+        negative__text=release.negative_prompt,
+        refine__positive=["prepare", 0],
+        refine__negative=["prepare", 1],
+        refine__latent=["prepare", 2],
+        refine__steps=OPTIONS.steps,
+        refine__rescale=0.0,
+        refine__mode="normal",
+    )
+    kept = {name: changed[name] for name in ("loader", "positive", "negative", "refine")}
+    return kept | {
+        "refiner": node("GiveForTest", name="model"),
+        "images": node("GiveForTest", name="clip"),
+        "prepare": node(
+            "I2VGenXLRefinePrepare",
+            model=["refiner", 0],
+            positive=["positive", 0],
+            negative=["negative", 0],
+            vae=["loader", 4],
+            images=["images", 0],
+            inserted=inserted,
+            window=window,
+            **PREPARED,
+        ),
+        "base": node("I2VGenXLVAEDecode", vae=["loader", 4], latent=["refine", 0], frames_per_batch=0),
+    }
+
+
+def give(host: Host, path: Path, clip: torch.Tensor) -> None:
+    """The clip and the MODEL, as the Refiner Loader makes it of a file."""
+    models, load = host.module("nodes.host.models"), host.module("i2vgen_core.checkpoints.load")
+    host.given |= {"clip": clip, "model": models.build_model(load.open_refiner(path), path, "default")}
+
+
+def core_frames(bundles: Path, path: Path, clip: torch.Tensor, options: RefineOptions) -> torch.Tensor:
+    cascade, checkpoint = Cascade(bundles / "tiny"), open_refiner(path)
+    cascade.refiner = StageNetwork(checkpoint.build_network(), checkpoint.release)
+    canvas, latent = cascade.canvas(clip, options), cascade.encode_video(clip, options)
+    return cascade.decode_refined(cascade.sample_refiner(latent, graphs.REFINE_PROMPT, options), canvas)
+
+
+@pytest.mark.parametrize("kind, window", [("star", 3), ("venhancer", 4)])
+def test_the_host_gives_the_cores_video(
+    host: Host, bundles: Path, refiners: dict[str, Path], clip: torch.Tensor, kind: Kind, window: int
+) -> None:
+    give(host, refiners[kind], clip)
+    frames = host.value(graph(kind, window))
+    options = replace(OPTIONS, enlarging=1.5, window=window or None)
+    expected = core_frames(bundles, refiners[kind], clip, options)
+    assert frames.shape == expected.shape == ((9 if kind == "venhancer" else 5), 18, 24, 3)
+    assert relative_error(frames, expected) < 1e-4
+
+
+def test_the_stock_sampler_reads_the_hint_too(host: Host, refiners: dict[str, Path], clip: torch.Tensor) -> None:
+    stock = node(
+        "KSampler",
+        model=["refiner", 0],
+        positive=["prepare", 0],
+        negative=["prepare", 1],
+        latent_image=["prepare", 2],
+        seed=graphs.SEED,
+        steps=2,
+        cfg=7.5,
+        sampler_name="euler",
+        scheduler="normal",
+        denoise=0.5,
+    )
+    give(host, refiners["star"], clip)
+    frames = host.value(graph("star") | {"refine": stock})
+    host.given["clip"] = clip.flip(0)
+    assert frames.shape == (5, 18, 24, 3)
+    assert relative_error(frames, host.value(graph("star") | {"refine": stock})) > 1e-2
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"refine__positive": ["positive", 0]},
+            "conditioning: expected a video's, for STAR refiner, found text alone.",
+        ),
+        ({"refine__latent": ["other", 0]}, "latent: expected 5 frames of 10x8, as the hint has, found 5 of 10x10."),
+        (
+            {"refine__mode": "fast", "refine__noise_level": 600},
+            "noise level: expected 900 with the mode fast, found 600.",
+        ),
+        (
+            {"prepare__model": ["loader", 0]},
+            "model: expected a STAR or VEnhancer refiner, found a network of kind i2vgen_xl.",
+        ),
+        ({"prepare__inserted": 2}, "inserted: expected none where the network reads no key frames, found 2"),
+    ],
+)
+def test_what_cannot_be_is_said(
+    host: Host, refiners: dict[str, Path], clip: torch.Tensor, changes: dict[str, Any], message: str
+) -> None:
+    give(host, refiners["star"], clip)
+    host.given["other"] = {"samples": torch.zeros(5, 4, 10, 10)}
+    given = graph("star") | {"other": node("GiveForTest", name="other")}
+    result = host.run(graphs.changed(given, **changes), {"frames": ("base", 0)})
+    assert result.error is not None and message in result.error
