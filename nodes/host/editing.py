@@ -187,6 +187,8 @@ def _recall(key: Hashable, model: Any) -> Inverted | None:
 
 
 def _keep(key: Hashable, model: Any, inverted: Inverted) -> None:
+    for gone in [other for other, (owner, _) in _kept.items() if owner() is None]:
+        del _kept[gone]
     _kept[key] = weakref.ref(model), inverted
     _kept.move_to_end(key)
     while len(_kept) > _MOST:

@@ -143,7 +143,7 @@ def run_values(
         entered[t] = x
         return denoise(x, t)
 
-    last = ddim(seen, made.x, schedule, timesteps, clean_end=timesteps[-2] - timesteps[-1] != 1)
+    last = ddim(seen, made.x, schedule, timesteps, clean_end=run["steps"] <= 500)
     first = predict(made.x, timesteps[0], conditions)
     found: Values = {"first_prediction": (torch.cat([video(each, 1) for each in first[::-1]]), EXACT)}
     for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
