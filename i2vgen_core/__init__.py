@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .cascade import Cancelled, Cascade, Videos
     from .checkpoints.encoders import load_vae
     from .config import VAE_SCALE
+    from .directing import hold_area, hold_last
     from .editing import edit_clip, edit_video, invert_clip
     from .errors import CheckpointError, InputError
     from .media.images import read_image, write_image
@@ -37,6 +38,8 @@ __all__ = [
     "__version__",
     "edit_clip",
     "edit_video",
+    "hold_area",
+    "hold_last",
     "invert_clip",
     "load_vae",
     "read_image",
@@ -58,6 +61,8 @@ _PLACES = {
     "Videos": "cascade",
     "edit_clip": "editing",
     "edit_video": "editing",
+    "hold_area": "directing",
+    "hold_last": "directing",
     "invert_clip": "editing",
     "load_vae": "checkpoints.encoders",
     "read_image": "media.images",

@@ -473,6 +473,11 @@ class Cascade:
         )
         return BaseConditions(positive, negated, fps, base.detail_encoder(latent, frames), shape)
 
+    def video_size(self, options: BaseOptions) -> tuple[int, int, int]:
+        """Width, height and frames of a base video with these options."""
+        settings = self._base_stage(options).settings
+        return settings.width, settings.height, settings.frames
+
     @checked
     @torch.no_grad()
     def encode_images(self, images: ImageLike, options: BaseOptions) -> Tensor:
@@ -482,9 +487,9 @@ class Cascade:
             images: as for a call of the cascade; all of them are taken.
             options: the size is read.
         """
-        settings = self._base_stage(options).settings
-        self.check_frame(settings.width, settings.height)
-        return self._encode_fitted(as_images(images).to(self.device), settings.width, settings.height)
+        width, height, _ = self.video_size(options)
+        self.check_frame(width, height)
+        return self._encode_fitted(as_images(images).to(self.device), width, height)
 
     def _encode_fitted(self, images: Tensor, width: int, height: int) -> Tensor:
         return self.vae.encode(video_frame(images, width, height))

@@ -9,6 +9,7 @@ from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
 from .compare_videos import CompareVideos
 from .compose import Compose
+from .ctrl_adapter import ApplyCtrlAdapter, CtrlAdapterLoader
 from .global_encode import GlobalEncode
 from .host import blueprints, compat, detection, lora
 from .inspect_conditioning import InspectConditioning
@@ -41,6 +42,8 @@ NODES: list[type[io.ComfyNode]] = [
     Compose,
     AlignPose,
     Animate,
+    CtrlAdapterLoader,
+    ApplyCtrlAdapter,
     RefinePrepare,
 ]
 

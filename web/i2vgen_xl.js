@@ -5,7 +5,7 @@ import { app } from '../../scripts/app.js'
 // ---- text below blocks
 
 const TEXT = '$$node-text-preview' // the front end's name of the widget that shows it
-const WRITERS = ['CascadeLoader', 'CLIPEncode', 'GlobalEncode', 'BaseSampler', 'RefineSampler'].map((name) => `I2VGenXL${name}`)
+const mayWrite = (type) => type?.startsWith('I2VGenXL') && type !== 'I2VGenXLVAEDecode' // that one follows a sampler's text
 
 // The nodes of an execution id such as "5:3", outermost first: a block that holds others shows their text too.
 function nodesOf(id) {
@@ -30,7 +30,7 @@ function forgetText(node) {
 
 function forgetTextsOf(id) {
   const nodes = nodesOf(id)
-  if (WRITERS.includes(nodes.at(-1)?.type)) nodes.forEach(forgetText)
+  if (mayWrite(nodes.at(-1)?.type)) nodes.forEach(forgetText)
 }
 
 // ---- released files

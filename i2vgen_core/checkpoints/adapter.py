@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..network.adapter import AdapterSize, CtrlAdapter
 from ..network.blocks import Layers
-from .check import check_tensors
+from .check import check_tensors, of_sizes
 from .read import read_state_dict
 
 HEAD_DIM = 64
@@ -35,6 +36,7 @@ def load_adapter(
     head_dim: int = HEAD_DIM,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    operations: Any = nn,
 ) -> CtrlAdapter:
     """An adapter from a file, or from its tensors.
 
@@ -42,6 +44,7 @@ def load_adapter(
         file: of one control for I2VGen-XL.
         head_dim: width of a head.
         dtype, device: of its weights.
+        operations: namespace of layer classes, `torch.nn` or the host's.
 
     Raises:
         CheckpointError: it cannot be read, or is not whole.
@@ -56,7 +59,8 @@ def load_adapter(
         raise CheckpointError("Ctrl-Adapter", expected, found, _REMEDY)
     down = [_size(state, f"{_DOWN}.{number}", head_dim) for number in sorted(numbers)]
     middle = _size(state, _MIDDLE, head_dim)
-    adapter = CtrlAdapter(down, middle, Layers(dtype=dtype, device="meta"))
+    layers = Layers(operations, dtype, "meta")
+    adapter = of_sizes("Ctrl-Adapter", lambda: CtrlAdapter(down, middle, layers))
     expected_shapes = {**adapter.state_dict(), **_unread(adapter)}
     ours = {key: _as_ours(key, value) for key, value in state.items()}
     check_tensors(ours, expected_shapes, "Ctrl-Adapter")

@@ -13,6 +13,7 @@ import torch
 from ..config import BASES, REFINERS, RELEASES, released_config
 from ..errors import InputError
 from ..network.unet import UNet
+from .adapter import is_adapter, load_adapter
 from .detect import UNSAID, UnsaidKindError
 from .download import released_kind
 from .gguf import GGUF_SUFFIX, read_gguf_header
@@ -28,7 +29,7 @@ class Finding:
     """One network of a file.
 
     Args:
-        part: which, or LoRA: the change of one.
+        part: which, or LoRA: the change of one, or Ctrl-Adapter: what steers one.
         whole: whether its names and shapes are right, all of them.
         title: for people; empty unless it is whole.
         sure: how sure that is, or what is wrong.
@@ -36,7 +37,7 @@ class Finding:
         loader: the block that takes it; empty unless it is whole.
     """
 
-    part: PartName | Literal["LoRA"]
+    part: PartName | Literal["LoRA", "Ctrl-Adapter"]
     whole: bool
     title: str
     sure: str
@@ -74,9 +75,26 @@ def inspect_file(path: Path) -> Inspection:
     settings = settings_of(path, metadata)
     if is_lora(state):
         return Inspection(len(state), types, [_lora(state, metadata)], metadata)
+    if is_adapter(state):
+        return Inspection(len(state), types, [_adapter(state)], metadata)
     known = {} if "kind" in settings else released_kind(path)
     findings = [_finding(state, dict(settings) | known, part) for part in signs_of(state)]
     return Inspection(len(state), types, findings, metadata)
+
+
+def _adapter(state: StateDict) -> Finding:
+    """A Ctrl-Adapter: nothing in the file says for which control."""
+    shapes = {key: torch.empty_like(value, device="meta") for key, value in state.items()}
+    parameters = sum(value.numel() for value in state.values())
+    try:
+        sizes = load_adapter(shapes, device="meta").sizes
+    except InputError as error:
+        return Finding("Ctrl-Adapter", False, "", str(error), parameters, "")
+    title = f"Ctrl-Adapter for ControlNets of Stable Diffusion 1.5, {len(sizes)} adapters"
+    sure = f"all {len(state)} tensors; for which control it does not say"
+    return Finding(
+        "Ctrl-Adapter", True, title, sure, parameters, "Load Ctrl-Adapter (I2VGen-XL), from models/controlnet"
+    )
 
 
 def _lora(state: StateDict, metadata: Mapping[str, str]) -> Finding:

@@ -16,7 +16,7 @@ from ..media.images import check_image_file, write_image
 from ..media.spectrum import band_levels
 from ..media.tables import plain_table
 from ..memory import DTYPES
-from ..sampling.options import BaseOptions
+from ..sampling.options import BaseOptions, EditOptions
 from ..sampling.schedules import BASE_SOLVERS
 from .generate import acceleration_of, add_acceleration, add_lora_option, loras_of
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=_seeds, metavar="A:B", help="held-out scenes A to B - 1 (0:64; of emoji 0:24)")
     add("--refined", type=int, default=16, metavar="N", help="how many of them are refined too (%(default)s)")
     add("--ablations", action="store_true", help="the paper's ablations instead, at inference")
+    add("--edits", action="store_true", help="edits by the first frame instead, with --seeds, --steps and --sheet")
     add("--steps", type=int, help="of the base (the model's own)")
     add("--guidance", type=float, help="of the base (the model's own)")
     add("--solver", choices=BASE_SOLVERS, default="ddim", help="of the base (%(default)s)")
@@ -60,6 +61,15 @@ def run(options: argparse.Namespace) -> int:
     for file, strength in loras_of(options):
         cascade.add_lora(file, strength)
     seeds = options.seeds or range(24 if options.data else 64)
+    if options.edits:
+        from ..training.edits import edits
+
+        rows, sheet = edits(cascade, seeds, EditOptions(steps=base.steps or cascade.base.release.steps))
+        sys.stdout.write(plain_table(rows) + "\n")
+        _write_json(options.json, rows)
+        if options.sheet:
+            write_image(options.sheet, sheet)
+        return 0
     if options.ablations:
         tables = evaluate.ablations(cascade, seeds, refined=options.refined, base=base)
         for rows in tables.values():

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from .. import assets
 from ..cascade import Cascade, inserted_like, sized_like
 from ..config import FAST_STEPS, JOININGS, MODES, REFINERS, RELEASES
+from ..directing import hold_area, hold_last
 from ..errors import InputError
 from ..media.encoding import ENDINGS
 from ..media.images import read_image
@@ -28,6 +29,7 @@ from ..media.video import check_video_file, same_rate, write_video
 from ..media.world import caption, render, sample_scene
 from ..memory import DTYPES
 from ..network.acceleration import EXACT, Acceleration
+from ..sampling.held import Held
 from ..sampling.options import BaseOptions, RefineOptions
 from ..sampling.schedules import BASE_SOLVERS
 from ..sampling.solvers import Callback
@@ -70,6 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in place of a photo, a video for the refiner alone, with its sound; or its frames: pictures, or a folder",
     )
     add("--prompt", metavar="TEXT", help="what happens in the video (without --image: what happens in that scene)")
+    masks = "what may move of the photo, in white; what is black stays: one picture, or one for each frame"
+    add("--mask", nargs="+", default=[], metavar="FILE", help=masks)
+    add("--last-image", metavar="FILE", help="what the video ends in")
     endings = ", ".join((*ENDINGS, "_%04d.png")).replace("%", "%%")
     out = f"where the video goes, in the format of its ending ({endings}); of several, a folder"
     add("--out", type=Path, required=True, metavar="FILE.mp4", help=out)
@@ -234,9 +239,11 @@ def run(options: argparse.Namespace) -> None:
     seconds: dict[str, float] = {}
     with _timed(seconds, "encode"):
         conditions = [cascade.condition(image, prompt, base) for image in images]
+        held = [_held(options, cascade, image, base) for image in images]
         cascade.free("text_encoder", "image_encoder")
     with _timed(seconds, "base"), progress("base", len(images)) as callback:
-        latents = [cascade.sample_base(each, base, callback=callback) for each in conditions]
+        pairs = zip(conditions, held, strict=True)
+        latents = [cascade.sample_base(each, base, held=given, callback=callback) for each, given in pairs]
         cascade.free("base")
     bar = progress("refine", len(images)) if stage == "cascade" else nullcontext()
     with bar as callback:
@@ -256,11 +263,25 @@ def run(options: argparse.Namespace) -> None:
     _say_costs(seconds, cascade)
 
 
+def _held(options: argparse.Namespace, cascade: Cascade, image: torch.Tensor, base: BaseOptions) -> Held | None:
+    """What the options give of the video of a picture [1, H, W, 3]."""
+    held = None
+    if options.mask:
+        held = hold_area(cascade, image, read_source(source_files("--mask", options.mask)).frames, base)
+    if options.last_image:
+        held = hold_last(cascade, options.last_image, base, held)
+    return held
+
+
 def _refine_video(options: argparse.Namespace, cascade: Cascade, refine: RefineOptions) -> None:
     """The second stage alone, on a video or its pictures: frames, rate, length, shape and sound stay."""
     if options.image or options.stage not in (None, "refine"):
         found = "--image too" if options.image else f"--stage {options.stage}"
         raise InputError("--video", "a video for the refiner alone", found, "Give a photo or a video, not both.")
+    if options.mask or options.last_image:
+        raise InputError(
+            "--mask and --last-image", "a photo, in --image", "--video", "They are the base's: give a photo."
+        )
     if not options.video:
         raise InputError("--stage refine", "a video in --video", "none", "Name the video, or its pictures.")
     files = source_files("--video", options.video)

@@ -11,7 +11,7 @@ the width where the picture is narrower than 2:1); speeds are per second, so the
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -45,6 +45,37 @@ OPPOSITES: dict[Motion, Motion] = {
 TRAVEL: dict[Speed, float] = {"slowly": 0.075, "quickly": 0.18}  # fractions of the picture a second
 TURN: dict[Speed, float] = {"slowly": 40.0, "quickly": 120.0}  # degrees a second
 GROWTH: dict[Speed, float] = {"slowly": 0.15, "quickly": 0.35}  # of the logarithm of the size, a second
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a world's motions are, a second.
+
+    Args:
+        travel: lengths, in the world's own unit.
+        turn: degrees.
+        grow: of the logarithm of the size.
+    """
+
+    travel: Mapping[Speed, float]
+    turn: Mapping[Speed, float]
+    grow: Mapping[Speed, float]
+
+    def velocity(self, motion: str, speed: Speed) -> tuple[float, float]:
+        """To the right and down; (0, 0) of what does not travel."""
+        x, y = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}.get(motion, (0, 0))
+        return x * self.travel[speed], y * self.travel[speed]
+
+    def turn_rate(self, motion: str, speed: Speed) -> float:
+        """Degrees, clockwise."""
+        return {"clockwise": 1, "anticlockwise": -1}.get(motion, 0) * self.turn[speed]
+
+    def growth(self, motion: str, speed: Speed) -> float:
+        """Of the logarithm of the size."""
+        return {"growing": 1, "shrinking": -1}.get(motion, 0) * self.grow[speed]
+
+
+PACE = Pace(TRAVEL, TURN, GROWTH)
 DURATION = 15 / 8  # seconds from the first to the last of 16 frames at 8 fps: as long as the main shape stays in sight
 
 Rgb = tuple[float, float, float]
@@ -118,18 +149,17 @@ class Shape:
     @property
     def velocity(self) -> tuple[float, float]:
         """Horizontal and vertical speed in the world, in fractions of the picture a second."""
-        x, y = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}.get(self.motion, (0, 0))
-        return x * TRAVEL[self.speed], y * TRAVEL[self.speed]
+        return PACE.velocity(self.motion, self.speed)
 
     @property
     def turn_rate(self) -> float:
         """Degrees a second, clockwise."""
-        return {"clockwise": 1, "anticlockwise": -1}.get(self.motion, 0) * TURN[self.speed]
+        return PACE.turn_rate(self.motion, self.speed)
 
     @property
     def growth(self) -> float:
         """Growth g a second: after t seconds the size is size * exp(g * t)."""
-        return {"growing": 1, "shrinking": -1}.get(self.motion, 0) * GROWTH[self.speed]
+        return PACE.growth(self.motion, self.speed)
 
 
 @dataclass(frozen=True)

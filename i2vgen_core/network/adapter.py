@@ -16,11 +16,21 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from ..config import UNetConfig
 from .attention import scaled_dot_product_attention
 from .blocks import FeedForward, Layers, per_condition
 from .hooks import BlockHooks, BlockName
 
 _EPS = 1e-6
+
+
+def steered_channels(config: UNetConfig) -> list[int]:
+    """Channels of what a network hands up: of each block on the way down, and of the middle."""
+    widths = [config.model_channels]
+    for level, multiplier in enumerate(config.channel_mult):
+        last = level == len(config.channel_mult) - 1
+        widths += [config.model_channels * multiplier] * (config.num_res_blocks + (not last))
+    return [*widths, widths[-1]]
 
 
 @dataclass(frozen=True)

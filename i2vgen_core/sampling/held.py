@@ -13,6 +13,9 @@ from .solvers import Denoise
 
 _MASK = "Give a mask of the picture, one for all frames or one for each: 1 is sampled, 0 is held."
 
+LAST_SIGNAL = 0.9
+"""Until which share of the signal a last frame is held: the steps that are left take the jump to it away."""
+
 
 @dataclass(frozen=True, eq=False)
 class Held:
@@ -23,7 +26,7 @@ class Held:
         mask: of the video in any size, [H, W] or [n, H, W], for each frame or one for all: 1 is sampled, 0 is held,
             between blends the two; None holds nothing.
         by_signal: in place of blending, the mask says how long a place is held: until the signal's share of the noisy
-            latent, 0..1, has come to 1 - mask (Time-to-Move, arXiv 2511.08633, whose two clocks are two such values).
+            latent, 0..1, has come to 1 - mask.
     """
 
     latent: Tensor

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
+from ..media.world import Pace, Speed
 from .data import Sample
 from .emoji import FPS, EmojiFolder, Split
 from .photos import Photos
@@ -27,7 +28,6 @@ from .words import action, agreed, background_words, camera_words, noun, travel_
 
 Move = Literal["still", "left", "right", "up", "down", "clockwise", "anticlockwise", "growing", "shrinking"]
 Camera = Literal["still", "left", "right", "up", "down", "in", "out"]
-Speed = Literal["slowly", "quickly"]
 GroundKind = Literal["plain", "gradient", "room", "hills", "sea", "night", "photo"]
 
 MOVES: tuple[Move, ...] = get_args(Move)
@@ -47,6 +47,7 @@ OPPOSITES: dict[str, str] = {
 TRAVEL: dict[Speed, float] = {"slowly": 0.10, "quickly": 0.24}  # picture heights a second
 TURN: dict[Speed, float] = {"slowly": 25.0, "quickly": 60.0}  # degrees a second
 GROWTH: dict[Speed, float] = {"slowly": 0.12, "quickly": 0.28}  # of the logarithm of the size, a second
+PACE = Pace(TRAVEL, TURN, GROWTH)
 DURATION = 15 / 8  # seconds from the first to the last of 16 frames at 8 fps
 _ASPECT = 12 / 7  # of the picture that scenes are placed in
 
@@ -78,19 +79,18 @@ class Thing:
 
     @property
     def velocity(self) -> tuple[float, float]:
-        """Picture heights a second."""
-        x, y = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}.get(self.move, (0, 0))
-        return x * TRAVEL[self.speed], y * TRAVEL[self.speed]
+        """Picture heights a second, to the right and down."""
+        return PACE.velocity(self.move, self.speed)
 
     @property
     def turn_rate(self) -> float:
         """Degrees a second, clockwise."""
-        return {"clockwise": 1, "anticlockwise": -1}.get(self.move, 0) * TURN[self.speed]
+        return PACE.turn_rate(self.move, self.speed)
 
     @property
     def growth(self) -> float:
         """Growth g a second: after t seconds the size is size * exp(g * t)."""
-        return {"growing": 1, "shrinking": -1}.get(self.move, 0) * GROWTH[self.speed]
+        return PACE.growth(self.move, self.speed)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from .diffusion import (
     velocity_loss,
 )
 from .loop import Loop, LoopConfig
-from .still import stand_still
+from .still import LEFT_ALONE, SLOW, SLOWLY, stand_still
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,11 @@ class BaseTraining:
 
     Args:
         unet: the network's sizes, of kind i2vgen_xl.
-        still: a new network begins as a video of the picture standing still, see training.still.
+        still: a new network begins as a video of the picture standing still, see training.still; and in this run and the
+            later ones what makes it so is left alone, or learns slowly.
         width, height: of the clips in pixels.
         shapes: lengths and frame rates; batches are drawn from them.
         image_only: train single frames and leave what mixes frames alone: the first of the runs.
-        frozen: what is left as it is: how the names of its parameters begin, such as "network.input_blocks.0.".
-        slow: names' beginnings likewise, of what learns at a tenth of the rate.
         spatial_rate: learning rate of what an image-only run has trained, relative to that of the temporal layers.
         repeats: noise levels that each clip is shown at.
         bias: see diffusion.draw_timesteps.
@@ -64,8 +63,6 @@ class BaseTraining:
     height: int = 64
     shapes: tuple[Shape, ...] = (Shape(16),)
     image_only: bool = False
-    frozen: tuple[str, ...] = ()
-    slow: tuple[str, ...] = ()
     spatial_rate: float = 1.0
     repeats: int = 1
     bias: float = 1.0
@@ -152,7 +149,7 @@ def train_base(
     schedule, negative = schedule_for(kind), RELEASES[kind].negative_prompt
     temporal = tuple("network." + name for name in temporal_parts(base.network))
     for name, parameter in base.named_parameters():
-        if name.startswith(config.frozen + (temporal if config.image_only else ())):
+        if (config.image_only and name.startswith(temporal)) or (config.still and name.startswith(LEFT_ALONE)):
             parameter.requires_grad_(False)
     base.network.checkpointing = config.checkpointing
 
@@ -183,10 +180,11 @@ def train_base(
         noised = add_noise(latents, schedule, timesteps, noise)
         frames = latents.shape[1]
         # torch 2.13 crashes in a group norm's gradient on the CPU where its input, made by what is frozen, needs none.
-        x = noised.x.requires_grad_(bool(config.frozen))
+        x = noised.x.requires_grad_(config.still)
         predicted = base(x, timesteps, text, image, latents[:, 0], fps, frames)
         return velocity_loss(predicted, noised, TIMESTEPS)
 
     rates = {name: config.spatial_rate for name, _ in base.named_parameters() if not name.startswith(temporal)}
-    rates |= {name: 0.1 for name, _ in base.named_parameters() if name.startswith(config.slow)}
+    if config.still:
+        rates |= {name: SLOWLY * rates.get(name, 1.0) for name, _ in base.named_parameters() if name.startswith(SLOW)}
     return Loop(base, loss, batch, folder, config.loop, rates=rates, device=device)

@@ -191,7 +191,7 @@ def judge(
     Raises:
         InputError: a part of the model is missing, or the folder is no such one.
     """
-    tried = Judge(cascade, *(Alive.at(data, _SEED, split) for split in ("held_out", "train")), base)
+    tried = Judge(cascade, Alive.at(data, _SEED, "held_out"), Alive.at(data, _SEED, "train"), base)
     tried.vae(seeds)
     tried.base(seeds, _share(seeds, 2), _share(seeds, 4))
     tried.refiner(range(seeds.start, min(seeds.start + refined, seeds.stop)))

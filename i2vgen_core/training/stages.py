@@ -167,6 +167,8 @@ def run_base(job: Job) -> None:
     plan.check(job.device, _encoder_bytes(job, config.loop.precision))
     if checkpoint is None:
         base = build_base(config)
+        longest = max(config.shapes, key=lambda shape: shape.frames)
+        release = {"width": config.width, "height": config.height, "frames": longest.frames, "fps": longest.fps[-1]}
     else:
         encoder = checkpoint.build_global_encoder(torch.float32)
         if encoder is None:

@@ -28,6 +28,21 @@ from ..sampling.schedules import schedule_for
 CHANNELS = 3 * GROUPS
 """That a network must have for it: groups of three."""
 
+LEFT_ALONE = ("network.local_image_concat.", "network.local_temporal_encoder.", "network.input_blocks.0.1.")
+"""How the names of a Base's parameters begin that training leaves as they are: the picture's way to all frames."""
+
+SLOW = (
+    "network.input_blocks.0.0.",
+    "network.time_embed.",
+    "network.fps_embedding.",
+    "network.output_blocks.3.0.",
+    "network.out.",
+)
+"""Those that learn at SLOWLY times the rate: their features are large and alike all over a frame, which no norm behind them
+takes away, so that steps of the usual size shake the picture's level."""
+
+SLOWLY = 0.1
+
 _LATENT = 4  # channels
 _LATER = 6.0  # added to the details of the later frames, which hold no picture: more than a latent's mean ever is
 _SPREAD = (
@@ -37,6 +52,7 @@ _SHARP = 20.0  # of the SiLUs that compare them
 _DETAIL, _STREAM, _GATE, _LAST = 80.0, 6.0, 12.0, 12.0  # constants that keep the deviation of groups
 _GAIN = 0.5  # of a value in its gate
 _STEEP = 2.0  # gain of a gate's norm
+_SHUT = 30.0  # shift of a gate in a frame where it is to pass nothing
 _RIDGE = 1e-2  # of the fit of that shift
 _REACH = 14.0  # of the time step's shift of a gate, either way
 
@@ -49,7 +65,7 @@ class Line:
         deviation: of x_0.
     """
 
-    deviation: float = 0.4
+    deviation: float
 
     def __call__(self, kind: Any = "i2vgen_xl") -> tuple[Tensor, Tensor]:
         """a and b at all timesteps, float32 [1000]."""
@@ -59,37 +75,40 @@ class Line:
         return (sigma * signal * (1 - variance) / total).float(), (sigma / total).float()
 
 
+_FIRST, _LATER_ONES = Line(0.15), Line(0.6)
+
+
 @torch.no_grad()
-def stand_still(network: UNet, line: Line | None = None) -> None:
+def stand_still(network: UNet, first: Line = _FIRST, later: Line = _LATER_ONES) -> None:
     """Sets a new network's weights so that its velocity is the line's.
 
     Args:
-        network: a base of 96 channels at its first and last level, new (see diffusion.initialise).
-        line: the deviation that it begins with.
+        network: a base of 96 channels at two levels with one block each, new (see diffusion.initialise).
+        first: of the first frame, which is the picture.
+        later: of the others, which are about it.
 
     Raises:
         InputError: a network of other sizes.
     """
     config = network.config
     heads, channels = config.first_temporal_heads * config.head_dim, config.model_channels
-    if channels != CHANNELS or config.channel_mult[0] != 1 or heads != CHANNELS or not config.reads_details:
-        expected = f"an I2VGen-XL base of {CHANNELS} channels, as many in its first transformer's heads"
-        raise InputError("the network", expected, f"{channels} and {heads}", "Change its sizes.")
-    line = line or Line()
+    levels = config.channel_mult, config.num_res_blocks
+    if (channels, heads, levels, config.kind) != (CHANNELS, CHANNELS, ((1, 1), 1), "i2vgen_xl"):
+        expected = f"an I2VGen-XL base of {CHANNELS} channels, also in its first transformer's heads, at two levels"
+        found = f"{config.kind} with {channels} and {heads}, levels of {config.channel_mult}"
+        raise InputError("the network", expected, found, "Change its sizes.")
     _details(network)
     _spread(network)
-    _last_block(network, line)
+    _last_block(network, first, later)
 
 
-def _details(network: UNet) -> None:
+def _details(network: Any) -> None:
     """The detail path passes the picture on, and gives later frames 6 and more in every channel.
 
     A SiLU passes a value on as the difference of two, of it and of its negative. The later frames are known by their channels,
     which are equal: the third convolution adds what a unit says of the sum of the channels' differences.
     """
     first, second, third = (network.local_image_concat[i] for i in (0, 2, 4))
-    for convolution in (first, second, third):
-        assert isinstance(convolution, nn.Conv2d)
     for j in range(_LATENT):
         for place, sign in ((2 * j, 1.0), (2 * j + 1, -1.0)):
             _set(first, place, {j: sign})
@@ -107,8 +126,9 @@ def _details(network: UNet) -> None:
         nn.init.zeros_(last.bias)
 
 
-# The channels after the first convolution: four groups of six (x, -x, z, -z, and two constants), which are the groups of the
-# last block's norm as well; four of three (details, their negative, a constant); the rest is free.
+# The channels after the first block: four groups of six (x, -x, z, -z, and two constants), which are the groups of the
+# last block's norm as well; four of three (details, their negative, a constant); a group of six that says whether it is a
+# later frame (about 1, or 0, its negative, two constants, and two zeros); the rest is free.
 def _noisy(j: int) -> int:
     return 6 * j
 
@@ -121,7 +141,10 @@ def _detail(j: int) -> int:
     return 6 * _LATENT + 3 * j
 
 
-def _spread(network: UNet) -> None:
+_IS_LATER = 9 * _LATENT
+
+
+def _spread(network: Any) -> None:
     """The first convolution takes in what it is given, and its transformer spreads the first frame's details to all."""
     convolution, transformer = network.input_blocks[0]
     for j in range(_LATENT):
@@ -141,8 +164,11 @@ def _spread(network: UNet) -> None:
         ):
             _set(convolution, place, {}, value)
 
-    # Tokens: details, whether it is a later frame, the picture once it is there, constants, and what is free.
-    source, later, target, constant, free = 0, 4, 5, 9, 41
+    for place, value in enumerate((0.0, 0.0, _STREAM, -_STREAM, 0.0, 0.0)):
+        _set(convolution, _IS_LATER + place, {}, value)
+
+    # Tokens: details, their mean, the picture once it is there, constants, whether it is a later frame, and what is free.
+    source, later, target, constant, known, free = 0, 4, 5, 9, 41, 42
     deviation = (2 * _DETAIL**2 / 9) ** 0.5  # of the details' groups
     small = 0.2  # of a token's constants
     into = transformer.proj_in
@@ -151,13 +177,14 @@ def _spread(network: UNet) -> None:
         _set(into, source + j, each)
         _set(into, target + j, {})
     _set(into, later, {c: v / _LATENT for j in range(_LATENT) for c, v in _pair(j, small * deviation / 2).items()})
-    for place in range(constant, free):
+    for place in range(constant, known):
         _set(into, place, {}, 1.0 if place % 2 else -1.0)
+    _set(into, known, {})
     into.weight[free:] *= 0.2
     into.bias[free:] *= 0.2
 
     block = transformer.transformer_blocks[0]
-    scale = ((free - constant) / len(into.weight)) ** -0.5  # of a token's norm
+    scale = ((known - constant) / len(into.weight)) ** -0.5  # of a token's norm
     attention = block.attn1
     width = network.config.head_dim
     nn.init.zeros_(attention.to_q.weight[:width])
@@ -175,37 +202,58 @@ def _spread(network: UNet) -> None:
         _set(block.ff.net[2], target + j, {})
         for place, sign in ((_picture(j), 1.0), (_picture(j) + 1, -1.0)):
             _set(transformer.proj_out, place, {target + j: sign / small})
+    # A unit of the feed-forward is 0 in the first frame, whatever the picture, and about 1 in the later ones.
+    units = block.ff.net[0].proj
+    hidden = len(units.weight) // 2
+    _set(units, 0, {constant: 1 / scale})
+    _set(units, hidden, {later: 10.0, constant: -10.0 * 0.75 * _LATER * small})
+    _set(block.ff.net[2], known, {0: 1 / 5})
+    for place in (later, constant, known):  # what the unit reads and says is not stirred
+        _set(block.attn1.to_out[0], place, {})
+        _set(block.attn2.to_out[0], place, {})
+    for place, sign in ((_IS_LATER, 1.0), (_IS_LATER + 1, -1.0)):
+        _set(transformer.proj_out, place, {known: sign})
 
 
 def _pair(j: int, value: float) -> dict[int, float]:
     return {_detail(j): value, _detail(j) + 1: -value}
 
 
-def _last_block(network: UNet, line: Line) -> None:
-    """The last block adds up x_t and z, each gated by the time step, and the last convolution says it."""
-    block = network.output_blocks[-1][0]
+def _last_block(network: Any, first: Line, later: Line) -> None:
+    """The last block adds up x_t and z, each gated by the time step, in the first frame more of them, and the last convolution
+    says it."""
+    block = network.output_blocks[3][0]
     below = block.in_layers[2].in_channels - CHANNELS  # channels in front of those of the first block
     six = ((_STREAM**2 + 2) / 3) ** 0.5  # deviation of a group of six, where x and z are of 1
-    a, b = line(network.config.kind)
+    (a, b), (a_first, b_first) = later(network.config.kind), first(network.config.kind)
     embedded = _embedded(network)
     highest = float(b.max())
-    for kind, (value, wanted) in enumerate(((_noisy, a), (_picture, highest - b))):
+    gates = [
+        (_noisy, a, 1.0, False),
+        (_picture, highest - b, 1.0, False),
+        (_noisy, a_first - a, 1.0, True),
+        (_picture, b_first - b, -1.0, True),
+    ]
+    for number, (value, wanted, plus, of_first) in enumerate(gates):
         shift, slope = _gate(wanted)
         weight, bias = _fitted(embedded, shift)
         for j in range(_LATENT):
             for sign in (1.0, -1.0):
-                place = 3 * (4 * j + 2 * kind + int(sign < 0))
+                place = 3 * (8 * j + 2 * number + int(sign < 0))
                 units = below + value(j)
                 passed = _GAIN * six * sign
                 _set(block.in_layers[2], place, {units: passed, units + 1: -passed})
                 _set(block.in_layers[2], place + 1, {units: -passed, units + 1: passed})
                 _set(block.in_layers[2], place + 2, {}, _GATE)
+                if of_first:  # shut in the later frames
+                    for each, shuts in ((below + _IS_LATER, -_SHUT), (below + _IS_LATER + 1, _SHUT)):
+                        _add(block.in_layers[2], place, each, shuts * six)
                 block.emb_layers[1].weight[place : place + 3] = 0.0
                 block.emb_layers[1].bias[place : place + 3] = 0.0
                 block.emb_layers[1].weight[place], block.emb_layers[1].bias[place] = weight, bias
                 block.out_layers[0].weight[place], block.out_layers[0].bias[place] = _STEEP, _STEEP * 0.5**0.5
-                _add(block.out_layers[3], 3 * j, place, sign * slope)
-                _add(block.out_layers[3], 3 * j + 1, place, -sign * slope)
+                _add(block.out_layers[3], 3 * j, place, plus * sign * slope)
+                _add(block.out_layers[3], 3 * j + 1, place, -plus * sign * slope)
     through = block.skip_connection
     for j in range(_LATENT):
         z = below + _picture(j)
@@ -240,7 +288,7 @@ def _gate(wanted: Tensor) -> tuple[Tensor, float]:
     return shifts[at], weight
 
 
-def _embedded(network: UNet) -> Tensor:
+def _embedded(network: Any) -> Tensor:
     """What the blocks read of every timestep, [1000, e]; the frame rate adds nothing at first.
 
     The layers' own first weights make so little of a timestep that gates would have to multiply it by hundreds, and training
@@ -271,5 +319,5 @@ def _set(layer: Any, output: int, inputs: dict[int, float], bias: float = 0.0) -
 
 
 def _add(layer: Any, output: int, each: int, value: float) -> None:
-    middle = tuple(size // 2 for size in layer.weight.shape[2:])
-    layer.weight[(output, each, *middle)] += value
+    place = (output, each, *(size // 2 for size in layer.weight.shape[2:]))
+    layer.weight[place] += value

@@ -18,11 +18,12 @@ from ...i2vgen_core.errors import InputError, check_finite
 from ...i2vgen_core.network.evaluation import Prepared
 from ...i2vgen_core.sampling.editing import EditStage, Inverted, check_alike
 from ...i2vgen_core.sampling.options import EditOptions
+from .control import CONTROL
 from .inputs import check_conditioning
-from .models import CONDITION, VideoCondition, network_of
+from .models import CONDITION, VideoCondition, detailed_base
 from .network import SOURCE, Source, unpacked
 from .preview import Preview, prepare_callback
-from .sampling import NOT_FINITE, CoreSampler, Run, checked_latent, found, notes_of, sigmas_of
+from .sampling import NOT_FINITE, CoreSampler, Run, checked_latent, notes_of, sigmas_of
 
 _MOST = 2
 """Inversions that are kept."""
@@ -49,18 +50,14 @@ def edit(
         InputError: another model, a setting, a conditioning or a latent that cannot be, or too little memory in this
             machine.
     """
-    network = network_of(model)
-    if network is None or not network.reads_details:
-        remedy = "Wire the Cascade Loader's or the Base Loader's MODEL into it."
-        raise InputError("model", "an I2VGen-XL base", found(network), remedy)
+    detailed_base(model)
     stage = EditStage(options, model.model.release, model.model.schedule)
     samples = checked_latent(model, positive, negative, source_latent)
     check_finite("the source's latent", samples, "Look at the video, and at the VAE.")
     check_conditioning("source_positive", source_positive)
     for conditioning in (source_positive, positive, negative):
         _check_size(conditioning, samples)
-    if any(map(stage.injection_at, stage.timesteps)):
-        _check_patches(model)
+    _check_patches(model, any(map(stage.injection_at, stage.timesteps)))
 
     key = _key(model, source_positive, samples, stage)
     inverted = _recall(key, model)
@@ -171,9 +168,12 @@ def _check_size(conditioning: Any, samples: Tensor) -> None:
             check_alike(samples.shape, (condition.frames, *condition.image_latent.shape[1:]))
 
 
-def _check_patches(model: Any) -> None:
+def _check_patches(model: Any, takes_over: bool) -> None:
     options = model.model_options.get("transformer_options", {})
-    if any(options.get(name) for name in ("patches", "patches_replace")):
+    if CONTROL in options:
+        remedy = "Wire the loader's MODEL into it."
+        raise InputError("model", "one without a Ctrl-Adapter, since the source steers the edit", "one", remedy)
+    if takes_over and any(options.get(name) for name in ("patches", "patches_replace")):
         remedy = "Take out the node that patches it, such as FreeU, or set the three fractions to 0."
         raise InputError("model", "one without patches of its blocks, where features are taken over", "one", remedy)
 

@@ -103,6 +103,17 @@ def refiner(name: str, base: Path | None = None) -> Path:
     return folders[name] if name in folders else _network_file(name, "refiner")
 
 
+def adapters() -> list[str]:
+    """Files under models/controlnet."""
+    return folder_paths.get_filename_list("controlnet")
+
+
+def adapter(name: str) -> Path:
+    """Where a Ctrl-Adapter is. Raises InputError for a name that is not in the list."""
+    _choose(name, {file: file for file in adapters()}, "Ctrl-Adapter", "models/controlnet")
+    return Path(folder_paths.get_full_path_or_raise("controlnet", name))
+
+
 def _network_files() -> list[str]:
     """Files under models/diffusion_models; the host's own list leaves GGUF files out."""
     found: list[str] = []

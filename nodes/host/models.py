@@ -356,6 +356,16 @@ def network_of(model: Any) -> UNetConfig | None:
     return model.model.network if isinstance(getattr(model, "model", None), VideoModel) else None
 
 
+def detailed_base(model: Any) -> UNetConfig:
+    """Sizes of a MODEL of an I2VGen-XL base. Raises InputError if it is none."""
+    network = network_of(model)
+    if network is None or not network.reads_details:
+        found = "another model" if network is None else network.kind
+        remedy = "Wire the Cascade Loader's or the Base Loader's MODEL into it."
+        raise InputError("model", "an I2VGen-XL base", found, remedy)
+    return network
+
+
 def cascade_model(model: Any) -> Any:
     """The MODEL, of either stage. Raises InputError if it is not of this pack."""
     if network_of(model) is None:

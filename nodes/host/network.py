@@ -18,12 +18,13 @@ from ...i2vgen_core.config import JOININGS, UNetConfig
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.network.control import Hint
 from ...i2vgen_core.network.evaluation import Prepared
-from ...i2vgen_core.network.hooks import BlockName
+from ...i2vgen_core.network.hooks import BlockHooks, BlockName
 from ...i2vgen_core.network.injection import Injection, injecting
 from ...i2vgen_core.network.unet import UNet
 from ...i2vgen_core.sampling.windows import join_windows, refiner_windows, share_of
 from . import compat
 from .acceleration import of_half, reuse_in
+from .control import CONTROL, Control
 from .geometry import Details, Piece, of_clips, pieces_of
 from .patches import changes_nothing, stock_patches
 
@@ -217,7 +218,9 @@ class HostUNet(UNet):
             return self._in_windows(inputs, options, windows)
         x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, hint, told, pieces = inputs
         frames, reuse = len(pieces[0].frames), reuse_in(options, x, pieces)
-        hooks = stock_patches(options, reuse, self.config.model_channels, x, timesteps, context)
+        control: Control | None = options.get(CONTROL)
+        steered = BlockHooks() if control is None else control.steer(x, timesteps, pieces, options)
+        hooks = stock_patches(options, reuse, steered, self.config.model_channels, x, timesteps, context)
         timesteps = timesteps[::frames]
         known = unpacked(prepared, context, fps_embedding, self.channels)
         if in_front is not None:  # of an animator, whose halves differ in what stands beside the noise, too

@@ -19,20 +19,29 @@ from . import compat
 
 
 def stock_patches(
-    transformer_options: dict[str, Any], reuse: BlockHooks, channels: int, x: Tensor, timesteps: Tensor, context: Tensor
+    transformer_options: dict[str, Any],
+    reuse: BlockHooks,
+    steered: BlockHooks,
+    channels: int,
+    x: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
 ) -> Hooks:
     """One evaluation of a network with the patches of its MODEL.
 
     Args:
         transformer_options: the host's, with `patches` and `patches_replace`.
         reuse: recalls and keeps what the deep blocks make.
+        steered: adds what a control makes to what the way up is handed.
         channels: of the network's first block.
         x: noisy latents [(b f), 4, h, w].
         timesteps: of every frame [(b f)].
         context: of every clip [b, n, d].
     """
     attention = _StockAttention(transformer_options)
-    return Hooks(attention, _StockBlocks(transformer_options, attention, reuse, channels, x, timesteps, context))
+    return Hooks(
+        attention, _StockBlocks(transformer_options, attention, reuse, steered, channels, x, timesteps, context)
+    )
 
 
 def changes_nothing(transformer_options: dict[str, Any]) -> bool:
@@ -102,12 +111,14 @@ class _StockBlocks(BlockHooks):
         options: dict[str, Any],
         attention: _StockAttention,
         reuse: BlockHooks,
+        steered: BlockHooks,
         channels: int,
         x: Tensor,
         timesteps: Tensor,
         context: Tensor,
     ):
         self._options, self._attention, self._reuse, self._channels = options, attention, reuse, channels
+        self._steered = steered
         self._x, self._timesteps, self._context = x, timesteps, context
         self._patches = options.get("patches", {})
         self._embedding = timesteps
@@ -146,6 +157,9 @@ class _StockBlocks(BlockHooks):
         if block.way == "input":
             return _through(self._patches.get("input_block_patch", []), x, self._options)
         return self._after_middle(x) if block.way == "middle" else x
+
+    def hand_up(self, block: BlockName, x: Tensor) -> Tensor:
+        return self._steered.hand_up(block, x)
 
     def join(self, block: BlockName, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         self._options["block"] = tuple(block)

@@ -16,6 +16,9 @@ INSPECT = "I2VGen-XL/inspect"
 GlobalEncoderType = io.Custom("I2VGENXL_GLOBAL_ENCODER")
 """Socket of a base's learnt global encoder."""
 
+CtrlAdapterType = io.Custom("I2VGENXL_CTRL_ADAPTER")
+"""Socket of a Ctrl-Adapter."""
+
 PoseKeypointType = io.Custom("POSE_KEYPOINT")
 """Socket of body points, as pose detectors give them: OpenPose's JSON."""
 

@@ -21,6 +21,7 @@ from i2vgen_core.__main__ import main
 from i2vgen_core.checkpoints.load import open_base, open_refiner, open_unet
 from i2vgen_core.checkpoints.scaffold import SIZES
 from i2vgen_core.commands import pages
+from i2vgen_core.media.images import read_image
 from i2vgen_core.media.video import read_video
 from i2vgen_core.media.world import caption, sample_scene
 from i2vgen_core.network.acceleration import EXACT, Acceleration
@@ -69,6 +70,21 @@ def test_the_base_alone(generate):
     frames, fps = read_video(out)
     assert frames.shape == (3, 64, 64, 3) and fps == 8
     assert "refine" not in said
+
+
+def test_a_still_area_and_a_last_image(generate, bundles, photo, tmp_path):
+    """Black of the mask stays as the photo is, in every frame; the last frame is the picture that was given."""
+    mask, last, frames = tmp_path / "mask.png", tmp_path / "last.png", tmp_path / "frame_%04d.png"
+    Image.fromarray(torch.zeros(90, 120, 3, dtype=torch.uint8).numpy()).save(mask)
+    Image.fromarray(torch.full((90, 120, 3), 200, dtype=torch.uint8).numpy()).save(last)
+    assert generate("--stage", "base", "--mask", mask, out=frames)[0] == 0
+    still = [read_image(file) for file in sorted(tmp_path.glob("frame_*.png"))]
+    assert len(still) == 3 and (still[0] - still[2]).abs().max() < 2 / 255
+    assert generate("--stage", "base", "--mask", mask, "--last-image", last, out=frames)[0] == 0
+    ends = [read_image(file) for file in sorted(tmp_path.glob("frame_*.png"))]
+    assert (ends[1] - still[1]).abs().max() < 2 / 255
+    assert (ends[2] - still[2]).abs().mean() > 2 / 255
+    assert generate("--stage", "base", "--mask", mask, mask, out=frames)[0] == 2, "one mask, or one a frame"
 
 
 def test_a_folder_without_a_refiner_runs_the_base(generate, bundles, tmp_path):

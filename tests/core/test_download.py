@@ -21,7 +21,7 @@ from i2vgen_core.errors import InputError
 CONTENT = bytes(range(256)) * 800
 SHA = hashlib.sha256(CONTENT).hexdigest()
 TOY = replace(FILES["vae"], sha256=SHA[:16], size=len(CONTENT))
-FOLDERS = {"diffusion_models", "text_encoders", "clip_vision", "vae"}
+FOLDERS = {"diffusion_models", "text_encoders", "clip_vision", "vae", "controlnet"}
 
 
 class Hub(ThreadingHTTPServer):

@@ -24,7 +24,7 @@ FLOORS = (
     ("sampling",),
     ("checkpoints",),
     ("cascade",),
-    ("family", "editing"),
+    ("family", "editing", "directing"),
     ("training", "batch", "__init__"),
     ("commands",),
     ("__main__",),

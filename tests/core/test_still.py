@@ -7,7 +7,8 @@ import torch
 
 from i2vgen_core.errors import InputError
 from i2vgen_core.sampling.schedules import cosine_zero_snr
-from i2vgen_core.training.base import BaseTraining, build_base
+from i2vgen_core.training.base import BaseTraining, build_base, train_base
+from i2vgen_core.training.data import World
 from i2vgen_core.training.recipe import read_recipe
 from i2vgen_core.training.still import Line
 
@@ -27,7 +28,7 @@ def base():
 
 @pytest.mark.parametrize("timestep", [999, 700, 300, 100])
 def test_it_begins_as_the_velocity_of_a_still_video(base, timestep):
-    a, b = (value[timestep] for value in Line()())
+    lines = [[value[timestep] for value in Line(deviation)()] for deviation in (0.15, 0.6)]
     level = cosine_zero_snr().alphas_cumprod[timestep].float()
     for seed, frames in ((0, 1), (1, 3)):
         z = latents(seed)
@@ -36,7 +37,9 @@ def test_it_begins_as_the_velocity_of_a_still_video(base, timestep):
         text, image = torch.randn(1, 77, 64), torch.randn(1, 1, 64)
         with torch.no_grad():
             velocity = base(x, torch.tensor([timestep]), text, image, z, torch.tensor([8.0]), frames)
-        expected = a * x - b * z
+        expected = torch.cat(
+            [a * x[part] - b * z for (a, b), part in zip(lines, (slice(1), slice(1, None)), strict=True)]
+        )
         assert (velocity - expected).square().mean() < 0.01, "of a velocity's variance of 1"
 
 
@@ -59,3 +62,15 @@ def test_other_sizes_are_refused(change):
     config = replace(RECIPE, unet=replace(RECIPE.unet, **change))
     with pytest.raises(InputError, match="96 channels"):
         build_base(config)
+
+
+def test_what_makes_it_so_is_left_alone_or_learns_slowly(base, tmp_path):
+    loop = train_base(base, None, World(), tmp_path, RECIPE)
+    assert "network.input_blocks.0.1.proj_in.weight" not in loop.parameters
+    factors = {id(p): group["factor"] for group in loop.optimiser.param_groups for p in group["params"]}
+    rates = {name: factors[id(parameter)] for name, parameter in loop.parameters.items()}
+    assert rates["network.out.2.weight"] == rates["network.time_embed.0.bias"] == 0.1
+    assert rates["network.middle_block.0.in_layers.2.weight"] == 1
+    base.requires_grad_(True)
+    plain = train_base(base, None, World(), tmp_path, replace(RECIPE, still=False))
+    assert "network.input_blocks.0.1.proj_in.weight" in plain.parameters

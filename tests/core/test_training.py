@@ -1,66 +1,31 @@
-"""The training loop, recipes, and a few steps of every stage at the smallest sizes."""
+"""The training loop, its optimiser, recipes and noise."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import random
-import shutil
 import signal
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
-import toy
-from safetensors.torch import load_file
+from small_recipes import SMALL
 from torch import nn
 
-from i2vgen_core.__main__ import main
-from i2vgen_core.cascade import Cascade
-from i2vgen_core.checkpoints.load import open_unet
-from i2vgen_core.checkpoints.lora import merge_lora
 from i2vgen_core.config import TIMESTEPS, UNetConfig
 from i2vgen_core.errors import InputError
-from i2vgen_core.media.images import read_image, write_image
-from i2vgen_core.media.video import read_video
-from i2vgen_core.memory import DTYPES
-from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from i2vgen_core.sampling.schedules import cosine_zero_snr
-from i2vgen_core.training import base, clip, diffusion, refiner, stages, vae
+from i2vgen_core.training import base, clip, diffusion, refiner, vae
 from i2vgen_core.training.data import World
-from i2vgen_core.training.grow import grow_vae
 from i2vgen_core.training.loop import CHECKPOINT, LOG, Loop, LoopConfig, Stopped
 from i2vgen_core.training.muon import orthogonal
 from i2vgen_core.training.recipe import BUILT_IN, parse_recipe, read_recipe
-from i2vgen_core.training.stages import LORA, STAGES, Job
 from i2vgen_core.training.watch import draw_curves, read_log
 
 STAGE_OF_RECIPE = {"vae": vae.VAETraining, "clip": clip.CLIPTraining, "base": base.BaseTraining}
 STAGE_OF_RECIPE["refiner"] = refiner.RefinerTraining
-SMALL_UNET = {
-    "model_channels": 32,
-    "channel_mult": [1, 1],
-    "attention_levels": [True, False],
-    "num_res_blocks": 1,
-    "head_dim": 16,
-    "first_temporal_heads": 2,
-    "context_dim": 32,
-    "image_dim": 32,
-}
-SMALL = {
-    "vae": {"channels": [32, 32, 32, 32], "widths": [128], "crop": [64, 64], "batch": 2},
-    "clip": {"width": 32, "text_layers": 2, "vision_width": 32, "vision_layers": 1, "projection": 32, "batch": 4},
-    "base": {"unet": SMALL_UNET, "width": 64, "height": 64, "shapes": [{"frames": 2, "clips": 2}], "repeats": 2},
-    "refiner": {
-        "unet": SMALL_UNET | {"kind": "vid2vid_xl"},
-        "width": 64,
-        "height": 80,
-        "shapes": [{"frames": 2, "clips": 1}],
-    },
-}
 
 
 def regression(folder: Path, config: LoopConfig) -> Loop[torch.Tensor]:
@@ -341,102 +306,6 @@ class TestNoise:
             )
 
 
-@pytest.mark.slow
-class TestLatentSpace:
-    def test_normalising_keeps_what_is_decoded(self):
-        config = vae.VAETraining(channels=(32, 32, 32, 32))
-        model = vae.build_vae(config).eval()
-        images = torch.stack([World().clip(i, 64, 64, 1, 8).frames[0] for i in range(8)])
-        pixels = (images * 2 - 1).permute(0, 3, 1, 2)
-
-        def decoded() -> torch.Tensor:
-            return model.decode(model.encode(pixels).latent_dist.mode()).sample
-
-        with torch.no_grad():
-            before = decoded()
-            vae.normalise_latents(model, [images[:4], images[4:]])
-            after, latent = decoded(), model.encode(pixels).latent_dist.mode() * 0.18215
-        assert torch.allclose(before, after, atol=1e-3)
-        values = latent.transpose(0, 1).flatten(1)
-        assert torch.allclose(values.mean(1), torch.zeros(4), atol=1e-3)
-        assert torch.allclose(torch.cov(values), torch.eye(4), atol=1e-2)
-
-    def test_a_vae_trained_further_keeps_its_latents_axes(self):
-        """Whitened anew alone, the space of a VAE whose latents have been turned would stay turned."""
-        config = vae.VAETraining(channels=(32, 32, 32, 32))
-        earlier, turned = vae.build_vae(config).eval(), vae.build_vae(config).eval()
-        images = [torch.stack([World().clip(i, 64, 64, 1, 8).frames[0] for i in range(8)])]
-        vae.normalise_latents(earlier, images)
-        turned.load_state_dict(earlier.state_dict())
-        rotation = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0))).Q
-        with torch.no_grad():
-            quant = turned.quant_conv
-            quant.weight[:4] = torch.einsum("ij,jkhw->ikhw", rotation, quant.weight[:4])
-            quant.bias[:4] = rotation @ quant.bias[:4]
-        known = vae._latents(earlier, images)
-        assert (vae._latents(turned, images) - known).std() > 0.5 * known.std()
-        vae.normalise_latents(turned, images, earlier)
-        assert torch.allclose(vae._latents(turned, images), known, atol=1e-2 * known.std().item())
-
-
-class TestSpectrumError:
-    def test_detail_in_the_wrong_place_costs_less_than_none(self):
-        """Where the squared error says the opposite: that is why a decoder blurs."""
-        generator = torch.Generator().manual_seed(0)
-        truth, other = (0.2 * torch.randn(1, 3, 64, 64, generator=generator) for _ in range(2))
-        none = torch.zeros_like(truth)
-        spectra = {name: vae._log_amplitude(x) for name, x in (("truth", truth), ("other", other), ("none", none))}
-        assert nn.functional.mse_loss(other, truth) > nn.functional.mse_loss(none, truth)
-        misplaced, absent = (nn.functional.l1_loss(spectra[name], spectra["truth"]) for name in ("other", "none"))
-        assert misplaced < 0.5 * absent
-
-    def test_it_is_a_part_of_the_loss_by_its_weight(self, tmp_path):
-        losses = []
-        for weight in (0.0, 0.1, 0.2):
-            config = replace(parse_recipe(vae.VAETraining, SMALL["vae"], "recipe"), spectrum=weight)
-            loop = vae.train_vae(vae.build_vae(config), World(), tmp_path, config)
-            losses.append(loop.loss(loop.batch(0), torch.Generator().manual_seed(0))[0].item())
-        assert losses[1] - losses[0] == pytest.approx(losses[2] - losses[1], rel=1e-3)
-        assert losses[1] > losses[0]
-
-
-class TestMotionInCLIP:
-    def test_every_second_clip_is_the_opposite_of_the_one_before(self, tmp_path):
-        config = parse_recipe(clip.CLIPTraining, SMALL["clip"], "recipe")
-        loop = clip.train_clip(clip.build_clip(config), World(("plain",)), tmp_path, config)
-        samples = loop.batch(0)
-        for one, two in zip(samples[::2], samples[1::2], strict=True):
-            assert torch.equal(one.frames[0], two.frames[0])
-            assert not torch.equal(one.frames[-1], two.frames[-1])
-
-    def test_logits_tell_clips_apart_that_begin_alike(self):
-        config = parse_recipe(clip.CLIPTraining, SMALL["clip"], "recipe")
-        model = clip.build_clip(config)
-        pair = World(("plain",)).pair(3, 128, 64, 2, 1.0)
-        first, last = (torch.stack([sample.frames[i] for sample in pair]) for i in (0, -1))
-        tokens = torch.randint(1, 40_000, (2, 6))
-        tokens[:, -1] = clip.END
-        pictures, clips = model(tokens, torch.rand(1, 3, 64, 64), first, last)
-        assert pictures.shape == (1, 1) and clips.shape == (2, 2)
-        assert not torch.allclose(clips[0], clips[1])
-        _, still = model(tokens, torch.rand(1, 3, 64, 64), first, first)
-        assert torch.allclose(still[0], still[1])
-
-
-def test_standardised_tokens_have_what_networks_read_of_them():
-    """Measured as the bundle's encoder reads it; the first token is every text's, and is left out."""
-    config = parse_recipe(clip.CLIPTraining, SMALL["clip"], "recipe")
-    tower = clip.build_clip(config).text.eval()
-    world = World()
-    prompts = [world.clip(i, 64, 64, 1, 1).prompt for i in range(40)]
-    clip.standardise_tokens(tower, prompts, 1.5)
-    hidden = tower(input_ids=clip.Tokenizer()(prompts), output_hidden_states=True).hidden_states[-2]
-    (norm,) = (module for name, module in tower.named_modules() if name.endswith("final_layer_norm"))
-    read = norm(hidden)[:, 1:].flatten(0, 1)
-    assert torch.allclose(read.mean(0), torch.zeros(32), atol=1e-4)
-    assert torch.allclose(read.std(0), torch.full((32,), 1.5), atol=1e-3)
-
-
 def test_windows_are_cut_from_the_refiners_clips():
     frames = torch.arange(2 * 16 * 32.0).view(2, 16, 32, 1).expand(-1, -1, -1, 3)
     cut = [refiner._cropped(frames, (8, 4), random.Random(seed)) for seed in range(20)]
@@ -444,246 +313,6 @@ def test_windows_are_cut_from_the_refiners_clips():
     assert len({window[0, 0, 0, 0].item() for window in cut}) > 10
     assert all((window[1] - window[0] == 16 * 32).all() for window in cut), "one place in all frames"
     assert refiner._cropped(frames, None, random.Random(0)) is frames
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A model folder that every stage has written its part of, two steps each."""
-    root = tmp_path_factory.mktemp("trained")
-    for stage in ("vae", "clip", "base", "refiner"):
-        recipe = root / f"{stage}.json"
-        recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 2, "log_every": 1}}))
-        STAGES[stage](Job(root / "model", str(recipe), root / stage, out=root / "model", dtype="fp32"))
-    return root
-
-
-@pytest.mark.slow
-class TestStages:
-    def test_the_folder_is_one_that_the_cascade_reads(self, trained):
-        cascade = Cascade(trained / "model")
-        image = World().clip(0, 64, 64, 1, 8).frames
-        options = BaseOptions(width=64, height=64, frames=2, steps=2)
-        latent = cascade.sample_base(cascade.condition(image, "A red circle moves left.", options), options)
-        refine = RefineOptions(width=64, height=80, steps=2)
-        refined = cascade.sample_refiner(cascade.encode_video(cascade.decode(latent), refine), "a red circle", refine)
-        assert refined.shape == (2, 4, 10, 8) and refined.isfinite().all()
-
-    @pytest.mark.parametrize("stage", ["base", "refiner"])
-    def test_a_network_that_is_there_is_trained_further(self, trained, tmp_path, stage):
-        file = trained / "model" / ("unet" if stage == "base" else stage) / "diffusion_pytorch_model.safetensors"
-        from safetensors.torch import load_file
-
-        before = {key: value.clone() for key, value in load_file(file).items()}  # it is mapped, and written over
-        recipe = tmp_path / "recipe.json"
-        recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 1, "learning_rate": 1e-6, "warmup": 1}}))
-        STAGES[stage](Job(trained / "model", str(recipe), tmp_path / "run", out=trained / "model", dtype="fp32"))
-        after = load_file(file)
-        assert before.keys() == after.keys()
-        differences = [(after[key] - before[key]).abs().max().item() for key in before]
-        assert 0 < max(differences) < 1e-5
-
-    def test_an_image_only_run_leaves_what_mixes_frames(self, trained, tmp_path):
-        config = parse_recipe(base.BaseTraining, SMALL["base"] | {"image_only": True}, "")
-        config = replace(config, shapes=(diffusion.Shape(1, clips=2),), loop=LoopConfig(steps=2, warmup=1))
-        network = base.build_base(config)
-        before = {name: p.detach().clone() for name, p in network.named_parameters()}
-        base.train_base(network, diffusion.Encoders(trained / "model"), World(), tmp_path, config).run()
-        changed = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
-        assert not any("temopral_conv" in name or "input_blocks.0.1" in name for name in changed)
-        assert "network.out.2.weight" in changed
-
-    def test_dropped_conditions_are_those_of_the_negative_branch(self, trained, tmp_path):
-        config = parse_recipe(base.BaseTraining, SMALL["base"] | {"drop_both": 1.0}, "")
-        encoders = diffusion.Encoders(trained / "model")
-        loop = base.train_base(base.build_base(config), encoders, World(), tmp_path, config)
-        batch = loop.batch(0)
-        from i2vgen_core.config import RELEASES
-
-        expected = encoders.prompts([RELEASES["i2vgen_xl"].negative_prompt])
-        assert torch.equal(batch.text, expected.expand_as(batch.text))
-        assert batch.image.abs().max() == 0
-        assert batch.latents.shape == (2, 2, 4, 8, 8)
-
-    def test_the_detail_path_is_trained_with_its_official_gain(self):
-        assert UNetConfig(**{**SMALL_UNET, "channel_mult": (1, 1)}).detail_gain == "official"
-
-
-@pytest.mark.slow
-class TestOtherData:
-    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-    def test_low_rank_matrices_go_into_the_runs_folder(self, trained, tmp_path, monkeypatch, precision):
-        """Beside weights of the arithmetic's type: they are not trained."""
-        pytest.importorskip("peft", reason="training low-rank matrices needs peft")
-        types, add = [], stages.add_lora
-        monkeypatch.setattr(stages, "add_lora", lambda n, *a: types.append(next(n.parameters()).dtype) or add(n, *a))
-        before = {file: file.read_bytes() for file in (trained / "model").rglob("*.safetensors")}
-        recipe = tmp_path / "recipe.json"
-        loop = {"steps": 2, "learning_rate": 0.1, "warmup": 1, "ema": 0, "precision": precision}
-        for stage, folder in (("base", "unet"), ("refiner", "refiner")):
-            recipe.write_text(json.dumps(SMALL[stage] | {"lora_rank": 2, "checkpointing": True, "loop": loop}))
-            STAGES[stage](Job(trained / "model", str(recipe), tmp_path / stage, dtype="fp32"))
-            network = open_unet(trained / "model" / folder).build_network()
-            weight = network.input_blocks[1][1].transformer_blocks[0].attn2.to_k.weight
-            plain = weight.detach().clone()
-            merge_lora(network, tmp_path / stage / LORA)
-            assert not torch.equal(weight, plain)
-        assert types == [DTYPES[precision]] * 2
-        assert before == {file: file.read_bytes() for file in (trained / "model").rglob("*.safetensors")}
-
-    def test_what_watches_a_run_changes_nothing(self, trained, tmp_path, monkeypatch):
-        written = []
-        add_scalar = type("Writer", (), {"add_scalar": lambda _, *a: written.append(a), "flush": lambda _: None})
-        module = type(sys)("torch.utils.tensorboard")
-        module.SummaryWriter = lambda folder: written.append(folder) or add_scalar()
-        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-        monkeypatch.setattr("i2vgen_core.training.samples._STEPS", 2)
-        recipe, results = tmp_path / "recipe.json", {}
-        for stage, part in (("base", "unet"), ("refiner", "refiner")):
-            recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 4, "log_every": 2}}))
-            for name, more in (("plain", {}), ("watched", {"sample_every": 2, "tensorboard": True})):
-                run = tmp_path / f"{stage}_{name}"
-                STAGES[stage](Job(trained / "model", str(recipe), run, dtype="fp32", **more))
-                results[name] = load_file(run / part / "diffusion_pytorch_model.safetensors")
-            assert toy.same(results["plain"], results["watched"])
-            assert {file.name for file in (run / "samples").iterdir()} == {"step_000002.mp4", "step_000004.mp4"}
-            frames, _ = read_video(run / "samples" / "step_000004.mp4")
-            assert frames.shape == (2, SMALL[stage]["height"], 64, 3)
-            assert read_image(run / "curves.png").shape[2] == 960
-            assert str(run / "tensorboard") in written
-        assert {step for _, _, step in (entry for entry in written if isinstance(entry, tuple))} == {2, 4}
-        assert not (run / "left_out.csv").exists()
-
-    def test_samples_and_tensorboard_that_cannot_be(self, tmp_path, monkeypatch):
-        recipe = tmp_path / "recipe.json"
-        recipe.write_text(json.dumps(SMALL["vae"] | {"loop": {"steps": 1}}))
-        with pytest.raises(InputError, match="--sample-every: expected the base or the refiner, found vae"):
-            STAGES["vae"](Job(tmp_path, str(recipe), tmp_path / "run", sample_every=5))
-        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-        with pytest.raises(InputError, match="--tensorboard: expected the package tensorboard, found none"):
-            STAGES["vae"](Job(tmp_path, str(recipe), tmp_path / "run", tensorboard=True))
-
-    def test_a_folder_of_images(self, tmp_path):
-        for i in range(3):
-            write_image(tmp_path / f"{i}.png", World().clip(i, 128, 64, 1, 8).frames[0])
-            (tmp_path / f"{i}.txt").write_text(f"a picture of number {i}")
-        loop = {"steps": 1}
-        for stage, more in (("vae", {}), ("clip", {"seconds": 0, "batch": 3, "size": [64, 64]})):
-            recipe = tmp_path / "recipe.json"
-            recipe.write_text(json.dumps(SMALL[stage] | more | {"loop": loop}))
-            STAGES[stage](Job(tmp_path / "model", str(recipe), tmp_path / stage, tmp_path, tmp_path / "model"))
-        assert {part.name for part in (tmp_path / "model").iterdir()} >= {"vae", "text_encoder", "image_encoder"}
-
-
-class TestCommands:
-    @pytest.mark.slow
-    def test_train_writes_its_part_and_goes_on(self, tmp_path, caplog):
-        caplog.set_level("INFO")
-        recipe = tmp_path / "recipe.json"
-        recipe.write_text(json.dumps(SMALL["vae"] | {"loop": {"steps": 3, "log_every": 1}}))
-        command = ["train", "vae", "--config", str(recipe), "--model", str(tmp_path / "model")]
-        command += ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "model"), "--device", "cpu"]
-        assert main([*command, "--until", "1"]) == 0
-        assert main(command) == 0
-        text = caplog.text
-        assert "step 1 of 3" in text and "resumed at step 1" in text and "step 3 of 3" in text
-        assert (tmp_path / "model" / "vae" / "config.json").is_file()
-
-    @pytest.fixture
-    def vae_command(self, trained, tmp_path):
-        """Trains the VAE of a model further by a step; its files, and a function that runs it with more options."""
-        shutil.copytree(trained / "model" / "vae", tmp_path / "model" / "vae")
-        recipe = tmp_path / "recipe.json"
-        recipe.write_text(json.dumps(SMALL["vae"] | {"loop": {"steps": 1, "warmup": 1}}))
-
-        def run(*more):
-            command = ["train", "vae", "--config", recipe, "--model", tmp_path / "model", "--device", "cpu"]
-            return main([str(each) for each in [*command, *more]])
-
-        return run
-
-    def test_a_model_is_written_only_where_it_is_named_twice(self, vae_command, tmp_path, caplog):
-        weights = tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors"
-        before = weights.read_bytes()
-        assert vae_command("--run", tmp_path / "run") == 0
-        made = tmp_path / "run" / "vae" / "diffusion_pytorch_model.safetensors"
-        assert made.is_file() and weights.read_bytes() == before
-        assert vae_command("--run", tmp_path / "run") == 0, "what the same run made is made anew"
-        shutil.copytree(tmp_path / "model", tmp_path / "other")
-        assert vae_command("--run", tmp_path / "run-2", "--device", "xpu:7") == 2
-        assert "device: expected cpu" in caplog.text and not (tmp_path / "run-2").exists()
-        assert vae_command("--run", tmp_path / "run-2", "--out", tmp_path / "other") == 2
-        assert "--out: expected a folder without vae" in caplog.text and not (tmp_path / "run-2" / CHECKPOINT).exists()
-        for _ in range(2):
-            assert vae_command("--run", tmp_path / "run-3", "--out", tmp_path / "new") == 0
-        assert (tmp_path / "new" / "vae" / "config.json").is_file() and weights.read_bytes() == before
-        assert vae_command("--run", tmp_path / "run-4", "--out", tmp_path / "model") == 0
-        assert weights.read_bytes() != before
-
-    def test_folders_that_cannot_be_written_are_said_before_the_training(
-        self, vae_command, tmp_path, caplog, monkeypatch
-    ):
-        monkeypatch.setattr("i2vgen_core.training.stages.train_vae", None)
-        (tmp_path / "file").touch()
-        assert vae_command("--run", tmp_path / "file") == 2
-        assert vae_command("--run", tmp_path / "run", "--out", tmp_path / "file" / "out") == 2
-        assert caplog.text.count("error: train: expected a folder that can be written") == 2
-
-    def test_files_have_the_permissions_of_any_other(self, vae_command, tmp_path):
-        before = os.umask(0o027)
-        try:
-            assert vae_command("--run", tmp_path / "run") == 0
-        finally:
-            os.umask(before)
-        modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "run").rglob("*") if file.is_file()}
-        assert len(modes) >= 4 and set(modes.values()) == {0o640}, modes
-
-    def test_stopped_it_exits_with_130_and_writes_no_model(self, vae_command, tmp_path, caplog, monkeypatch):
-        caplog.set_level("INFO")
-        from i2vgen_core.training import stages
-
-        class Source(World):
-            def picture(self, *arguments):
-                signal.raise_signal(signal.SIGTERM)
-                return super().picture(*arguments)
-
-        recipe = tmp_path / "recipe.json"
-        recipe.write_text(json.dumps(SMALL["vae"] | {"loop": {"steps": 3}}))
-        with monkeypatch.context() as patch:
-            patch.setattr(stages.Job, "source", lambda *_: Source())
-            handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what the others of the batch ask for
-            try:
-                assert vae_command("--run", tmp_path / "run") == 130
-            finally:
-                signal.signal(signal.SIGTERM, handler)
-        assert "stopped at step 1, with a checkpoint; the same command goes on from there" in caplog.text
-        assert not (tmp_path / "run" / "vae").exists()
-        assert vae_command("--run", tmp_path / "run") == 0
-        assert "resumed at step 1" in caplog.text and (tmp_path / "run" / "vae").is_dir()
-
-    def test_mistakes_exit_with_2(self, tmp_path, caplog):
-        command = ["train", "vae", "--config", "none", "--model", str(tmp_path), "--run", str(tmp_path)]
-        assert main(command) == 2
-        assert "expected a recipe" in caplog.text
-
-    @pytest.mark.slow
-    def test_evaluate_exits_with_1_where_a_bar_is_missed(self, trained, tmp_path, capsys):
-        folder = tmp_path / "model"
-        shutil.copytree(trained / "model", folder)
-        config = json.loads((folder / "unet" / "config.json").read_text())
-        config["release"] = {"width": 128, "height": 64, "frames": 2, "fps": 8, "steps": 1}
-        (folder / "unet" / "config.json").write_text(json.dumps(config))
-        json_file, sheet = tmp_path / "figures.json", tmp_path / "sheet.png"
-        command = ["evaluate", "--model", str(folder), "--seeds", "0:1", "--refined", "0", "--device", "cpu"]
-        assert main([*command, "--json", str(json_file), "--sheet", str(sheet)]) == 1
-        table = capsys.readouterr().out
-        assert "frame 0 against the given image" in table and "miss" in table
-        assert json.loads(json_file.read_text())["figures"]["frame_0"]
-        assert read_image(sheet).shape[3] == 3
-
-    @pytest.mark.parametrize("seeds", ["3", "5:5", "a:b", "-1:2"])
-    def test_seeds_are_a_range(self, seeds):
-        with pytest.raises(SystemExit):
-            main(["evaluate", f"--seeds={seeds}"])
 
 
 class TestWorldSource:
@@ -697,37 +326,6 @@ class TestWorldSource:
     def test_seeds_bring_other_scenes(self):
         assert World(seed=0).scene(0) != World(seed=1).scene(0)
         assert World().scene(3) == World().scene(3)
-
-
-class TestGrowth:
-    """A VAE that grows begins as the one it grew from."""
-
-    @pytest.mark.parametrize(("channels", "blocks"), [((32, 32, 64, 96), 1), ((32, 64, 32, 64), 2)])
-    def test_it_is_the_same_function(self, channels, blocks):
-        small = vae.build_vae(parse_recipe(vae.VAETraining, SMALL["vae"], "small")).eval()
-        large = grow_vae(small, channels, blocks).eval()
-        pixels = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        with torch.no_grad():
-            latents = [net.quant_conv(net.encoder(pixels)) for net in (small, large)]
-            pictures = [net.decoder(net.post_quant_conv(latents[0][:, :4])) for net in (small, large)]
-        assert torch.allclose(*latents, atol=1e-4)
-        assert torch.allclose(*pictures, atol=1e-5)
-        assert large.config.block_out_channels == channels
-
-    def test_copies_part_as_they_learn(self):
-        small = vae.build_vae(parse_recipe(vae.VAETraining, SMALL["vae"], "small"))
-        large = grow_vae(small, (32, 32, 32, 64), 1)
-        layer = large.decoder.mid_block.resnets[0].conv1
-        large.decoder(torch.rand(1, 4, 4, 4)).square().mean().backward()
-        gradient = layer.weight.grad
-        assert not torch.allclose(gradient[0] / gradient[0].norm(), gradient[1] / gradient[1].norm(), atol=1e-3)
-        assert large.encoder.down_blocks[3].resnets[0].conv2.weight.abs().max() == 0
-
-    @pytest.mark.parametrize("channels", [(32, 32, 32, 48), (32, 32, 32)])
-    def test_what_is_no_multiple_is_refused(self, channels):
-        small = vae.build_vae(parse_recipe(vae.VAETraining, SMALL["vae"], "small"))
-        with pytest.raises(InputError, match="multiple"):
-            grow_vae(small, channels, 1)
 
 
 class TestMuon:
@@ -777,16 +375,3 @@ def test_group_norms_compute_in_float32_while_a_run_lasts(tmp_path):
     with torch.autocast("cpu", torch.bfloat16):
         model(torch.rand(1, 3, 4, 4))
     assert seen == [torch.float32, torch.bfloat16]
-
-
-def test_a_batch_of_pictures_is_one_of_the_views():
-    class Counted:
-        def picture(self, number, width, height):
-            return torch.full((height, width, 3), float(number))
-
-    views = [{"width": 64, "height": 40, "count": 3}, {"width": 96, "height": 56, "crop": [32, 24], "count": 2}]
-    config = parse_recipe(vae.VAETraining, {"views": views}, "views")
-    batches = [vae.pictures(Counted(), number, config) for number in range(20)]
-    assert {tuple(batch.shape) for batch in batches} == {(3, 40, 64, 3), (2, 24, 32, 3)}
-    whole = [batch for batch in batches if len(batch) == 3]
-    assert len({batch[0, 0, 0, 0].item() for batch in whole}) == len(whole), "no picture comes twice"

@@ -173,12 +173,18 @@ TEMPLATE_FRAMES = {"base_long_video": 20, "base_two_prompts": 24, "base_loop": 1
 
 
 def small_template(make: Callable[[], Any]) -> Graph:
-    """A template's graph in API format, with few steps and small frames. The base's size stays: it is wired."""
+    """A template's graph in API format, with few steps and small frames. The base's size stays: it is wired. In the place of
+    a video's file is a scene that stands still."""
     prompt = make().prompt()
-    for node in prompt.values():
-        for name, value in SMALL.get(node["class_type"], {}).items():
-            if not (node["class_type"] == "ImageScale" and make.__name__ == "base_loop"):
-                node["inputs"][name] = value
-        if node["class_type"] == "I2VGenXLGlobalEncode":
-            node["inputs"]["frames"] = TEMPLATE_FRAMES.get(make.__name__, 3)
+    for name, each in prompt.items():
+        for entry, value in SMALL.get(each["class_type"], {}).items():
+            if not (each["class_type"] == "ImageScale" and make.__name__ == "base_loop"):
+                each["inputs"][entry] = value
+        if each["class_type"] == "I2VGenXLGlobalEncode":
+            each["inputs"]["frames"] = TEMPLATE_FRAMES.get(make.__name__, 3)
+        if each["class_type"] == "LoadVideo":
+            prompt[name] = node("CreateVideo", images=["scenes", 0], fps=RATE)
+    if make.__name__ == "refine_video":
+        prompt["scene"] = node("I2VGenXLTinyScene", seed=13)
+        prompt["scenes"] = node("RepeatImageBatch", image=["scene", 0], amount=3)
     return prompt

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from i2vgen_core.cascade import Cascade
+from i2vgen_core.checkpoints.download import FILES
 from i2vgen_core.config import RELEASES
 from i2vgen_core.family import Driving, animate, compose
 from i2vgen_core.media.guides import Guides, stretched
 from i2vgen_core.poses.keypoints import poses_of_frames
 from i2vgen_core.sampling.options import AnimateOptions, BaseOptions
 
+from ..templates.family import FAMILY
 from . import graphs
 from .compare import relative_error
 from .graphs import node
@@ -310,3 +312,56 @@ def test_the_wrong_conditioning_is_a_sentence(host, given):
     assert "Animate block" in failure(host, graph)
     graph = animated("tft2v_composer", given) | sampler("animate")
     assert "Compose block" in failure(host, graph)
+
+
+# ---------------------------------------------------------------- templates
+
+NETWORKS = {"tft2v_t2v": "text2video"}
+"""Kinds of templates whose network has no bundle here, and what stands for it."""
+
+
+@pytest.mark.parametrize("make", FAMILY, ids=lambda make: make.__name__)
+def test_a_template_runs_where_its_files_are(host, given, make):
+    """Made-up networks stand for the released ones, and tensors for what is loaded and estimated."""
+    prompt = make().prompt()
+    (loader,) = (name for name, each in prompt.items() if each["class_type"] == "I2VGenXLBaseLoader")
+    said = prompt[loader]["inputs"]
+    kind = next(kind for kind in RELEASES if FILES.get(kind) and FILES[kind].name == said["model_name"])
+    assert said["kind"] in ("auto", kind)
+    prompt[loader] = node("I2VGenXLCascadeLoader", bundle=f"family/{NETWORKS.get(kind, kind)}", weight_dtype="default")
+    outputs = {"CLIPLoader": 2, "CLIPVisionLoader": 3, "VAELoader": 4}
+    moved = {name: outputs[each["class_type"]] for name, each in prompt.items() if each["class_type"] in outputs}
+    stands = {
+        "GetVideoComponents": pictures(FRAMES),
+        "LoadImage": pictures(1, seed=1, height=90),
+        "LoadImageMask": GUIDES.mask[:1],
+        "MoGeRender": pictures(FRAMES, seed=2),
+    }
+    dropped = {*moved, *(name for name, each in prompt.items() if each["class_type"] in UNUSED)}
+    graph = {}
+    for name, each in prompt.items():
+        inputs = each["inputs"] | {
+            key: [loader, moved[link[0]]]
+            for key, link in each["inputs"].items()
+            if isinstance(link, list) and link[0] in moved
+        }
+        inputs |= TINY.get(each["class_type"], {})
+        if each["class_type"] in stands:
+            graph[name] = given(f"{make.__name__} {name}", stands[each["class_type"]])
+        elif each["class_type"] == "SDPoseKeypointExtractor":
+            graph[name] = given(f"{make.__name__} {name}", keypoints(FRAMES, seed=int(name)))
+        elif name not in dropped:
+            graph[name] = {"class_type": each["class_type"], "inputs": inputs}
+    (frames,) = (each["inputs"]["images"] for each in graph.values() if each["class_type"] == "CreateVideo")
+    result = host.run(graph, {"frames": tuple(frames)})
+    assert result.error is None, f"{result.error_node}: {result.error}"
+    assert result.kept["frames"].shape == (FRAMES, HEIGHT, WIDTH, 3) and result.kept["frames"].std() > 0.01
+
+
+UNUSED = ("CheckpointLoaderSimple", "LoadMoGeModel", "MoGeInference", "LoadVideo", "SaveVideo", "PreviewImage")
+TINY = {
+    "I2VGenXLCompose": {"width": WIDTH, "height": HEIGHT, "frames": FRAMES},
+    "I2VGenXLAnimate": {"width": WIDTH, "height": HEIGHT},
+    "EmptyLatentImage": {"width": WIDTH, "height": HEIGHT, "batch_size": FRAMES},
+    "I2VGenXLBaseSampler": {"steps": 2},
+}

@@ -23,6 +23,8 @@ NODES = {
     "I2VGenXLCompareVideos",
     "I2VGenXLAccelerate",
     "I2VGenXLVideoEdit",
+    "I2VGenXLCtrlAdapterLoader",
+    "I2VGenXLApplyCtrlAdapter",
 }
 
 

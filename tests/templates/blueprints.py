@@ -1,24 +1,31 @@
-"""The two blocks of `subgraphs/`: a stage each, with the five widgets that people change."""
+"""The two blocks of `subgraphs/`: a stage each, with its settings outside. The templates use them too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from i2vgen_core import assets
-from i2vgen_core.config import RELEASES
 
+from . import notes
 from .graph import Blueprint
-from .stages import OWN_SIZE, released
+from .settings import BASE, OWN_SIZE, RATE, REFINER, WITH_BASE, prompt_of, released, short_prompt_of
 
-_TINY_PROMPT = "A green triangle slides gently up."
+_SCENE = 13
+"""Whose prompts the blocks begin with; what Tiny Scene's seed is in the templates."""
 
 
+@cache
 def image_to_video() -> Blueprint:
-    """The base stage: an image in, frames out."""
+    """The base stage: an image in, frames and a video out, and the models for a second stage."""
     block = Blueprint(
-        "Image to Video (I2VGen-XL)", "A picture and a sentence in, a video's frames out: the base stage."
+        "Image to Video (I2VGen-XL)",
+        "A picture and a sentence in, a video out: the base stage.",
+        notes.IMAGE_TO_VIDEO,
+        (300, 700),
+        first_id=101,
     )
-    group = block.group("Base", width=400)
+    group = block.group("Base", width=360)
     bundle = released("i2vgen_xl", "text", "vision", "vae")
     loader = group.add("I2VGenXLCascadeLoader", bundle=assets.NAME, models=bundle)
     size = group.add("I2VGenXLSize", size=OWN_SIZE, model=loader["MODEL"])
@@ -26,8 +33,8 @@ def image_to_video() -> Blueprint:
         "I2VGenXLCLIPEncode",
         clip=loader["CLIP"],
         clip_vision=loader["CLIP_VISION"],
-        prompt=_TINY_PROMPT,
-        negative_prompt=RELEASES["i2vgen_xl"].negative_prompt,
+        prompt=prompt_of(_SCENE),
+        negative_prompt=BASE.negative_prompt,
         width=size["width"],
     )
     stage = block.group("Sample")
@@ -47,44 +54,73 @@ def image_to_video() -> Blueprint:
         positive=made["positive"],
         negative=made["negative"],
         latent=made["LATENT"],
+        control_after_generate="fixed",
     )
-    frames = stage.add("I2VGenXLVAEDecode", vae=loader["VAE"], latent=sampled)
+    end = block.group("Video")
+    frames = end.add("I2VGenXLVAEDecode", vae=loader["VAE"], latent=sampled)
+    video = end.add("CreateVideo", images=frames, fps=RATE)
     block.expose("image", (clip, "image"), (made, "image"))
     block.expose("prompt", (clip, "prompt"))
+    block.expose("negative_prompt", (clip, "negative_prompt"))
     block.expose("size", (size, "size"))
     block.expose("frames", (made, "frames"))
+    block.expose("steps", (sampled, "steps"))
     block.expose("seed", (sampled, "seed"))
+    block.expose("rate", (video, "fps"))
     block.expose("bundle", (loader, "bundle"))
     block.give("IMAGE", frames)
+    block.give("VIDEO", video)
+    block.give("MODEL", loader["MODEL"])
     block.give("CLIP", loader["CLIP"])
     block.give("VAE", loader["VAE"])
+    block.show(sampled)
     return block
 
 
+@cache
 def video_refine() -> Blueprint:
-    """The second stage: frames in, larger and sharper frames out."""
-    block = Blueprint("Video Refine (I2VGen-XL)", "A video's frames in, larger and sharper ones out: the second stage.")
-    release = RELEASES["vid2vid_xl"]
-    group = block.group("Refiner and prompts", width=400)
-    refiner = group.add("I2VGenXLRefinerLoader", model_name=assets.NAME, models=released("vid2vid_xl"))
-    positive = group.add("CLIPTextEncode", text="a green triangle" + release.prompt_suffix)
-    negative = group.add("CLIPTextEncode", text=release.negative_prompt)
+    """The second stage: frames in, larger and sharper frames and their video out."""
+    block = Blueprint(
+        "Video Refine (I2VGen-XL)",
+        "A video's frames in, larger and sharper ones out: the second stage.",
+        notes.VIDEO_REFINE,
+        (300, 700),
+        first_id=201,
+    )
+    group = block.group("Refiner and prompts", width=360)
+    refiner = group.add("I2VGenXLRefinerLoader", model_name=WITH_BASE, models=released("vid2vid_xl"))
+    prompt = group.add(
+        "StringConcatenate",
+        title="With the quality suffix",
+        string_a=short_prompt_of(_SCENE),
+        string_b=REFINER.prompt_suffix,
+    )
+    positive = group.add("CLIPTextEncode", title="Positive prompt", text=prompt)
+    negative = group.add("CLIPTextEncode", title="Negative prompt", text=REFINER.negative_prompt)
     stage = block.group("Refine")
     size = stage.add("I2VGenXLSize", size=OWN_SIZE, model=refiner)
     scaled = stage.add("ImageScale", upscale_method="bilinear", width=size["width"], height=size["height"])
     encoded = stage.add("VAEEncode", pixels=scaled)
     sides = {"positive": positive, "negative": negative}
-    sampled = stage.add("I2VGenXLRefineSampler", model=refiner, latent=encoded, **sides)
-    frames = stage.add("I2VGenXLVAEDecode", latent=sampled)
+    sampled = stage.add("I2VGenXLRefineSampler", model=refiner, latent=encoded, control_after_generate="fixed", **sides)
+    end = block.group("Video")
+    frames = end.add("I2VGenXLVAEDecode", latent=sampled)
+    video = end.add("CreateVideo", images=frames, fps=RATE)
     block.expose("images", (scaled, "image"))
     block.expose("clip", (positive, "clip"), (negative, "clip"))
     block.expose("vae", (encoded, "vae"), (frames, "vae"))
-    block.expose("prompt", (positive, "text"))
+    block.expose("base", (refiner, "base"))
+    block.expose("prompt", (prompt, "string_a"))
+    block.expose("negative_prompt", (negative, "text"))
     block.expose("size", (size, "size"))
     block.expose("noise_level", (sampled, "noise_level"))
+    block.expose("steps", (sampled, "steps"))
     block.expose("seed", (sampled, "seed"))
+    block.expose("rate", (video, "fps"))
     block.expose("refiner", (refiner, "model_name"))
     block.give("IMAGE", frames)
+    block.give("VIDEO", video)
+    block.show(sampled)
     return block
 
 

@@ -5,8 +5,9 @@ from i2vgen_core.config import RELEASES
 
 _XL, _VID, _SR600 = (RELEASES[kind] for kind in ("i2vgen_xl", "vid2vid_xl", "sr600"))
 
-_TINY = """It runs as it opens, on the tiny cascade that comes with this pack. That knows moving shapes and nothing else: \
-change the prompt to another motion, such as left, right, down or still, slowly or quickly."""
+_TINY = """It runs as it opens, on the tiny cascade that comes with this pack. That knows moving shapes and nothing else. \
+*Tiny Scene* draws a picture and says how it moves; take its wire off *prompt* to write another motion: left, right, up, \
+down, turning or still, slowly or quickly."""
 
 
 def _files(*keys: str) -> str:
@@ -27,17 +28,46 @@ _OTHER_FOLDERS = """The published folder [ali-vilab/i2vgen-xl](https://huggingfa
 *models/diffusers*, is in the loader's list by its name."""
 
 _RELEASED_BASE = f"""**With the released model** (the note of the template *02* has the files): choose *released files* in \
-the loader, and put *Load Image* with your photo in the place of *Tiny Scene*. Size ({_XL.width}x{_XL.height}) and rate \
-({_XL.fps:g}) follow."""
+the loader, put *Load Image* with your photo in the place of *Tiny Scene*, and write the prompt. Size \
+({_XL.width}x{_XL.height}) and rate ({_XL.fps:g}) follow."""
 
-_RELEASED = f"""**With the released models** (the note of the template *01* has the files): choose *released files* in \
-the Cascade Loader, and put *Load Image* with your photo in the place of *Tiny Scene*. The refiner, both sizes \
-({_XL.width}x{_XL.height}, {_VID.width}x{_VID.height}), rate and steps follow. In the refiner's positive prompt, replace \
-the short description and keep the quality suffix."""
+_RELEASED_STEPS = f"""**With the released models** (the note of the template *01* has the files): choose *released files* in the \
+loader, put *Load Image* with your photo in the place of *Tiny Scene*, and write the prompts. The refiner, both sizes \
+({_XL.width}x{_XL.height}, {_VID.width}x{_VID.height}), rate and steps follow."""
+
+_RELEASED = f"""**With the released models** (the note of the template *01* has the files): choose *released files* as the \
+first stage's *bundle*, put *Load Image* with your photo in the place of *Tiny Scene*, and write the prompts. The refiner, \
+both sizes ({_XL.width}x{_XL.height}, {_VID.width}x{_VID.height}), rate and steps follow."""
+
+IMAGE_TO_VIDEO = f"""# Image to Video
+
+The base stage, with its settings outside. Values of 0 are the model's own: {_XL.steps} steps for the released one. *rate* is \
+the file's: 8, as the official code saves it.
+
+**With the released model**
+
+{_BASE_FILES}
+
+Then choose *released files* as the *bundle*.
+
+{_OTHER_FOLDERS}
+"""
+
+VIDEO_REFINE = f"""# Video Refine
+
+The second stage, with its settings outside. Wire CLIP, VAE and MODEL (into *base*) from *Image to Video*: the refiner that \
+goes with it is taken. Values of 0 are the model's own: {_VID.steps} steps, noise level {_VID.noise_level} for the released \
+one. The release's quality suffix is set behind the prompt.
+
+**With the released refiner**
+
+{_files("vid2vid_xl")}
+"""
 
 BASE = f"""# I2VGen-XL, base stage
 
-A picture and a sentence in, a video out: the first stage of the cascade ([arXiv 2311.04145](https://arxiv.org/abs/2311.04145)).
+A picture and a sentence in, a video out: the first stage of the cascade ([arXiv 2311.04145](https://arxiv.org/abs/2311.04145)), \
+block by block. *Image to Video* holds them in one.
 
 {_TINY}
 
@@ -47,10 +77,9 @@ A picture and a sentence in, a video out: the first stage of the cascade ([arXiv
 
 1. Choose *released files* in the loader. Size ({_XL.width}x{_XL.height}), rate ({_XL.fps:g}) and steps follow.
 2. Put *Load Image* with your photo in the place of *Tiny Scene*. It is scaled to cover the video and cropped to its \
-centre.
-3. Write what happens in one English sentence.
-4. Run. Steps and cfg of 0 are the model's own: {_XL.steps} and {_XL.guidance:g}. No memory for the size? Choose *base \
-448x256* in Size; for any other multiple of 8 from 64 up, take the wires off and type it.
+centre. Write in one English sentence what happens.
+3. Run. Steps and cfg of 0 are the model's own: {_XL.steps} and {_XL.guidance:g}. No memory for the size? Choose *base \
+448x256* in Size; for another multiple of 8, take the wires off and type it.
 
 {_OTHER_FOLDERS}
 
@@ -69,7 +98,7 @@ with, so that the joint does not jump. Bypass it to see the difference.
 
 {_RELEASED_BASE}
 
-For a third clip, copy groups 6, 7 and 8 and wire them behind each other. Each clip is a copy of a copy: after three or \
+For a third clip, copy groups 3, 4 and 5 and wire them behind each other. Each clip is a copy of a copy: after three or \
 four, details are lost.
 """
 
@@ -171,28 +200,28 @@ blended motion, no change on the way.
 
 CASCADE = f"""# I2VGen-XL, the whole cascade
 
-A picture and a sentence in, a refined video out ([arXiv 2311.04145](https://arxiv.org/abs/2311.04145)). The base makes a \
-video of 16 frames. The refiner takes it up to noise level {_VID.noise_level} of 1000 and denoises it again with a \
-network of its own and a short prompt.
+A picture and a sentence in, a refined video out ([arXiv 2311.04145](https://arxiv.org/abs/2311.04145)). The first stage makes \
+16 frames. The second takes them up to noise level {_VID.noise_level} of 1000 and denoises them again, larger.
 
-{_TINY} A new seed in the refiner alone runs only the refiner again.
+{_TINY} A new seed in the second stage runs that alone.
 
 **With the released models**
 
 {_BASE_FILES}
 {_files("vid2vid_xl")}
 
-1. Choose *released files* in the Cascade Loader. The refiner, both sizes ({_XL.width}x{_XL.height}, \
+1. Choose *released files* as the first stage's *bundle*. The refiner, both sizes ({_XL.width}x{_XL.height}, \
 {_VID.width}x{_VID.height}), rate ({_XL.fps:g}) and steps follow.
-2. Put *Load Image* with your photo in the place of *Tiny Scene*, write what happens in one English sentence.
-3. In the refiner's positive prompt, replace the short description and keep the quality suffix.
-4. Run. Values of 0, and -1 for rescale, are the model's own: base {_XL.steps} steps, cfg {_XL.guidance:g}; refiner \
-{_VID.steps} steps, cfg {_VID.guidance:g}, rescale {_VID.rescale:g}, level {_VID.noise_level}.
+2. Put *Load Image* with your photo in the place of *Tiny Scene*. Write in one English sentence what happens, and in the \
+second stage what is seen; the release's quality suffix is added.
+3. Run. Values of 0 are the model's own: base {_XL.steps} steps, cfg {_XL.guidance:g}; refiner {_VID.steps} steps, cfg \
+{_VID.guidance:g}, rescale {_VID.rescale:g}, level {_VID.noise_level}.
 
 {_OTHER_FOLDERS}
 
-For VGen's SR600 choose *sr600* as the Refiner Loader's variant: {_SR600.steps} steps, cfg {_SR600.guidance:g}, rescale \
-{_SR600.rescale:g}, level {_SR600.noise_level}, entered by inversion.
+The stages are blocks of blocks: the sign in their corner opens them. For VGen's SR600 choose its file, and inside *sr600* as \
+the variant: {_SR600.steps} steps, cfg {_SR600.guidance:g}, rescale {_SR600.rescale:g}, level {_SR600.noise_level}, entered \
+by inversion.
 """
 
 BEYOND = f"""# Refining beyond 720p
@@ -211,7 +240,7 @@ The windows cost time, about half as much again, and a little steadiness.
 
 INTERPOLATE = f"""# Frame interpolation after the cascade
 
-The cascade's frames, then *Run Frame Interpolation Model* for the frames between them. The two blocks of group 8 are \
+The cascade's frames, then *Run Frame Interpolation Model* for the frames between them. The two blocks of group 4 are \
 bypassed as they open, since their model does not come with ComfyUI: the video is the cascade's.
 
 To use them: select both, press Ctrl+B, and ComfyUI offers the download of FILM's file. Then set fps in *Create Video* to \
@@ -227,7 +256,7 @@ nodes of its own; they take the same IMAGE and fit into the same place.
 
 STEPS = f"""# The cascade, step by step
 
-Every stage with what goes in and comes out.
+What goes into the stages and what comes out.
 
 - *Inspect Conditioning* draws what the network reads: 77 text tokens, 64 global tokens (8 by 8 places of the picture), 4 \
 CLIP tokens and the details of frame 0; positive beside negative. Bright is large.
@@ -235,28 +264,29 @@ CLIP tokens and the details of frame 0; positive beside negative. Bright is larg
 that works lifts the right end of the spatial curve, sharpness, and lowers the right end of the temporal one, flicker.
 - *Compare Videos* puts before and after side by side. PSNR says how much was changed, not how good it is.
 
-The inspecting blocks change nothing. Take them out, and the video is the same.
+The inspecting blocks change nothing. Take them out, and the video is the same. The second stage is one block; the template \
+*15* has it in single ones.
 
 {_TINY}
 
-{_RELEASED}
+{_RELEASED_STEPS}
 """
 
 TEXT_TO_IMAGE = """# From text alone
 
 The paper joins image synthesis with video synthesis: a stock text-to-image model makes the picture, the cascade the video.
 
-As it opens, *Tiny Scene* stands in for the picture, and the group *Text to image* is bypassed: its model, SDXL, does not \
-come with ComfyUI, and the tiny cascade would make nothing of its pictures.
+As it opens, *Tiny Scene* stands in for the picture, and the groups of *Text to image* are bypassed: its model, SDXL, does \
+not come with ComfyUI, and the tiny cascade would make nothing of its pictures.
 
 **With the released models**
 
-1. Choose *released files* in the Cascade Loader (the note of the template *01* has the files). The refiner, both \
+1. Choose *released files* as the first stage's *bundle* (the note of the template *01* has the files). The refiner, both \
 sizes, rate and steps follow.
-2. Select the blocks of *Text to image* and press Ctrl+B. ComfyUI offers the download of SDXL's file.
-3. Drag the last block's IMAGE to *The picture*, in the place of Tiny Scene's.
-4. Say in the picture's prompt what is seen, in the video's prompt what happens, and in the refiner's the short description \
-once more, its quality suffix kept.
+2. Select the blocks of *Text to image* and of its sampling, and press Ctrl+B. ComfyUI offers the download of SDXL's file.
+3. Drag the last one's IMAGE to *The picture*, in the place of Tiny Scene's.
+4. Say in the picture's prompt what is seen, in the first stage's what happens (take *Tiny Scene*'s wire off), and in the \
+second stage's once more what is seen.
 """
 
 UPSCALE = f"""# An upscale model between the stages
@@ -264,9 +294,9 @@ UPSCALE = f"""# An upscale model between the stages
 The refiner adds detail, and it adds the more the sharper its input is. Officially the base's frames are scaled \
 bilinearly; an upscale model can take that place.
 
-The two blocks of group 6 are bypassed as they open, since upscale models do not come with ComfyUI: what runs is the \
-bilinear way. To use them: select both, press Ctrl+B, and ComfyUI offers the download of RealESRGAN's file. *Upscale Image* \
-then brings its result to the refiner's size. With a sharp input a lower *noise_level* in the refiner keeps more of it: \
+The two blocks of group 3 are bypassed as they open, since upscale models do not come with ComfyUI: what runs is the \
+bilinear way. To use them: select both, press Ctrl+B, and ComfyUI offers the download of RealESRGAN's file. The second stage \
+brings its result to its own size. With a sharp input a lower *noise_level* in the refiner keeps more of it: \
 try 300 to 500 with the release.
 
 {_TINY}
@@ -274,20 +304,18 @@ try 300 to 500 with the release.
 {_RELEASED}
 """
 
-REFINE = """# Refine a video that you have
+REFINE = f"""# Refine a video that you have
 
-The second stage alone, as an upscaler of any video. As it opens, the tiny base makes the video that is refined.
+The second stage alone, as an upscaler of any video. It opens on the video that the template *01* saves when it first runs; \
+choose or upload another one in *Load Video*. The file keeps its rate.
 
-**Your own video, with the released refiner**
+**With the released refiner**
 
-1. Choose *released files* in the Cascade Loader, for its CLIP and VAE (the note of the template *01* has the files). \
-The refiner follows.
-2. Select the blocks of *Your video*, press Ctrl+B, and upload the file in *Load Video*.
-3. Drag *images* to *Upscale Image*, in the place of the base's frames, and *fps* to *Create Video*. Then delete groups \
-2 to 5.
-4. The last Size is the refiner's own, 1280x720. For another shape, type multiples of 8 into *Upscale Image*.
-5. Describe the video in a few words in the refiner's positive prompt, and keep the quality suffix.
+1. Choose *released files* in the Cascade Loader, for its CLIP and VAE (the note of the template *01* has the files). The \
+refiner and its size, {_VID.width}x{_VID.height}, follow.
+2. Say in the prompt in a few words what is seen. The release's quality suffix is added.
+3. Run. For another shape choose another *size*. Lower *noise_level* changes less.
 
-All frames are refined at once: 16 to 32 fit into a large card. For more, put *Context Windows* between the refiner and \
-the sampler. Lower *noise_level* changes less.
+All frames are refined at once: 16 to 32 fit into a large card. For more, open the block (the sign in its corner) and put \
+*Context Windows* between the refiner and the sampler.
 """

@@ -1,35 +1,72 @@
-"""The stages that the templates have in common, each one or two groups of a graph."""
+"""The stages that the templates have in common: each as one block, or as the blocks that are in it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from i2vgen_core import assets
-from i2vgen_core.checkpoints.download import FILES
-from i2vgen_core.config import RELEASES
-from i2vgen_core.media.world import caption, sample_scene, short_prompt
 
+from .blueprints import image_to_video, video_refine
 from .graph import Graph, Group, Node, Output
-
-BASE, REFINER = RELEASES["i2vgen_xl"], RELEASES["vid2vid_xl"]
-TINY_STEPS, TINY_GUIDANCE = 20, 2.5  # what the tiny base's config.json says; test_workflows compares
-RATE = 8.0  # of the saved files, as the official code saves them
-OWN_SIZE, WITH_BASE = "the model's own", "goes with the base"  # nodes/host knows them so; test_workflows compares
+from .settings import BASE, OWN_SIZE, RATE, REFINER, WITH_BASE, prompt_of, released
 
 
-def released(*keys: str) -> list[dict[str, str]]:
-    """A loader's `properties.models`: the front end offers the file whose name a widget has and no folder holds."""
-    found = []
-    for key in keys:
-        file = FILES[key]
-        url = f"https://huggingface.co/{file.repository}/resolve/main/{file.file}"
-        found.append({"name": file.name, "url": url, "directory": file.folder})
-    return found
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the tiny cascade's world, and its sentence."""
+
+    image: Output
+    prompt: Output
+    text: str
 
 
-def prompt_of(seed: int) -> str:
-    """The sentence that Tiny Scene gives with its picture."""
-    return caption(sample_scene(seed, split="held_out"), seed)
+def scene(group: Group, seed: int = 13, preview: bool = True) -> Picture:
+    """Draws a picture, and shows it."""
+    node = group.add("I2VGenXLTinyScene", seed=seed, control_after_generate="fixed")
+    if preview:
+        group.add("PreviewImage", images=node["IMAGE"])
+    return Picture(node["IMAGE"], node["prompt"], prompt_of(seed))
+
+
+def first_stage(
+    group: Group, picture: Picture, *, image: Output | Node | None = None, prompt: str = "", **settings: Any
+) -> Node:
+    """The base stage in one block.
+
+    Args:
+        group: where it stands.
+        picture: that the video begins with, and whose sentence it follows.
+        image: in place of the picture's.
+        prompt: in place of the picture's.
+        settings: of the block.
+    """
+    said: dict[str, Any] = {"prompt": prompt} if prompt else {"prompt": picture.prompt}
+    shown = {} if prompt else {"prompt": picture.text}
+    return group.add(image_to_video(), image=image or picture.image, values=shown, **said, **settings)
+
+
+def second_stage(
+    group: Group, base: Node, picture: Picture | None = None, frames: Node | Output | None = None, **settings: Any
+) -> Node:
+    """The refiner in one block.
+
+    Args:
+        group: where it stands.
+        base: gives CLIP, VAE and the base that the refiner goes with: `first_stage` or a loader.
+        picture: whose sentence it follows; without one, the block's own.
+        frames: in place of the first stage's.
+        settings: of the block.
+    """
+    models = {"clip": base["CLIP"], "vae": base["VAE"], "base": base["MODEL"]}
+    said: dict[str, Any] = {"prompt": picture.prompt, "values": {"prompt": picture.text}} if picture else {}
+    return group.add(video_refine(), images=frames or base["IMAGE"], **said, **models, **settings)
+
+
+def cascade_loader(group: Group) -> Node:
+    """Of the whole base with its encoders."""
+    bundle = released("i2vgen_xl", "text", "vision", "vae")
+    return group.add("I2VGenXLCascadeLoader", bundle=assets.NAME, models=bundle)
 
 
 @dataclass(frozen=True)
@@ -42,11 +79,11 @@ class Conditions:
 
 
 class Start:
-    """Models, size and picture: the first column, shared by all templates.
+    """Models, size and picture: what the base stage in single blocks begins with.
 
     Attributes:
         loader: of the whole base; `model`, `vae` and `clip` are its outputs.
-        picture: the image that the video begins with.
+        picture: that the video begins with.
         size: the base's width and height.
     """
 
@@ -55,43 +92,29 @@ class Start:
         seed: of the picture.
         keep: whether the base's seed stays when the graph has run, so that what comes after it can be tried out.
         """
-        self._models = graph.group("1. Models", width=340)
-        bundle = released("i2vgen_xl", "text", "vision", "vae")
-        self.loader = self._models.add("I2VGenXLCascadeLoader", bundle=assets.NAME, models=bundle)
+        models = graph.group("1. Models and size")
+        self.loader = cascade_loader(models)
         self.model, self.vae, self.clip = (self.loader[name] for name in ("MODEL", "VAE", "CLIP"))
-        self.graph, self.seed = graph, seed
+        self.graph = graph
         self._after = "fixed" if keep else "randomize"
-        size = graph.group("2. Size", below=True, width=340)
-        self.size = size.add("I2VGenXLSize", size=OWN_SIZE, model=self.model)
-        self.picture = self.scene("3. Picture", seed)["IMAGE"]
-
-    def scene(self, title: str, seed: int) -> Node:
-        """A group of its own with a picture of the tiny cascade's world, below the last group."""
-        group = self.graph.group(title, below=True, width=340)
-        scene = group.add("I2VGenXLTinyScene", seed=seed, control_after_generate="fixed")
-        group.add("PreviewImage", images=scene["IMAGE"])
-        return scene
-
-    def refiner(self) -> Node:
-        """The second stage's loader, below the first one's."""
-        models = released("vid2vid_xl")
-        return self._models.add("I2VGenXLRefinerLoader", model_name=WITH_BASE, base=self.model, models=models)
+        self.size = models.add("I2VGenXLSize", size=OWN_SIZE, model=self.model)
+        self.picture = scene(graph.group("2. Picture"), seed)
 
     def prompts(self, group: Group, image: Output | Node | None = None, prompt: str = "", title: str = "") -> Node:
+        said: dict[str, Any] = {"prompt": prompt} if prompt else {"prompt": self.picture.prompt}
         return group.add(
             "I2VGenXLCLIPEncode",
             title=title or None,
             clip=self.clip,
             clip_vision=self.loader["CLIP_VISION"],
-            image=image or self.picture,
-            prompt=prompt or prompt_of(self.seed),
+            image=image or self.picture.image,
+            values={} if prompt else {"prompt": self.picture.text},
             negative_prompt=BASE.negative_prompt,
             width=self.size["width"],
+            **said,
         )
 
-    def conditions(
-        self, group: Group, prompts: Node, image: Output | Node | None = None, frames: int = 16, title: str = ""
-    ) -> Conditions:
+    def conditions(self, group: Group, prompts: Node, frames: int = 16, title: str = "") -> Conditions:
         node = group.add(
             "I2VGenXLGlobalEncode",
             title=title or None,
@@ -99,7 +122,7 @@ class Start:
             negative=prompts["negative"],
             global_encoder=self.loader["global_encoder"],
             vae=self.vae,
-            image=image or self.picture,
+            image=self.picture.image,
             width=self.size["width"],
             height=self.size["height"],
             frames=frames,
@@ -107,68 +130,58 @@ class Start:
         )
         return Conditions(*(node[name] for name in ("positive", "negative", "LATENT")))
 
-    def sample(self, group: Group, made: Conditions, model: Output | Node | None = None, seed: int = 0) -> Node:
+    def sample(self, group: Group, made: Conditions, model: Output | Node | None = None) -> Node:
         """The base's sampler and its decoding. Returns the frames' node."""
-        latent = self.sample_latent(group, made, model, seed)
-        return group.add("I2VGenXLVAEDecode", vae=self.vae, latent=latent)
-
-    def sample_latent(self, group: Group, made: Conditions, model: Output | Node | None = None, seed: int = 0) -> Node:
-        return group.add(
+        latent = group.add(
             "I2VGenXLBaseSampler",
             model=model or self.model,
             positive=made.positive,
             negative=made.negative,
             latent=made.latent,
-            seed=seed,
             control_after_generate=self._after,
         )
-
-    def base(self, frames: int = 16) -> Node:
-        """Prompts, conditioning and sampling as the base's template has them. Returns the frames' node."""
-        prompts = self.prompts(self.graph.group("4. Prompts", width=400))
-        group = self.graph.group("5. Base stage")
-        return self.sample(group, self.conditions(group, prompts, frames=frames))
+        return group.add("I2VGenXLVAEDecode", vae=self.vae, latent=latent)
 
 
-def video(group: Group, frames: Node | Output, name: str, rate: float | Output = RATE) -> Node:
-    """Frames to a file that the front end plays."""
-    made = group.add("CreateVideo", images=frames, fps=rate)
-    return group.add("SaveVideo", video=made, filename_prefix=f"video/i2vgen_xl_{name}")
+def save(group: Group, video: Node | Output, name: str, title: str = "") -> Node:
+    """A video to a file, which the front end plays."""
+    return group.add("SaveVideo", title=title or None, video=video, filename_prefix=f"video/i2vgen_xl_{name}")
 
 
-def refiner_prompts(graph: Graph, clip: Output, seed: int, number: int) -> tuple[Node, Node]:
-    """The refiner's two prompts: what the scene shows, with the release's suffix, and the release's negative one."""
-    group = graph.group(f"{number}. Refiner's prompts", width=400)
-    text = short_prompt(sample_scene(seed, split="held_out")) + REFINER.prompt_suffix
-    positive = group.add("CLIPTextEncode", title="Refiner: positive prompt", clip=clip, text=text, room=190)
-    negative = REFINER.negative_prompt
-    return positive, group.add("CLIPTextEncode", title="Refiner: negative prompt", clip=clip, text=negative, room=170)
+def save_frames(group: Group, frames: Node | Output, name: str) -> Node:
+    """Frames to a file, at the rate of the official code's files."""
+    return save(group, group.add("CreateVideo", images=frames, fps=RATE), name)
 
 
-def upscale(group: Group, frames: Node | Output, size: Node | tuple[int, int]) -> Node:
-    """To the size to come out, as the release does: bilinearly."""
-    width, height = (size["width"], size["height"]) if isinstance(size, Node) else size
-    return group.add("ImageScale", image=frames, upscale_method="bilinear", width=width, height=height)
-
-
-def refine(
-    group: Group, refiner: Node | Output, prompts: tuple[Node, Node], vae: Output, frames: Node, decode: bool = True
-) -> Node:
-    """The second stage of frames at the size to come out. Returns the frames' node, or the latent's."""
-    encoded = group.add("VAEEncode", pixels=frames, vae=vae)
-    latent = group.add(
-        "I2VGenXLRefineSampler",
-        model=refiner,
-        positive=prompts[0],
-        negative=prompts[1],
-        latent=encoded,
+def refinement(graph: Graph, base: Node, picture: Picture, size: tuple[int, int], number: int) -> Node:
+    """The second stage in single blocks, three groups from `number` on. Returns the latent's node."""
+    prompts = graph.group(f"{number}. Refiner and prompts")
+    models = released("vid2vid_xl")
+    refiner = prompts.add("I2VGenXLRefinerLoader", model_name=WITH_BASE, base=base["MODEL"], models=models)
+    said = prompts.add(
+        "StringConcatenate",
+        title="With the quality suffix",
+        string_a=picture.prompt,
+        string_b=REFINER.prompt_suffix,
+        values={"string_a": picture.text},
     )
-    return group.add("I2VGenXLVAEDecode", vae=vae, latent=latent, frames_per_batch=0) if decode else latent
+    positive = prompts.add("CLIPTextEncode", title="Refiner: positive prompt", clip=base["CLIP"], text=said)
+    text = REFINER.negative_prompt
+    negative = prompts.add("CLIPTextEncode", title="Refiner: negative prompt", clip=base["CLIP"], text=text)
+    windows = windowed(graph.group(f"{number + 1}. Windows (bypassed)"), refiner, context_length=8, bypassed=True)
+    group = graph.group(f"{number + 2}. Refinement")
+    width, height = size
+    scaled = group.add("ImageScale", image=base["IMAGE"], upscale_method="bilinear", width=width, height=height)
+    encoded = group.add("VAEEncode", pixels=scaled, vae=base["VAE"])
+    sides = {"positive": positive, "negative": negative}
+    return group.add("I2VGenXLRefineSampler", model=windows, latent=encoded, **sides)
 
 
-def second_stage(graph: Graph, start: Start, refiner: Node, frames: Node | Output, number: int) -> tuple[Node, Node]:
-    """Two groups, from `number` on: the refiner's prompts, and frames upscaled and refined. Returns both."""
-    prompts = refiner_prompts(graph, start.clip, start.seed, number)
-    group = graph.group(f"{number + 1}. Refinement")
-    scaled = upscale(group, frames, group.add("I2VGenXLSize", size=OWN_SIZE, model=refiner))
-    return scaled, refine(group, refiner, prompts, start.vae, scaled)
+def windowed(group: Group, model: Node | Output, **settings: Any) -> Node:
+    """A model that sees some frames at a time."""
+    return group.add("ContextWindowsManual", model=model, **{"causal_window_fix": False, **settings})
+
+
+def table(group: Group, source: Output, title: str, room: int = 0) -> Node:
+    """Figures in Markdown, shown as a table: web/tables.js reads the property."""
+    return group.add("PreviewAny", source=source, title=title, properties={"i2vgen_xl_markdown": True}, room=room)

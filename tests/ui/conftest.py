@@ -3,18 +3,24 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
+
+from i2vgen_core.media.video import write_video
 
 from ..host.available import HOST, PACK
 from ..host.server import Server
+from ..templates.templates import BASE_VIDEO
 from .front_end import FrontEnd, opened
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """ComfyUI with nothing but the pack: all that the templates name comes with it."""
+    """ComfyUI with nothing but the pack, and the video of the first template: all that the templates name."""
     folder = tmp_path_factory.mktemp("front-end")
-    for name in ("input", "output"):
-        (folder / name).mkdir()
+    for name in ("input", "output/video"):
+        (folder / name).mkdir(parents=True)
+    name, _ = BASE_VIDEO.split()
+    write_video(folder / "output" / name, torch.rand(3, 64, 128, 3), fps=8)
     running = Server(HOST, PACK, folder)
     yield running
     running.stop()

@@ -65,10 +65,12 @@ class FrontEnd:
         """The text that the server gives the page for a route; None if it has none."""
         return self.page.evaluate("async url => { const r = await fetch(url); return r.ok ? r.text() : null }", route)
 
-    def load(self, workflow: dict[str, Any]) -> None:
-        """Opens a workflow as its file would be, in a tab of its own."""
-        self.page.evaluate("workflow => app.loadGraphData(workflow, true, true, null)", workflow)
-        self.page.wait_for_timeout(2 * _SECONDS)  # what is missing is looked for after loading
+    def load(self, workflow: dict[str, Any], seconds: float = 2, source: str = "file") -> None:
+        """Opens a workflow as its file would be, in a tab of its own, or as a `template`, and waits: what is missing is
+        looked for after loading."""
+        given = [workflow, {"openSource": source}]
+        self.page.evaluate("([workflow, options]) => app.loadGraphData(workflow, true, true, null, options)", given)
+        self.page.wait_for_timeout(seconds * _SECONDS)
 
     def complaints(self) -> list[str]:
         """Texts of open dialogs and of error messages."""
@@ -96,6 +98,67 @@ class FrontEnd:
                         node.widgets.find(widget => widget.name === name).value = value
             }""",
             values,
+        )
+
+    def set_renderer(self, vue: bool) -> None:
+        """Nodes 2.0, or the classic one."""
+        self.page.evaluate("vue => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', vue)", vue)
+        self.page.wait_for_timeout(_SECONDS)
+
+    def watch(self) -> None:
+        """From now on looks ten times a second for blocks that lie on each other."""
+        self.page.evaluate(
+            """() => {
+                clearInterval(window.watching)
+                window.lying = new Set()
+                const box = node => {
+                    const [x, y, width, height] = node.boundingRect
+                    const drawn = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect()
+                    const scale = app.canvas.ds.scale
+                    const size = drawn ? [drawn.width / scale, drawn.height / scale] : [0, 0]
+                    return [x, y, x + Math.max(width, size[0]), y + Math.max(height, size[1])]
+                }
+                window.watching = setInterval(() => {
+                    const boxes = app.graph.nodes.map(node => [node.title, ...box(node)])
+                    for (const [i, [title, left, top, right, bottom]] of boxes.entries())
+                        for (const [other, left2, top2, right2, bottom2] of boxes.slice(0, i))
+                            if (left < right2 - 1 && left2 < right - 1 && top < bottom2 - 1 && top2 < bottom - 1)
+                                window.lying.add(`${title} and ${other}`)
+                }, 100)
+            }"""
+        )
+
+    def lying(self) -> list[str]:
+        """Blocks that have lain on each other since `watch`."""
+        self.page.wait_for_timeout(0.25 * _SECONDS)
+        return self.page.evaluate("[...window.lying]")
+
+    def note(self) -> tuple[float, float]:
+        """Heights of the note's text and of the room for it, in the screen's pixels."""
+        return self.page.evaluate(
+            """() => {
+                const shown = '.comfy-markdown-content, .comfy-markdown .tiptap'
+                const text = [...document.querySelectorAll(shown)].find(each => each.clientHeight > 0)
+                const room = text.closest('.comfy-markdown') ?? text
+                const [first, last] = [text.firstElementChild, text.lastElementChild].map(each => each.getBoundingClientRect())
+                return [last.bottom - first.top, room.getBoundingClientRect().height]
+            }"""
+        )
+
+    def shrink(self, frames: int, seed: int) -> None:
+        """Makes a template's run take seconds, and its samplers run again: one step, and frames where they are free."""
+        self.page.evaluate(
+            """([frames, seed]) => {
+                const values = {steps: 1, frames, seed, noise_seed: seed}
+                for (const node of app.graph.nodes) {
+                    if (['I2VGenXLTinyScene', 'VAEDecodeTiled'].includes(node.type)) continue
+                    const linked = new Set(node.inputs.filter(input => input.link !== null).map(input => input.name))
+                    const given = node.type === 'ImageScale' ? {width: 120, height: 88} : values
+                    for (const widget of node.widgets ?? [])
+                        if (widget.name in given && !linked.has(widget.name)) widget.value = given[widget.name]
+                }
+            }""",
+            [frames, seed],
         )
 
     def set_language(self, language: str, node_type: str, title: str) -> None:
