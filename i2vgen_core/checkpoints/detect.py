@@ -23,6 +23,9 @@ _HINTED: dict[Kind, tuple[str, ...]] = {
 }
 """Parts of names that only one of them has (VEnhancer and STAR, video_to_video/modules/unet_v2v.py)."""
 
+CHOOSE = "Choose a network that docs/checkpoints.md lists, such as I2VGen-XL, MS-Vid2Vid-XL, a composer or STAR."
+"""What may be done about a file that is none of the family."""
+
 UNSAID = (
     "MS-Vid2Vid-XL, SR600 and the text-to-video networks of VGen and ModelScope have the same tensors, so that shapes cannot "
     "tell which one it is, and the file does not say: vid2vid_xl is assumed. For SR600, say so with the loader's variant, "
@@ -128,8 +131,7 @@ def unet_config(
     if missing:
         some = f" ({', '.join(map(named, list(state)[:3]))}, ...)" if state else ""
         found = f"no {missing[0]} among {len(state)} tensors{some}"
-        remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL, SR600, STAR or VEnhancer checkpoint."
-        raise CheckpointError("the model file", "a network of the I2VGen-XL family", found, remedy)
+        raise CheckpointError("the model file", "a network of the I2VGen-XL family", found, CHOOSE)
 
     kind = _kind(state, kind)
     head_dim = head_dim or UNetConfig.head_dim

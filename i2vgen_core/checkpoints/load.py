@@ -19,7 +19,7 @@ from ..network.blocks import Layers
 from ..network.image_conditioning import GlobalEncoder
 from ..network.unet import UNet
 from .check import check_tensors, named, of_sizes
-from .detect import UNSAID, refuse_branch_alone, split_global_encoder, unet_config
+from .detect import CHOOSE, UNSAID, refuse_branch_alone, split_global_encoder, unet_config
 from .prefixes import network_tensors
 from .read import read_config, read_state_dict
 from .unet_keys import SIGNS, StateDict, from_diffusers, from_official, is_diffusers_layout
@@ -155,8 +155,7 @@ def in_our_layout(state: StateDict) -> StateDict:
     refuse_branch_alone(state)
     state = network_tensors(state, SIGNS, "the model file")
     if len(state) > _MOST_TENSORS:
-        remedy = "Choose an I2VGen-XL, MS-Image2Video, MS-Vid2Vid-XL or SR600 checkpoint."
-        raise CheckpointError("the model file", f"at most {_MOST_TENSORS} tensors", f"{len(state)}", remedy)
+        raise CheckpointError("the model file", f"at most {_MOST_TENSORS} tensors", f"{len(state)}", CHOOSE)
     return from_diffusers(state) if is_diffusers_layout(state) else from_official(state)
 
 

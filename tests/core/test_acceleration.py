@@ -92,7 +92,7 @@ def _evaluations(acceleration, steps=10, guidance=9.0):
     """(timestep, conditions, whether features were used again) of each evaluation of a run."""
     seen = []
 
-    def network(x, timesteps, prepared, frames, details, hooks):
+    def network(x, timesteps, prepared, frames, fps, details, hooks, hint):
         features = hooks.blocks.recall()
         if features is None:
             hooks.blocks.keep(x)
@@ -145,7 +145,7 @@ def test_a_run_that_memory_has_parted_stays_parted(caplog):
     """The next run tries both halves at once again."""
     lengths = []
 
-    def network(x, timesteps, prepared, frames, details, hooks):
+    def network(x, timesteps, prepared, frames, fps, details, hooks, hint):
         lengths.append(len(prepared.context))
         if len(prepared.context) == 2:
             raise torch.cuda.OutOfMemoryError("made up for this test")

@@ -474,7 +474,7 @@ def test_settings_of_the_base_that_cannot_be(cascade_of, image, kind, options):
 
 @pytest.mark.parametrize(
     "options",
-    [{"steps": -1}, {"noise_level": 1}, {"noise_level": 1000}, {"solver": "euler"}, {"entry": "photo"}, {"eta": -1.0}],
+    [{"steps": -1}, {"noise_level": 1}, {"noise_level": 1001}, {"solver": "euler"}, {"entry": "photo"}, {"eta": -1.0}],
     ids=str,
 )
 def test_settings_of_the_refiner_that_cannot_be(cascade, encoded, options):
@@ -491,11 +491,11 @@ def test_guided_halves_go_one_after_the_other_where_memory_runs_out(
     network = cascade.base.unet
     velocity, rows = network._velocity, []
 
-    def out_of_memory_for_two(x, evaluation):
+    def out_of_memory_for_two(x, timesteps, hint, evaluation):
         rows.append(len(evaluation.prepared.context))
         if rows[-1] > 1:
             raise torch.cuda.OutOfMemoryError("made up")
-        return velocity(x, evaluation)
+        return velocity(x, timesteps, hint, evaluation)
 
     monkeypatch.setattr(network, "_velocity", out_of_memory_for_two)
     assert toy.error(cascade.sample_base(conditions, BASE), base_latent) < 1e-5
