@@ -63,11 +63,11 @@ def evaluations(host: Host, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any
     def record() -> Iterator[Counter[tuple[int, bool]]]:
         seen: Counter[tuple[int, bool]] = Counter()
 
-        def counting(self: Any, x: Tensor, evaluation: Any) -> Tensor:
+        def counting(self: Any, x: Tensor, timesteps: Tensor, hint: Any, evaluation: Any) -> Tensor:
             middle: list[bool] = []
             handle = self.middle_block[0].register_forward_hook(lambda *_: middle.append(True))
             try:
-                return velocity(self, x, evaluation)
+                return velocity(self, x, timesteps, hint, evaluation)
             finally:
                 handle.remove()
                 seen[len(evaluation.prepared.context), bool(middle)] += 1

@@ -26,9 +26,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def opened_front_end(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontEnd]:
-    """The front end on its first visit, one page for all tests: loading it takes most of their time."""
+    """The front end on its first visit, one page for a file of tests: loading it takes most of their time. It is closed behind
+    them, since Playwright's event loop would be in the way of the host's in this process."""
     with opened(server, tmp_path_factory.mktemp("screenshots")) as front_end:
         yield front_end
 

@@ -90,20 +90,6 @@ def test_a_missing_node_and_image_are_complained_about(front_end):
     assert any("2 errors found" in complaint for complaint in front_end.complaints())
 
 
-def test_a_released_file_that_is_missing_is_offered(front_end):
-    """A workflow that was saved with the released refiner, opened where its file is not."""
-    workflow = json.loads(json.dumps(WORKFLOWS["cascade"]))
-    (loader,) = (node for node in workflow["nodes"] if node["type"] == "I2VGenXLRefinerLoader")
-    (offered,) = loader["properties"]["models"]
-    loader["widgets_values"][0] = offered["name"]
-    front_end.load(workflow)
-    assert any(f"{offered['name']} is missing" in complaint for complaint in front_end.complaints())
-    found = front_end.missing_models()
-    assert [(model["name"], model["url"], model["directory"]) for model in found] == [
-        (offered["name"], offered["url"], offered["directory"])
-    ]
-
-
 def test_run_button_gives_a_video(front_end, server):
     """Run is pressed, and the video plays in the Save Video node."""
     page = front_end.page
