@@ -66,7 +66,7 @@ def test_a_size_that_memory_has_no_room_for(host, monkeypatch):
 
 def test_an_empty_latent_that_memory_has_no_room_for(host, monkeypatch):
     vae = SimpleNamespace(device=None, vae_dtype=torch.float16)
-    check = host.module("nodes.host.image_conditioning")._check_fits
+    check = host.module("nodes.host.image_conditioning").check_encoding_fits
     _no_room(monkeypatch, 2.1)
     check(vae, 4096, 1024, 2048)
     _no_room(monkeypatch, 1.9)
