@@ -17,7 +17,7 @@ class AlignPose(io.ComfyNode):
             node_id="I2VGenXLAlignPose",
             display_name="I2VGen-XL Align Pose",
             category=CATEGORY,
-            description="Gives a driving video's poses the build and place of a person, and draws them as Animate reads them.",
+            description="Gives a driving video's poses the build and place of a person, and draws them as Poses to Video reads them.",
             inputs=[
                 PoseKeypointType.Input(
                     "keypoints",
@@ -37,7 +37,7 @@ class AlignPose(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="poses",
-                    tooltip="[frames + 1, 768, 512, 3], the reference's first; to Animate. Red and blue are swapped, as in training.",
+                    tooltip="[frames + 1, 768, 512, 3], the reference's first; to Poses to Video. Red and blue are swapped, as in training.",
                 )
             ],
             search_aliases=["i2vgen", "unianimate", "animate-x", "dwpose", "openpose", "pose to video"],
@@ -53,7 +53,7 @@ class Animate(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="I2VGenXLAnimate",
-            display_name="I2VGen-XL Animate",
+            display_name="I2VGen-XL Poses to Video",
             category=CATEGORY,
             description="Puts a person's picture and poses on the conditionings of UniAnimate or Animate-X.",
             inputs=[

@@ -33,7 +33,7 @@ class GuideCondition:
 
 @dataclass(frozen=True)
 class PersonCondition:
-    """What the Animate block puts on a conditioning.
+    """What the Poses to Video block puts on a conditioning.
 
     Args:
         frames: of the video that it was made for.
@@ -103,13 +103,15 @@ def animation(
     the image's tokens."""
     network, unet = model.network, model.diffusion_model
     if not isinstance(condition, PersonCondition):
-        remedy = "Put the I2VGen-XL Animate block before the sampler."
+        remedy = "Put the I2VGen-XL Poses to Video block before the sampler."
         raise InputError("conditioning", f"a person's, for {model.release.title}", "another one", remedy)
     if (condition.motion is None) != (network.poses is None) and condition.seen:
         expected = "with" if network.poses else "without"
         found = "without" if network.poses else "with"
         remedy = (
-            "Wire the driving video and its keypoints into Animate." if network.poses else "Take them out of Animate."
+            "Wire the driving video and its keypoints into Poses to Video."
+            if network.poses
+            else "Take them out of Poses to Video."
         )
         raise InputError(
             "conditioning", f"one {expected} a driving video, for {model.release.title}", f"one {found} it", remedy

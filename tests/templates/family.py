@@ -159,7 +159,7 @@ def person_to_video() -> Graph:
 *models/checkpoints*; *DWPose* of other packs does too. Align Pose brings them to the person's build and place, and draws \
 them as the network was trained. Shoulders and hips have to be seen in the picture and in the first frame."""
     more = """For Animate-X: its file in the loader, *mode* first frame, *align* off, and the driving video and its keypoints wired \
-into Animate."""
+into Poses to Video."""
     note = _note("A person follows poses", words, "unianimate", more, ("text", "vision", "vae"))
     graph = Graph("person_to_video", note, "I2VGen-XL 20 Poses to video, a person follows")
     start = _Start(graph, "unianimate", "unianimate")
