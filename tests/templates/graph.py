@@ -21,6 +21,7 @@ BYPASSED = 4
 """A bypassed node hands its input on; one without inputs is left out, and the front end asks for none of its files."""
 
 _ROOM = {
+    "BatchImagesNode": 140,
     "CLIPLoader": 180,
     "CLIPVisionLoader": 130,
     "I2VGenXLAlignPose": 150,
@@ -38,8 +39,8 @@ _ROOM = {
     "LoadImageMask": 330,
     "LoadVideo": 330,
     "SaveVideo": 360,
-    "I2VGenXLBaseSampler": 580,
-    "I2VGenXLRefineSampler": 660,
+    "I2VGenXLBaseSampler": 620,
+    "I2VGenXLRefineSampler": 700,
     "KSampler": 520,
     "SamplerCustomAdvanced": 370,
 }
