@@ -13,7 +13,7 @@ from ..templates.templates import BASE_VIDEO
 from .front_end import FrontEnd, opened
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """ComfyUI with nothing but the pack, and the video of the first template: all that the templates name."""
     folder = tmp_path_factory.mktemp("front-end")
