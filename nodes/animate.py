@@ -40,7 +40,7 @@ class AlignPose(io.ComfyNode):
                     tooltip="[frames + 1, 768, 512, 3], the reference's first; to Poses to Video. Red and blue are swapped, as in training.",
                 )
             ],
-            search_aliases=["i2vgen", "unianimate", "animate-x", "dwpose", "openpose", "pose to video"],
+            search_aliases=["i2vgen", "unianimate", "dwpose", "openpose", "pose to video"],
         )
 
     @classmethod

@@ -95,7 +95,7 @@ def test_a_message_reaches_the_user(server, cascade):
     result = server.run(changed(cascade, base__model=["refiner", 0]))
     assert result.error_node == "base"
     assert result.error == (
-        "model: expected an I2VGen-XL or MS-Image2Video base, found a refiner (vid2vid_xl). "
+        "model: expected a base, a composer, an animator or text to video, found a refiner (vid2vid_xl). "
         "Wire the Cascade Loader's or the Base Loader's MODEL into it."
     )
     refused = server.run(changed(cascade, global_encode__width=56))

@@ -41,7 +41,7 @@ def errors(host: Host) -> ModuleType:
 def test_refiner_in_the_base_sampler(host):
     graph = changed(graphs.refined_latent(), base__model=["refiner", 0])
     assert _message(host, graph, "base") == (
-        "model: expected an I2VGen-XL or MS-Image2Video base, found a refiner (vid2vid_xl). "
+        "model: expected a base, a composer, an animator or text to video, found a refiner (vid2vid_xl). "
         "Wire the Cascade Loader's or the Base Loader's MODEL into it."
     )
 
@@ -66,7 +66,7 @@ def test_another_model(host, values, make):
     values["model"] = make()
     graph = graphs.refined_latent() | {"other": node("GiveForTest", name="model")}
     message = _message(host, changed(graph, base__model=["other", 0]), "base")
-    assert message.startswith("model: expected an I2VGen-XL or MS-Image2Video base, found another model. Wire")
+    assert message.startswith("model: expected a base, a composer, an animator or text to video, found another model. Wire")
     message = _message(host, changed(graph, refine__model=["other", 0]), "refine")
     assert message.startswith("model: expected an MS-Vid2Vid-XL or SR600 refiner, found another model. Wire")
 
@@ -81,7 +81,7 @@ def test_another_number_of_frames(host, latent, bundle):
     where = "latent" if latent is graphs.base_latent else "latent_image"
     assert _message(host, changed(graph, **{f"base__{where}": ["cut", 0]}), "base") == (
         "latent: expected 3 frames, as the conditioning has, found 2. "
-        "A latent's batch is the frames of one video: wire in that of the Global Encode block that made the conditioning. "
+        "A latent's batch is the frames of one video: wire in that of the block that made the conditioning. "
         "For more videos, run with other seeds."
     )
 
@@ -349,7 +349,8 @@ def test_a_tensor_too_few_or_too_many(host, files, file, found):
 def test_the_loaders_of_the_other_stage(host, files):
     assert _message(host, _loader("I2VGenXLBaseLoader", "a refiner.safetensors"), "loader") == (
         "a refiner.safetensors: expected a base network, found a refiner (vid2vid_xl). "
-        "Load it with the I2VGen-XL Refiner Loader block, or put it into a model folder's refiner/."
+        "Load it with the I2VGen-XL Refiner Loader block, or put it into a model folder's refiner/. "
+        "If it is VGen's text to video, which has the same tensors, say text2video."
     )
     assert _message(host, _loader("I2VGenXLRefinerLoader", "a base.safetensors"), "loader") == (
         "a base.safetensors: expected a refiner, found a base (i2vgen_xl). "
