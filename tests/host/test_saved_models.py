@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from i2vgen_core.checkpoints.load import open_base, open_unet
-from i2vgen_core.checkpoints.read import SETTINGS, settings_tensor, take_settings
 from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER
 
 from . import graphs
@@ -170,18 +169,3 @@ def test_a_saved_refiner_says_which_it_is(host):
     again = changed(graph, refiner__model_name="saved refiner.safetensors")
     model = host.run({"refiner": again["refiner"]}, {"model": ("refiner", 0)}).kept["model"]
     assert (model.model.network.kind, model.model.network.head_dim) == ("sr600", 8)
-
-
-def test_a_network_that_no_block_takes_is_refused_by_the_hosts_loader_too(host, saved):
-    state = load_file(saved["ModelSave"])
-    settings = take_settings(state, "the model file") | {"kind": "videolcm_t2v"}
-    others = ("local_", "context_embedding", "fps_embedding")
-    state = {key: value for key, value in state.items() if not any(other in key for other in others)}
-    first = "model.diffusion_model.input_blocks.0.0.weight"
-    state[first] = torch.zeros(32, 12, 3, 3)
-    state[f"model.diffusion_model.{SETTINGS}"] = settings_tensor(settings)
-    save_file(state, host.base_directory / "models" / "diffusion_models" / "twelve.safetensors")
-    result = host.run(
-        {"file": node("UNETLoader", unet_name="twelve.safetensors", weight_dtype="default")}, {"m": ("file", 0)}
-    )
-    assert "found VideoLCM text to video (videolcm_t2v)" in result.error and "no block takes it yet" in result.error

@@ -66,7 +66,9 @@ def test_another_model(host, values, make):
     values["model"] = make()
     graph = graphs.refined_latent() | {"other": node("GiveForTest", name="model")}
     message = _message(host, changed(graph, base__model=["other", 0]), "base")
-    assert message.startswith("model: expected a base, a composer, an animator or text to video, found another model. Wire")
+    assert message.startswith(
+        "model: expected a base, a composer, an animator or text to video, found another model. Wire"
+    )
     message = _message(host, changed(graph, refine__model=["other", 0]), "refine")
     assert message.startswith("model: expected an MS-Vid2Vid-XL or SR600 refiner, found another model. Wire")
 

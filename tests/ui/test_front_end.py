@@ -114,7 +114,7 @@ def test_help_is_served(front_end, file):
 def test_help_is_shown(front_end):
     """By a click on the selected node's info button."""
     page = front_end.page
-    front_end.load(WORKFLOWS["cascade_step_by_step"])
+    front_end.load(WORKFLOWS["cascade_beyond_720p"])
     page.evaluate("app.canvas.selectNode(app.graph.nodes.find(node => node.type === 'I2VGenXLRefineSampler'))")
     page.get_by_test_id("info-button").click()
     page.get_by_role("heading", name="The release's values").wait_for()
@@ -126,7 +126,7 @@ def test_blocks_and_help_are_in_the_users_language(front_end):
     block, texts = "I2VGenXLRefineSampler", json.loads((PACK / "locales" / "zh" / "nodeDefs.json").read_text("utf-8"))
     try:
         front_end.set_language("zh", block, texts[block]["display_name"])
-        front_end.load(WORKFLOWS["cascade_step_by_step"])
+        front_end.load(WORKFLOWS["cascade_beyond_720p"])
         titles = page.evaluate("app.graph.nodes.map(node => [node.type, node.title])")
         assert {type: title for type, title in titles if type in texts} == {
             type: texts[type]["display_name"] for type, _ in titles if type in texts
