@@ -68,6 +68,20 @@ def _family(title: str, file: str, gigabytes: float, licence: str, page: str) ->
     return ReleasedFile(title, "", file, "diffusion_models", file, gigabytes, licence, elsewhere=page)
 
 
+def _ctrl_adapter(what: str, name: str, size: int | None = None) -> ReleasedFile:
+    """A Ctrl-Adapter of the base; the file's size is known of some."""
+    return ReleasedFile(
+        title=f"Ctrl-Adapter, {what}",
+        repository="hanlincs/Ctrl-Adapter",
+        file=f"{name}/diffusion_pytorch_model.safetensors",
+        folder="controlnet",
+        name=f"{name}.safetensors",
+        gigabytes=2.35,
+        licence="MIT, by its model card",
+        size=size,
+    )
+
+
 FILES = {
     "i2vgen_xl": ReleasedFile(
         title="I2VGen-XL, the base",
@@ -187,44 +201,10 @@ FILES = {
         gigabytes=8.18,
         licence="none stated: ask its authors before you use it or pass anything on that comes of it",
     ),
-    "ctrl_depth": ReleasedFile(
-        title="Ctrl-Adapter, depth",
-        repository="hanlincs/Ctrl-Adapter",
-        file="i2vgenxl_depth/diffusion_pytorch_model.safetensors",
-        folder="controlnet",
-        name="i2vgenxl_depth.safetensors",
-        gigabytes=2.35,
-        licence="MIT, by its model card",
-        size=2_349_526_656,
-    ),
-    "ctrl_canny": ReleasedFile(
-        title="Ctrl-Adapter, canny edges",
-        repository="hanlincs/Ctrl-Adapter",
-        file="i2vgenxl_canny/diffusion_pytorch_model.safetensors",
-        folder="controlnet",
-        name="i2vgenxl_canny.safetensors",
-        gigabytes=2.35,
-        licence="MIT, by its model card",
-    ),
-    "ctrl_softedge": ReleasedFile(
-        title="Ctrl-Adapter, soft edges",
-        repository="hanlincs/Ctrl-Adapter",
-        file="i2vgenxl_softedge/diffusion_pytorch_model.safetensors",
-        folder="controlnet",
-        name="i2vgenxl_softedge.safetensors",
-        gigabytes=2.35,
-        licence="MIT, by its model card",
-    ),
-    "ctrl_scribble": ReleasedFile(
-        title="Ctrl-Adapter, sparse scribbles",
-        repository="hanlincs/Ctrl-Adapter",
-        file="i2vgenxl_scribble_sparse/diffusion_pytorch_model.safetensors",
-        folder="controlnet",
-        name="i2vgenxl_scribble_sparse.safetensors",
-        gigabytes=2.35,
-        licence="MIT, by its model card",
-        size=2_349_526_656,
-    ),
+    "ctrl_depth": _ctrl_adapter("depth", "i2vgenxl_depth", 2_349_526_656),
+    "ctrl_canny": _ctrl_adapter("canny edges", "i2vgenxl_canny"),
+    "ctrl_softedge": _ctrl_adapter("soft edges", "i2vgenxl_softedge"),
+    "ctrl_scribble": _ctrl_adapter("sparse scribbles", "i2vgenxl_scribble_sparse", 2_349_526_656),
 }
 SETS = {"cascade": ("i2vgen_xl", "text", "vision", "vae", "vid2vid_xl")}
 """What belongs together, by a name of its own."""

@@ -105,9 +105,7 @@ class HostUNet(UNet):
     def __init__(self, config: UNetConfig, *, model_channels: int, dtype: Any, device: Any, operations: Any):
         super().__init__(config, operations=operations, dtype=dtype, device=device)
         self.dtype = dtype
-        self.in_channels = self.out_channels = (
-            config.in_channels
-        )  # of a latent, by the names of the host's own networks
+        self.in_channels = self.out_channels = config.in_channels  # of a latent, as the host's own networks name them
         self.model_channels = model_channels
         self._parted: Any = None
 
@@ -131,7 +129,8 @@ class HostUNet(UNet):
             control: of a ControlNet; None.
             transformer_options: the host's.
             conditions: `details`, `fps` [b], and `prepared` and `fps_embedding`, what `prepare` made of context and fps,
-                unless weights change during the run; `in_front` and `motion` of an animator; and their geometry, see geometry.conditions.
+                unless weights change during the run; `in_front` and `motion` of an animator; `hint` and `told` of a refiner with
+                a control branch; and their geometry, see geometry.conditions.
 
         Raises:
             InputError: there is a ControlNet; none was trained for these networks. Or what has been cut, repeated or moved
