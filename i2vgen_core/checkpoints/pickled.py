@@ -155,8 +155,11 @@ def _refusal(path: Path, found: str) -> CheckpointError:
 
 @contextmanager
 def _stand_ins(names: set[str]) -> Iterator[None]:
-    """Lets torch know a stand-in for each name, while one file is read."""
+    """Lets torch know a stand-in for each name, and nothing else, while one file is read: what a host let torch know
+    (ComfyUI has a class of Lightning's and numpy's scalar there) would be made in the place of a stand-in.
+    """
     before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals([_stand_in(name) for name in names])
     try:
         yield

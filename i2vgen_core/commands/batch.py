@@ -259,6 +259,8 @@ def _per_stage(kind: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
 
 def _say(plans: list[Plan], dashboard: str | None, gpus: float) -> None:
     logger.info("workers: %s", ", ".join(f"{plan.workers} {plan.name} on {plan.gpus:g} GPU" for plan in plans))
-    logger.info("dashboard: %s", f"http://{dashboard}" if dashboard else "none; pip install 'ray[default]' has it")
+    logger.info(
+        "dashboard: %s", f"http://{dashboard}" if dashboard else "none started; pip install 'ray[default]' has it"
+    )
     if (asked := sum(plan.workers * plan.gpus for plan in plans)) > gpus:
         logger.warning("the workers ask for %g GPUs, the cluster has %g: some wait until it has more", asked, gpus)

@@ -83,7 +83,7 @@ def test_ray_starts_here_and_the_base_alone_runs(bundles, tmp_path, picture, one
     code, said, lines = batch(tmp_path / "jobs.jsonl", rows, "--model", bundles(), "--stage", "base", "--no-plain")
     assert code == 1, said
     assert "1 made, 0 there before, 1 failed" in said and "failed: row 2: prompt: expected a value" in said
-    assert "dashboard: http://127.0.0.1:" in said
+    assert "dashboard: " in said  # on a busy machine Ray gives its dashboard up, and goes on
     assert lines[2]["error"] == "prompt: expected a value in every row, found none. Fill the column `prompt`."
     assert list(lines[1]["seconds"]) == ["encode", "base", "decode"]
     assert all(seconds > 0 for seconds in lines[1]["seconds"].values())

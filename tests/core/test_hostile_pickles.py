@@ -170,6 +170,25 @@ def test_what_a_training_leaves_beside_the_weights(tmp_path, monkeypatch, traine
     assert Trap.seen == []
 
 
+def test_what_the_host_lets_torch_make_is_not_made(tmp_path, trainer):
+    """ComfyUI has a class by the name of Lightning's callback among torch's safe ones. Torch keeps them in a set: of many
+    of one name, the stand-in would seldom be the one that is taken.
+    """
+    content = {"state_dict": {"a": torch.ones(2)}, "callbacks": {"x": trainer.Callback(best=1)}}
+    torch.save(content, tmp_path / "last.ckpt")
+    Trap.seen.clear()
+    before = torch.serialization.get_safe_globals()
+    safe = [type("Callback", (Trap,), {"__module__": trainer.__name__}) for _ in range(30)]
+    torch.serialization.add_safe_globals(safe)
+    try:
+        assert list(read_state_dict(tmp_path / "last.ckpt")[0]) == ["a"]
+        assert set(safe) <= set(torch.serialization.get_safe_globals())
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+    assert Trap.seen == []
+
+
 @pytest.mark.parametrize("name", ["pytorch_lightning.utilities.parsing", "lightning_fabric.utilities.data"])
 def test_settings_in_a_dictionary_of_lightnings(tmp_path, monkeypatch, name):
     parts = name.split(".")

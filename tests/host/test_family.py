@@ -309,7 +309,7 @@ def test_a_refinement_follows_as_after_the_base(host, given):
 
 def test_the_wrong_conditioning_is_a_sentence(host, given):
     graph = composed("unianimate", given, "text") | sampler()
-    assert "Animate block" in failure(host, graph)
+    assert "Poses to Video block" in failure(host, graph)
     graph = animated("tft2v_composer", given) | sampler("animate")
     assert "Compose block" in failure(host, graph)
 
