@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import InputError, check_finite, check_shape
+from ..errors import InputError, check_finite, check_range, check_shape
 from .schedules import Schedule
 from .solvers import Denoise
 
 _MASK = "Give a mask of the picture, one for all frames or one for each: 1 is sampled, 0 is held."
 
+WEAK_SIGNAL, STRONG_SIGNAL = 0.12, 0.3
+"""Until which share of the signal a rough animation is held: outside of what moves, and there."""
+
 LAST_SIGNAL = 0.9
-"""Until which share of the signal a last frame is held: the steps that are left take the jump to it away."""
+"""The same of a last frame: the steps that are left take the jump to it away."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +30,7 @@ class Held:
         mask: of the video in any size, [H, W] or [n, H, W], for each frame or one for all: 1 is sampled, 0 is held,
             between blends the two; None holds nothing.
         by_signal: in place of blending, the mask says how long a place is held: until the signal's share of the noisy
-            latent, 0..1, has come to 1 - mask.
+            latent, 0..1, has come to 1 - mask (Time-to-Move, arXiv 2511.08633, whose two clocks are two such values).
     """
 
     latent: Tensor
@@ -54,6 +58,18 @@ class Held:
         mask = self.mask.reshape(-1, 1, *self.mask.shape[-2:]).float().clamp(0, 1)
         mask = functional.interpolate(mask, self.latent.shape[-2:], mode="bilinear")
         return mask.to(self.latent.device)
+
+
+def clocks(mask: Tensor, weak: float, strong: float) -> Tensor:
+    """The mask of `by_signal` for a rough animation, of whose mask's shape it is.
+
+    Args:
+        mask: what the animation shows, 1, and what it leaves to the network, 0.
+        weak, strong: until which share of the signal the second and the first are held, 0..1.
+    """
+    check_range("weak", weak, 0, 1)
+    check_range("strong", strong, 0, 1)
+    return 1 - torch.where(mask > 0.5, strong, weak)
 
 
 def free_at(mask: Tensor, signal: float) -> Tensor:
