@@ -13,7 +13,7 @@ from .errors import InputError, check_range, checked
 from .media.given import ImageLike, as_images
 from .media.images import video_frame
 from .media.warp import Rough
-from .sampling.held import LAST_SIGNAL, STRONG_SIGNAL, WEAK_SIGNAL, Held, clocks
+from .sampling.held import LAST_SIGNAL, STRONG_SIGNAL, WEAK_SIGNAL, Held, both, clocks
 from .sampling.options import BaseOptions
 
 
@@ -83,21 +83,29 @@ def with_last(held: Held, last: Tensor, until: float = LAST_SIGNAL) -> Held:
 
 @checked
 def follow(
-    cascade: Cascade, rough: Rough, options: BaseOptions, *, weak: float = WEAK_SIGNAL, strong: float = STRONG_SIGNAL
+    cascade: Cascade,
+    rough: Rough,
+    options: BaseOptions,
+    held: Held | None = None,
+    *,
+    weak: float = WEAK_SIGNAL,
+    strong: float = STRONG_SIGNAL,
 ) -> Held:
     """Makes the video go as a rough animation goes (Time-to-Move, arXiv 2511.08633).
 
     Args:
         cascade: with a base.
-        rough: of the video's size and frames.
+        rough: media.warp's, or pictures and a mask of one's own; cropped to the video's shape.
         options: size and frames are read.
+        held: what is held beside it, for as long as it is; its mask says how long, see Held.
         weak, strong: until which share of the signal the animation is held outside and inside its mask, 0..1. Larger follows
             it more; smaller leaves more to the network.
 
     Raises:
-        InputError: an animation of another number of frames.
+        InputError: an animation of another number of frames, or a setting or picture that cannot be.
     """
-    frames = cascade.video_size(options)[2]
+    width, height, frames = cascade.video_size(options)
     if len(rough.frames) != frames:
         raise InputError("animation", f"{frames} frames", f"{len(rough.frames)}", "Make it as long as the video.")
-    return Held(cascade.encode_images(rough.frames, options), clocks(rough.mask, weak, strong), by_signal=True)
+    followed = Held(cascade.encode_images(rough.frames, options), clocks(rough.mask, width, height, weak, strong), True)
+    return followed if held is None or held.mask is None else both(followed, held)
