@@ -38,7 +38,8 @@ _SHOWN = 5
 """Frames of a sheet's row."""
 _ACROSS, _DOWN = 0.3, 0.2
 """How far a shape is dragged, in widths and heights."""
-_MOVES: tuple[dict[str, float], ...] = ({"pan": 0.25}, {"tilt": -0.25}, {"zoom": 1.5}, {"roll": 25.0})
+_PANNED = 0.25
+"""How far the camera pans, in widths; what a prompt tells of alone goes half as far."""
 
 Runs = dict[int, dict[str, Tensor]]
 
@@ -83,7 +84,7 @@ def run(cascade: Cascade, case: Case) -> dict[str, Tensor]:
     rough = drag_of(dragged)
     made |= {"drag, rough": rough.frames}
     made |= videos(dragged, {"drag, without": None, "drag": follow(cascade, rough, options)})
-    rough = camera(first, *cascade.video_size(options), **move_of(case))
+    rough = camera(first, *cascade.video_size(options), pan=pan_of(case))
     made |= {"camera, rough": rough.frames}
     return made | videos(turned, {"camera, without": None, "camera": follow(cascade, rough, options)})
 
@@ -111,14 +112,14 @@ def drag_of(case: Case) -> Rough:
 
 
 def camera_case(case: Case) -> Case:
-    """The scene whose shapes stay; it is told to pan where the camera is to."""
+    """The scene whose shapes stay, told that the camera pans: of its moves, the one that the world has words for."""
     shapes = tuple(replace(shape, motion="still") for shape in case.scene.shapes)
-    return _told(case, replace(case.scene, shapes=shapes, pan=TRAVEL["slowly"] if "pan" in move_of(case) else 0.0))
+    return _told(case, replace(case.scene, shapes=shapes, pan=math.copysign(TRAVEL["slowly"], pan_of(case))))
 
 
-def move_of(case: Case) -> dict[str, float]:
-    """The camera's move, another for each seed."""
-    return _MOVES[case.seed % len(_MOVES)]
+def pan_of(case: Case) -> float:
+    """The camera's, in widths: to the side on which the main shape stays in sight."""
+    return math.copysign(_PANNED, case.scene.shapes[0].x - 0.5)
 
 
 def _told(case: Case, scene: Scene) -> Case:
@@ -143,12 +144,11 @@ def outside(case: Case, frames: Tensor) -> float:
 
 
 def moved(case: Case, frames: Tensor) -> float:
-    """The share of the camera's move that brings a video's first frame nearest to its last one."""
+    """The share of the pan that brings a video's first frame nearest to its last one."""
     height, width = frames.shape[1:3]
 
     def distance(share: float) -> float:
-        part = {name: value**share if name == "zoom" else value * share for name, value in move_of(case).items()}
-        rough = camera(frames[:1], width, height, 2, **part)
+        rough = camera(frames[:1], width, height, 2, pan=share * pan_of(case))
         return (rough.frames[-1] - frames[-1])[rough.mask[-1] > 0].square().mean().item()
 
     return min((number / 20 for number in range(-20, 41)), key=distance)
@@ -200,7 +200,7 @@ def rows(judged: Sequence[Case], runs: Runs) -> list[tuple[str, str, float, floa
             "1 less at most",
             *medians("drag, without", "drag", lambda case, frames: outside(dragged_case(case), frames)),
         ),
-        ("camera: share of the move that is seen", "0.7 to 1.3", *medians("camera, without", "camera", moved)),
+        ("camera: share of a pan that is seen", "0.7 to 1.3", *medians("camera, without", "camera", moved)),
     ]
 
 
