@@ -10,6 +10,7 @@ from .color_match import ColorMatch
 from .compare_videos import CompareVideos
 from .compose import Compose
 from .ctrl_adapter import ApplyCtrlAdapter, CtrlAdapterLoader
+from .drag import Camera, Drag, FollowAnimation
 from .first_last import FirstLast
 from .global_encode import GlobalEncode
 from .host import blueprints, compat, detection, lora
@@ -47,6 +48,9 @@ NODES: list[type[io.ComfyNode]] = [
     ApplyCtrlAdapter,
     RefinePrepare,
     FirstLast,
+    Drag,
+    Camera,
+    FollowAnimation,
 ]
 
 
