@@ -12,7 +12,7 @@ from .compose import Compose
 from .ctrl_adapter import ApplyCtrlAdapter, CtrlAdapterLoader
 from .first_last import FirstLast
 from .global_encode import GlobalEncode
-from .host import blueprints, compat, detection, lora
+from .host import attention_scales, blueprints, compat, detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
 from .refine_prepare import RefinePrepare
@@ -55,6 +55,7 @@ class I2VGenXLExtension(ComfyExtension):
         compat.name_errors_shortly()
         detection.install()
         lora.install()
+        attention_scales.install()
         await blueprints.add_search_words()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
