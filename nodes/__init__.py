@@ -13,7 +13,7 @@ from .ctrl_adapter import ApplyCtrlAdapter, CtrlAdapterLoader
 from .drag import Camera, Drag, FollowAnimation
 from .first_last import FirstLast
 from .global_encode import GlobalEncode
-from .host import blueprints, compat, detection, lora
+from .host import attention_scales, blueprints, compat, detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
 from .refine_prepare import RefinePrepare
@@ -59,6 +59,7 @@ class I2VGenXLExtension(ComfyExtension):
         compat.name_errors_shortly()
         detection.install()
         lora.install()
+        attention_scales.install()
         await blueprints.add_search_words()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

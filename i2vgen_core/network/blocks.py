@@ -284,6 +284,7 @@ class TemporalTransformer(nn.Module):
         gated: bool = False,
     ):
         super().__init__()
+        self.block = block
         self.channels_first = channels_first
         self.norm = layers.group_norm(channels, eps=1e-6)
         self.proj_in = layers.linear(channels, width)

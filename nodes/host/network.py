@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...i2vgen_core.config import JOININGS, VAE_CHANNELS, UNetConfig
 from ...i2vgen_core.errors import InputError
+from ...i2vgen_core.network.blocks import TemporalTransformer
 from ...i2vgen_core.network.control import Hint
 from ...i2vgen_core.network.evaluation import Prepared
 from ...i2vgen_core.network.hooks import BlockHooks, BlockName
@@ -240,7 +241,9 @@ class HostUNet(UNet):
         frames, reuse = len(pieces[0].frames), reuse_in(options, x, pieces)
         control: Control | None = options.get(CONTROL)
         steered = BlockHooks() if control is None else control.steer(x, timesteps, pieces, options)
-        hooks = stock_patches(options, reuse, steered, self.config.model_channels, x, timesteps, context)
+        hooks = stock_patches(
+            options, reuse, steered, self.config.model_channels, x, timesteps, context, self._passed_over(options)
+        )
         timesteps = timesteps[::frames]
         known = unpacked(prepared, context, fps_embedding, self.channels)
         if in_front is not None:  # of an animator, whose halves differ in what stands beside the noise, too
@@ -302,6 +305,21 @@ class HostUNet(UNet):
         attention = partial(compat.attention, transformer_options=options)
         hooks = injecting(self, source.injection, 1 + len(pieces), attention)
         return super().forward(batch, told, rows, count, hooks=hooks)[count:]
+
+    def _passed_over(self, options: dict[str, Any]) -> frozenset[BlockName]:
+        """Blocks whose attention over frames a guidance leaves out of its weak branch (STG, arXiv 2411.18664), as the host's
+        node LTXVSpatioTemporalGuidance numbers the layers of its own network."""
+        numbers = options.get("stg_self_attn_blocks", ())
+        blocks = [part.block for part in self.modules() if isinstance(part, TemporalTransformer)] if numbers else []
+        if any(number >= len(blocks) for number in numbers):
+            found = ", ".join(map(str, sorted(numbers)))
+            raise InputError(
+                "blocks of spatio-temporal guidance",
+                f"numbers from 0 to {len(blocks) - 1}",
+                found,
+                "Name others there.",
+            )
+        return frozenset(blocks[number] for number in numbers)
 
     @property
     def channels(self) -> dict[BlockName, int]:

@@ -1,7 +1,8 @@
 """The host's model patches in our networks: what stock nodes and packs put into `transformer_options`.
 
 As in the host's own video UNet (SVD), they reach the blocks and the attention within frames; attention over the frames
-and to poses has no counterpart in the models that they were written for, and stays as it is. As in the host's own networks, what is
+and to poses has no counterpart in the models that they were written for, and stays as it is, but for spatio-temporal guidance,
+which was made for it. As in the host's own networks, what is
 evaluated is written into `transformer_options` for the patches to read.
 """
 
@@ -26,6 +27,7 @@ def stock_patches(
     x: Tensor,
     timesteps: Tensor,
     context: Tensor,
+    passed_over: frozenset[BlockName] = frozenset(),
 ) -> Hooks:
     """One evaluation of a network with the patches of its MODEL.
 
@@ -37,8 +39,9 @@ def stock_patches(
         x: noisy latents [(b f), 4, h, w].
         timesteps: of every frame [(b f)].
         context: of every clip [b, n, d].
+        passed_over: blocks in which each frame attends to itself alone, not to the others.
     """
-    attention = _StockAttention(transformer_options)
+    attention = _StockAttention(transformer_options, passed_over)
     return Hooks(
         attention, _StockBlocks(transformer_options, attention, reuse, steered, channels, x, timesteps, context)
     )
@@ -52,9 +55,9 @@ def changes_nothing(transformer_options: dict[str, Any]) -> bool:
 
 
 class _StockAttention(AttentionHooks):
-    def __init__(self, options: dict[str, Any]):
+    def __init__(self, options: dict[str, Any], passed_over: frozenset[BlockName]):
         super().__init__(partial(compat.attention, transformer_options=options))
-        self._options = options
+        self._options, self._passed_over = options, passed_over
         self._patches, self._replacements = options.get("patches", {}), options.get("patches_replace", {})
         self.entered = 0
         # Patches of attention expect all frames of both guided halves.
@@ -79,6 +82,8 @@ class _StockAttention(AttentionHooks):
         return queries, keys, values
 
     def attend(self, name: LayerName, heads: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if name.over == "frames" and name.block in self._passed_over:
+            return v
         changed, replacement = bool(self._changes(name)), self._replacement(name)
         if not changed and replacement is None:
             return super().attend(name, heads, q, k, v)

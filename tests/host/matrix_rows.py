@@ -127,6 +127,19 @@ def _area(graph: Graph) -> Graph:
     return _positive("ConditioningCombine", conditioning_1=["part", 0], conditioning_2=POSITIVE)(graph)
 
 
+def _differential(graph: Graph) -> Graph:
+    graph = _model("DifferentialDiffusion", strength=1.0)(graph) | {
+        "fitted": node(
+            "ImageScale", image=["photo", 0], upscale_method="area", width=WIDTH, height=HEIGHT, crop="center"
+        ),
+        "still": node("VAEEncode", pixels=["fitted", 0], vae=VAE),
+        "stills": node("RepeatLatentBatch", samples=["still", 0], amount=FRAMES),
+        "mask": node("SolidMask", value=0.95, width=WIDTH, height=HEIGHT),
+        "held": node("SetLatentNoiseMask", samples=["stills", 0], mask=["mask", 0]),
+    }
+    return changed(graph, base__latent_image=["held", 0])
+
+
 def _larger_latent(graph: Graph) -> Graph:
     larger = node("LatentUpscale", samples=LATENT, upscale_method="bilinear", width=160, height=80, crop="disabled")
     return changed(graph | {"larger": larger}, base__latent_image=["larger", 0])
@@ -212,6 +225,8 @@ def _loaded_latent(graph: Graph) -> Graph:
 
 
 _GUIDED = {"model": MODEL, "negative": NEGATIVE}
+_THRESHOLD = 15.0
+_APG_NOTE = "`norm_threshold` is of a whole frame's latent: the size has to do with it."
 _AREA_NOTE = "The prompt in a part of the picture, the whole behind it."
 
 ROWS: tuple[Row, ...] = (
@@ -250,6 +265,49 @@ ROWS: tuple[Row, ...] = (
     Row(
         "EasyCache",
         _model("EasyCache", reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False),
+    ),
+    Row(
+        "LazyCache",
+        _model("LazyCache", reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False),
+    ),
+    Row("CFGZeroStar", _model("CFGZeroStar")),
+    Row("CFGNorm", _model("CFGNorm", strength=1.0)),
+    Row("APG", _model("APG", eta=1.0, norm_threshold=_THRESHOLD, momentum=0.0), note=_APG_NOTE),
+    Row("TCFG", _model("TCFG")),
+    Row(
+        "FreSca",
+        _model("FreSca", scale_low=1.0, scale_high=1.25, freq_cutoff=2),
+        note="`freq_cutoff` 2 here: the default of 20 takes all of so small a latent for low.",
+    ),
+    Row("Mahiro", _model("Mahiro")),
+    Row("Epsilon Scaling", _model("Epsilon Scaling", scaling_factor=1.005)),
+    Row("PerpNeg", _model("PerpNeg", empty_conditioning=NEGATIVE, neg_scale=1.0)),
+    Row(
+        "PerpNegGuider",
+        _custom(
+            node("PerpNegGuider", positive=POSITIVE, empty_conditioning=NEGATIVE, cfg=CFG, neg_scale=1.0, **_GUIDED)
+        ),
+    ),
+    Row(
+        "DifferentialDiffusion",
+        _differential,
+        note="The photo's latent for every frame, and a noise mask of 0.95: held at first, free after.",
+    ),
+    Row(
+        "UNetTemporalAttentionMultiply",
+        _model(
+            "UNetTemporalAttentionMultiply",
+            self_structural=1.0,
+            self_temporal=1.1,
+            cross_structural=1.0,
+            cross_temporal=1.0,
+        ),
+        note="`self_temporal` is for both layers over the frames; none is `cross_temporal`.",
+    ),
+    Row(
+        "LTXVSpatioTemporalGuidance",
+        _model("LTXVSpatioTemporalGuidance", scale=0.5, blocks="6", start_percent=0.0, end_percent=1.0),
+        note="STG: `blocks` are numbers of our layers over the frames, 0 to 12 in the built-in, 0 to 16 in the releases.",
     ),
     Row("ModelSamplingDiscrete", _model("ModelSamplingDiscrete", sampling="v_prediction", zsnr=True)),
     Row(

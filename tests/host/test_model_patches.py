@@ -178,3 +178,47 @@ def test_controlnet_is_refused(sample):
 
     with pytest.raises(Exception, match="no ControlNet"):
         sample(patch)
+
+
+def _temporal(model: Any, scale: float) -> None:
+    """Scales what attention over the frames gives, in the middle alone."""
+    from comfy_extras.nodes_attention_multiply import UNetTemporalAttentionMultiply as Node
+
+    found = Node.execute(model, self_structural=1.0, self_temporal=scale, cross_structural=1.0, cross_temporal=1.0)
+    model.patches = found.args[0].patches
+    model.patches_uuid = found.args[0].patches_uuid
+
+
+def test_attention_over_frames_is_scaled_by_the_hosts_node(sample, plain):
+    """The node looks for Stable Video Diffusion's names; without our reading it would change nothing here but within frames."""
+    changed_layers = []
+
+    def patch(model: Any) -> None:
+        _temporal(model, 0.5)
+        network = model.model.diffusion_model
+        for key, ((_, _, scale, _, _),) in model.patches.items():
+            layer = network.get_submodule(key.removeprefix("diffusion_model.").rsplit(".to_out", 1)[0])
+            if scale != 1.0:
+                changed_layers.append(layer.name.over)
+
+    assert relative_error(sample(patch), plain) > 1e-3
+    assert changed_layers and set(changed_layers) == {"frames"}
+    assert relative_error(sample(lambda model: _temporal(model, 1.0)), plain) < 1e-5
+
+
+@pytest.mark.parametrize(("blocks", "message"), [("2", None), ("6", "numbers from 0 to 4")])
+def test_spatio_temporal_guidance(host, sample, plain, blocks, message):
+    """Guides away from a run in which frames of a block do not see each other."""
+    settings = {"scale": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+
+    def patch(model: Any) -> None:
+        found = host.nodes["LTXVSpatioTemporalGuidance"].execute(model, blocks=blocks, **settings)
+        model.model_options = found.args[0].model_options
+
+    if "LTXVSpatioTemporalGuidance" not in host.nodes:
+        pytest.skip("this ComfyUI has none")
+    if message is not None:
+        with pytest.raises(Exception, match=message):
+            sample(patch)
+        return
+    assert relative_error(sample(patch), plain) > 1e-3
