@@ -21,6 +21,7 @@ from . import graphs
 from .compare import relative_error
 from .graphs import node
 from .in_process import Host
+from .test_interrupts import Interrupter
 
 OPTIONS = RefineOptions(mode="normal", steps=2, seed=graphs.SEED, rescale=0.0)
 PREPARED = {"enlarging": 1.5, "noise_aug": 0, "scale_told": 0, "joining": "auto", "seed": graphs.SEED}
@@ -129,6 +130,31 @@ def test_the_stock_sampler_reads_the_hint_too(host: Host, refiners: dict[str, Pa
     host.given["clip"] = clip.flip(0)
     assert frames.shape == (5, 18, 24, 3)
     assert relative_error(frames, host.value(graph("star") | {"refine": stock})) > 1e-2
+
+
+def test_a_step_is_cancelled_between_its_windows(
+    host: Host, refiners: dict[str, Path], clip: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(host, refiners["star"], clip)
+    evaluations = Interrupter(monkeypatch, host.module("i2vgen_core.network.unet").UNet, "forward", 1)
+    result = host.run(graph("star", 3), {"frames": ("base", 0)})
+    assert result.interrupted and result.error_node == "refine"
+    assert evaluations.calls == 1, "of the first step's two windows"
+
+
+def test_random_joining_draws_a_cut_for_each_step(
+    host: Host, refiners: dict[str, Path], clip: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(host, refiners["star"], clip)
+    network, seeds = host.module("nodes.host.network"), []
+    share_of = network.share_of
+    monkeypatch.setattr(
+        network,
+        "share_of",
+        lambda joining, drawn: seeds.append((joining, drawn.initial_seed())) or share_of(joining, drawn),
+    )
+    host.value(graphs.changed(graph("star", 3), prepare__joining="random"))
+    assert len(set(seeds)) == OPTIONS.steps and {joining for joining, _ in seeds} == {"random"}
 
 
 @pytest.mark.parametrize(
