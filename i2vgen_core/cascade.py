@@ -34,6 +34,7 @@ from .sampling.options import BaseOptions, RefineOptions
 from .sampling.schedules import schedule_for
 from .sampling.solvers import Callback, Denoise
 from .sampling.stages import BaseStage, RefineStage
+from .sampling.windows import Around
 
 
 class Cancelled(Exception):
@@ -143,7 +144,7 @@ class Cascade(Parts):
             refine_prompt: the refiner's prompt; the base's if None.
             held: what is given of the base's video, see sample_base.
             callback: see solvers.Callback; it counts the steps of both stages. What it raises ends the run.
-            cancel: looked at between the steps, and between the frames that are decoded.
+            cancel: looked at between the steps, between a step's windows, and between the frames that are decoded.
 
         Returns:
             The frames of both stages.
@@ -173,7 +174,12 @@ class Cascade(Parts):
             return Videos(video)
         latent = self.encode_video(video, refine)
         refined_prompt = prompt if refine_prompt is None else refine_prompt
-        latent = self.sample_refiner(latent, refined_prompt, refine, callback=counted(first))
+
+        def look_between(make: Callable[[], Tensor]) -> Tensor:
+            _stop_if(cancel)
+            return make()
+
+        latent = self.sample_refiner(latent, refined_prompt, refine, callback=counted(first), around=look_between)
         canvas = self.canvas(video, refine)
         if canvas is None:
             return Videos(video, self._decode_until(cancel, latent))
@@ -391,6 +397,7 @@ class Cascade(Parts):
         noise: Tensor | None = None,
         hint_noise: Tensor | None = None,
         callback: Callback | None = None,
+        around: Around | None = None,
     ) -> Tensor:
         """Runs the refinement stage on an encoded video (paper, section 3.3).
 
@@ -401,6 +408,7 @@ class Cascade(Parts):
             noise: [frames, 4, h, w], for the entry by noise; the seed's if None.
             hint_noise: of the key frames [k, 4, h, w], where they are noised (VEnhancer); the seed's if None.
             callback: see solvers.Callback.
+            around: of a long video's windows, see windows.Around.
 
         Returns:
             Unscaled latent [frames, 4, h, w], float32.
@@ -428,6 +436,7 @@ class Cascade(Parts):
                 speed,
                 self.dtype,
                 hint,
+                around,
             )
 
         if stage.inverts:

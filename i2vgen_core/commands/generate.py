@@ -120,6 +120,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of the refiner (the release's {vid2vid.steps}, {vid2vid.heun_steps} with heun)",
     )
     add("--refine-guidance", type=float, help="of the refiner (the release's, 7.5 or 9)")
+    add(
+        "--refine-amount",
+        type=float,
+        default=refine.amount,
+        help="how much is made anew, 0.1..1.5 of the release's noise level and guidance together (%(default)s)",
+    )
     add("--refine-rescale", type=float, help="guidance rescale, 0..1 (the release's, 0.2 or 0.3)")
     add(
         "--refine-noise-level", type=int, metavar="LEVEL", help="noise levels to start from (the release's, 600 or 700)"
@@ -231,6 +237,7 @@ def run(options: argparse.Namespace) -> None:
         noise_aug=options.refine_noise_aug,
         scale_told=options.refine_scale_told,
         inserted=options.refine_inserted,
+        amount=options.refine_amount,
     )
     base.check()
     refine.check()

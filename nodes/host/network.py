@@ -258,10 +258,12 @@ class HostUNet(UNet):
     def _in_windows(self, inputs: _Inputs, options: dict[str, Any], windows: list[range]) -> Tensor:
         """The clips' velocities from those of windows, each evaluated by itself."""
         assert inputs.told is not None
-        share = share_of(JOININGS[int(inputs.told[0, 3])], torch.Generator().manual_seed(0))
+        step = int(inputs.timesteps[0])  # a frame to cut at is drawn anew in each, the same for both halves
+        share = share_of(JOININGS[int(inputs.told[0, 3])], torch.Generator().manual_seed(step))
         videos = inputs.x.unflatten(0, (len(inputs.pieces), -1)).transpose(0, 1)
 
         def predict(_: Tensor, number: int) -> Tensor:
+            comfy.model_management.throw_exception_if_processing_interrupted()
             made = self._together(inputs.of_window(windows[number]), options)
             return made.unflatten(0, (len(inputs.pieces), -1)).transpose(0, 1)
 

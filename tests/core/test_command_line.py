@@ -210,6 +210,7 @@ REFINE_OPTIONS = {
     "--refine-guidance": ("guidance", 2.5),
     "--refine-rescale": ("rescale", 0.7),
     "--refine-noise-level": ("noise_level", 300),
+    "--refine-amount": ("amount", 0.5),
     "--refine-solver": ("solver", "heun"),
     "--refine-entry": ("entry", "inversion"),
     "--refine-eta": ("eta", 0.5),
