@@ -1,5 +1,5 @@
-// What the front end leaves to a pack: text below a block that is out of date, and released files that are missing
-// without a widget that holds their names.
+// What the front end leaves to a pack: text below a block that is out of date, released files that are missing without a
+// widget that holds their names, and what is found first.
 import { app } from '../../scripts/app.js'
 
 // ---- text below blocks
@@ -89,8 +89,30 @@ function offerFiles() {
   }
 }
 
+// ---- the search for blocks
+
+// The front end ranks what it finds by the shown name and by the id, whichever fits better. Every id here begins with the
+// network's name, and that of Poses to Video has Animate in it: nobody means a single block by "i2v" or "animate". So
+// blocks that hold a whole stage, and have the words within their names, come first.
+const NETWORK = /^I2VGen-?XL/
+const RENAMED = 'I2VGenXLAnimate'
+const RANK = { begins: 1, within: 4, others: 9 }
+
+function rankBehindWholeStages(definition) {
+  const { name, display_name } = definition
+  definition.postProcessSearchScores = ([rank, place, length, ...rest]) => {
+    const found = length === name.length ? name : display_name
+    if (rank >= RANK.begins && found === RENAMED) rank = RANK.others
+    if (rank === RANK.begins && NETWORK.test(found)) rank = RANK.within
+    return [rank, 0, place, length, ...rest] // 0: how often a block is used, which it knows of its own alone
+  }
+}
+
 app.registerExtension({
   name: 'i2vgen_xl',
+  beforeRegisterVueAppNodeDefs(definitions) {
+    definitions.filter(({ name }) => name.startsWith('I2VGenXL')).forEach(rankBehindWholeStages)
+  },
   addCustomNodeDefs: readDefinitions,
   refreshComboInNodes(definitions) {
     readDefinitions(definitions)
