@@ -33,6 +33,16 @@ function forgetTextsOf(id) {
   if (mayWrite(nodes.at(-1)?.type)) nodes.forEach(forgetText)
 }
 
+// The front end shows a text on the block that writes it, where that is seen. A block that holds it shows it too.
+function showTextOutside({ nodeId, ...text }) {
+  const nodes = nodesOf(nodeId)
+  if (!nodes.at(-1)?.type?.startsWith('I2VGenXL')) return
+  const parts = String(nodeId).split(':')
+  for (const [depth, outer] of nodes.slice(0, -1).entries())
+    if (outer.graph === app.canvas.graph)
+      app.api.dispatchCustomEvent('progress_text', { ...text, nodeId: parts.slice(0, depth + 1).join(':') })
+}
+
 // ---- released files
 
 const LOADER = 'I2VGenXLCascadeLoader'
@@ -130,6 +140,7 @@ app.registerExtension({
     }
   },
   setup() {
+    app.api.addEventListener('progress_text', ({ detail }) => showTextOutside(detail))
     app.api.addEventListener('executing', ({ detail }) => detail && forgetTextsOf(detail))
     app.api.addEventListener('execution_interrupted', ({ detail }) => forgetTextsOf(detail.node_id))
   },
