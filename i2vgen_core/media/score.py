@@ -122,7 +122,9 @@ def score(
     count, height, width = frames.shape[:3]
     if count < 2 or min(height, width) < 16:
         found = f"{count} of {width}x{height}"
-        raise InputError("the video", "2 frames or more, 16 pixels a side or more", found, "Score a video, not a picture.")
+        raise InputError(
+            "the video", "2 frames or more, 16 pixels a side or more", found, "Score a video, not a picture."
+        )
     if features is not None and len(features) != count:
         raise InputError("CLIP's features", f"those of {count} frames", f"{len(features)}", "Encode every frame.")
     frames = frames.float()

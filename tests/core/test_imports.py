@@ -25,7 +25,7 @@ FLOORS = (
     ("checkpoints",),
     ("parts",),
     ("cascade",),
-    ("family", "editing", "directing"),
+    ("family", "editing", "directing", "steering"),
     ("training", "batch", "__init__"),
     ("commands",),
     ("__main__",),
