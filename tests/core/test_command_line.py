@@ -327,8 +327,8 @@ def test_several_pictures_read_each_network_once(generate, bundles, photo, tmp_p
     second = photo.with_name("second.png")
     Image.open(photo).transpose(Image.Transpose.ROTATE_180).save(second)
     loaded = []
-    monkeypatch.setattr("i2vgen_core.cascade.open_base", lambda *a: loaded.append("base") or open_base(*a))
-    monkeypatch.setattr("i2vgen_core.cascade.open_refiner", lambda *a: loaded.append("refiner") or open_refiner(*a))
+    monkeypatch.setattr("i2vgen_core.parts.open_base", lambda *a: loaded.append("base") or open_base(*a))
+    monkeypatch.setattr("i2vgen_core.parts.open_refiner", lambda *a: loaded.append("refiner") or open_refiner(*a))
     written = {}
     monkeypatch.setattr(
         "i2vgen_core.commands.generate.write_video", lambda file, frames, fps, sound: written.update({file: frames})

@@ -9,12 +9,13 @@ import pytest
 import torch
 import toy
 
-from i2vgen_core.cascade import Cascade, StageNetwork, inserted_like
+from i2vgen_core.cascade import Cascade, inserted_like
 from i2vgen_core.config import HINTED, RELEASES, ControlConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.enlarge import held, padding_of
 from i2vgen_core.network.control import Hint
 from i2vgen_core.network.hooks import BlockHooks, Hooks
+from i2vgen_core.parts import StageNetwork
 from i2vgen_core.sampling.options import RefineOptions
 from i2vgen_core.sampling.schedules import schedule_for
 from i2vgen_core.sampling.stages import RefineStage

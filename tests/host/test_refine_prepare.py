@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from i2vgen_core.cascade import Cascade, StageNetwork
+from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.bundle import write_unet
 from i2vgen_core.checkpoints.load import open_refiner
 from i2vgen_core.checkpoints.scaffold import SIZES
 from i2vgen_core.config import HINTED, RELEASES, Kind, released_config
 from i2vgen_core.network.unet import UNet
+from i2vgen_core.parts import StageNetwork
 from i2vgen_core.sampling.options import RefineOptions
 
 from . import graphs
