@@ -8,7 +8,9 @@ A scene's runs are kept in build/control.pt as they come, so that a run that is 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -16,12 +18,16 @@ import torch
 from torch import Tensor
 
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.directing import hold_area, hold_last
+from i2vgen_core.directing import follow, hold_area, hold_last
 from i2vgen_core.media.compare import psnr
 from i2vgen_core.media.images import write_image
 from i2vgen_core.media.video import contact_sheet
+from i2vgen_core.media.warp import Rough, camera, drag
+from i2vgen_core.media.world import TRAVEL, Scene, render
+from i2vgen_core.sampling.held import Held
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.training.evaluate import Case, held_out_case
+from i2vgen_core.training.measure import displacement, path
 
 _ROOT = Path(__file__).parents[1]
 _PAGE, _RUNS = _ROOT / "docs" / "control.md", _ROOT / "build" / "control.pt"
@@ -30,6 +36,10 @@ _ROOM = 6
 """Pixels around what a shape ever covers that may move with it."""
 _SHOWN = 5
 """Frames of a sheet's row."""
+_ACROSS, _DOWN = 0.3, 0.2
+"""How far a shape is dragged, in widths and heights."""
+_PANNED = 0.25
+"""How far the camera pans, in widths; what a prompt tells of alone goes half as far."""
 
 Runs = dict[int, dict[str, Tensor]]
 
@@ -55,13 +65,93 @@ def run(cascade: Cascade, case: Case) -> dict[str, Tensor]:
     """The videos of a scene by control."""
     options = BaseOptions(fps=case.truth.fps, seed=case.seed)
     first, last = case.truth.frames[:1], case.truth.frames[-1:]
-    conditions = cascade.condition(first, case.prompt, options)
-    held = {
-        "without": None,
-        "mask": hold_area(cascade, first, moving(case), options),
-        "last": hold_last(cascade, last, options),
-    }
-    return {name: cascade.decode(cascade.sample_base(conditions, options, held=given)) for name, given in held.items()}
+    dragged, turned = dragged_case(case), camera_case(case)
+
+    def videos(told: Case, given: dict[str, Held | None]) -> dict[str, Tensor]:
+        conditions = cascade.condition(first, told.prompt, options)
+        return {
+            name: cascade.decode(cascade.sample_base(conditions, options, held=held)) for name, held in given.items()
+        }
+
+    made = videos(
+        case,
+        {
+            "without": None,
+            "mask": hold_area(cascade, first, moving(case), options),
+            "last": hold_last(cascade, last, options),
+        },
+    )
+    rough = drag_of(dragged)
+    made |= {"drag, rough": rough.frames}
+    made |= videos(dragged, {"drag, without": None, "drag": follow(cascade, rough, options)})
+    rough = camera(first, *cascade.video_size(options), pan=pan_of(case))
+    made |= {"camera, rough": rough.frames}
+    return made | videos(turned, {"camera, without": None, "camera": follow(cascade, rough, options)})
+
+
+def dragged_case(case: Case) -> Case:
+    """The scene whose main shape is told to go to the side that has more room."""
+    main = case.scene.shapes[0]
+    told = replace(main, motion="right" if main.x < 0.5 else "left", speed="quickly")
+    return _told(case, replace(case.scene, shapes=(told, *case.scene.shapes[1:])))
+
+
+def way(case: Case) -> Tensor:
+    """Where a dragged shape is to be, [F, 2] in fractions of the picture: an arc, which no prompt of this world tells."""
+    main, share = case.scene.shapes[0], torch.linspace(0, 1, len(case.truth.frames))
+    across, down = (math.copysign(far, 0.5 - at) for far, at in ((_ACROSS, main.x), (_DOWN, main.y)))
+    return torch.stack((main.x + across * share, main.y + down * (math.pi / 2 * share).sin()), dim=1)
+
+
+def drag_of(case: Case) -> Rough:
+    """Its shape on its way."""
+    frames, height, width, _ = case.truth.frames.shape
+    part = (case.truth.masks[:1, 0] > 0.05).float()
+    path = way(case) * torch.tensor([width, height])
+    return drag(case.truth.frames[:1], part, path.tolist(), width, height, frames)
+
+
+def camera_case(case: Case) -> Case:
+    """The scene whose shapes stay, told that the camera pans: of its moves, the one that the world has words for."""
+    shapes = tuple(replace(shape, motion="still") for shape in case.scene.shapes)
+    return _told(case, replace(case.scene, shapes=shapes, pan=math.copysign(TRAVEL["slowly"], pan_of(case))))
+
+
+def pan_of(case: Case) -> float:
+    """The camera's, in widths: to the side on which the main shape stays in sight."""
+    return math.copysign(_PANNED, case.scene.shapes[0].x - 0.5)
+
+
+def _told(case: Case, scene: Scene) -> Case:
+    frames, height, width, _ = case.truth.frames.shape
+    return Case(case.seed, scene, render(scene, width, height, frames, case.truth.fps))
+
+
+def off_the_way(case: Case, frames: Tensor) -> float:
+    """Greatest distance of the dragged shape's centre from its way, % of the picture's width; infinite where it is lost."""
+    found = path(case.tracker(frames))
+    if displacement(found) is None:
+        return math.inf
+    off = (found - way(case)) * torch.tensor([1, frames.shape[1] / frames.shape[2]])
+    return 100 * off.norm(dim=1).nan_to_num(0).max().item()
+
+
+def outside(case: Case, frames: Tensor) -> float:
+    """PSNR to the true clip where neither a dragged shape nor one that goes as it was told comes, dB."""
+    covered = torch.maximum(drag_of(case).mask.amax(0), case.truth.masks[:, 0].amax(0))
+    apart = torch.nn.functional.max_pool2d(covered[None], 2 * _ROOM + 1, 1, _ROOM)[0] == 0
+    return psnr(frames[:, apart][:, None], case.truth.frames[:, apart][:, None])
+
+
+def moved(case: Case, frames: Tensor) -> float:
+    """The share of the pan that brings a video's first frame nearest to its last one."""
+    height, width = frames.shape[1:3]
+
+    def distance(share: float) -> float:
+        rough = camera(frames[:1], width, height, 2, pan=share * pan_of(case))
+        return (rough.frames[-1] - frames[-1])[rough.mask[-1] > 0].square().mean().item()
+
+    return min((number / 20 for number in range(-20, 41)), key=distance)
 
 
 def jump(frames: Tensor) -> float:
@@ -79,36 +169,62 @@ def flicker(case: Case, frames: Tensor) -> float:
 def rows(judged: Sequence[Case], runs: Runs) -> list[tuple[str, str, float, float]]:
     """What is measured, its bar, and the medians over the scenes without and with the control."""
 
-    def medians(name: str, figure: str) -> tuple[float, float]:
-        def value(case: Case, frames: Tensor) -> float:
-            if figure == "last":
-                return psnr(frames[-1:], case.truth.frames[-1:])
-            return jump(frames) if figure == "jump" else flicker(case, frames)
-
-        pairs = [[value(case, runs[case.seed][each]) for each in ("without", name)] for case in judged]
-        without, given = zip(*(pair for pair in pairs if pair[0] == pair[0]), strict=True)
-        return median(without), median(given)
+    def medians(without: str, name: str, figure: Callable[[Case, Tensor], float]) -> tuple[float, float]:
+        pairs = [[figure(case, runs[case.seed][each]) for each in (without, name)] for case in judged]
+        before, given = zip(*(pair for pair in pairs if pair[0] == pair[0]), strict=True)
+        return median(before), median(given)
 
     return [
-        ("a part that stays: change from frame to frame in it, of 255", "", *medians("mask", "flicker")),
-        ("last frame: against the picture, PSNR, dB", "22 or more", *medians("last", "last")),
-        ("last frame: difference to the frame before over the clip's median", "2 or less", *medians("last", "jump")),
+        (
+            "a part that stays: change from frame to frame in it, of 255",
+            "",
+            *medians("without", "mask", flicker),
+        ),
+        (
+            "last frame: against the picture, PSNR, dB",
+            "22 or more",
+            *medians("without", "last", lambda case, frames: psnr(frames[-1:], case.truth.frames[-1:])),
+        ),
+        (
+            "last frame: difference to the frame before over the clip's median",
+            "2 or less",
+            *medians("without", "last", lambda _, frames: jump(frames)),
+        ),
+        (
+            "drag: the thing's greatest distance from its path, % of the width",
+            "6 or less",
+            *medians("drag, without", "drag", lambda case, frames: off_the_way(dragged_case(case), frames)),
+        ),
+        (
+            "drag: the picture elsewhere, PSNR, dB",
+            "1 less at most",
+            *medians("drag, without", "drag", lambda case, frames: outside(dragged_case(case), frames)),
+        ),
+        ("camera: share of a pan that is seen", "0.7 to 1.3", *medians("camera, without", "camera", moved)),
     ]
 
 
 def write(judged: Sequence[Case], runs: Runs) -> None:
-    """The page's table, and a sheet for each control: the truth, without it, with it, of up to four scenes."""
+    """The page's table, and a sheet for each control: the truth or the rough animation, without it, with it, of up to four
+    scenes."""
     table = ["| What is measured | Bar | Without | With |", "|---|---|---|---|"]
     table += [f"| {name} | {bar} | {without:.2f} | {given:.2f} |" for name, bar, without, given in rows(judged, runs)]
     scenes = f"Medians over {len(judged)} held-out scenes of the built-in cascade, as it is shipped:\n\n"
     before, rest = _PAGE.read_text(encoding="utf-8").split(_START)
     after = rest.split(_END)[1]
     _PAGE.write_text(before + _START + scenes + "\n".join(table) + "\n" + _END + after, encoding="utf-8")
-    for name in ("mask", "last"):
+    shown = {
+        "mask": (None, "without"),
+        "last": (None, "without"),
+        "drag": ("drag, rough", "drag, without"),
+        "camera": ("camera, rough", "camera, without"),
+    }
+    for name, (above, without) in shown.items():
         parts = []
         for case in judged[:4]:
             chosen = torch.linspace(0, len(case.truth.frames) - 1, _SHOWN).round().long()
-            clips = (case.truth.frames, runs[case.seed]["without"], runs[case.seed][name])
+            made = runs[case.seed]
+            clips = (case.truth.frames if above is None else made[above], made[without], made[name])
             parts += [clip[chosen] for clip in clips]
         write_image(_PAGE.parent / f"control_{name}.png", contact_sheet(torch.cat(parts), _SHOWN))
 

@@ -74,7 +74,8 @@ def _drawn(plot: Plot) -> Image.Image:
         for x, y in places:
             pen.ellipse((x - 4, y - 4, x + 4, y + 4), colour)
         if len(plot.curves) > 1:
-            top = _TOP + 12 + 20 * row if plot.from_zero else floor - 14 - 20 * row
+            above = plot.from_zero or places[-1][1] > (floor + _TOP) / 2  # where the curves are not
+            top = _TOP + 12 + 20 * row if above else floor - 14 - 20 * row
             side = (_LEFT + 16, "lm") if plot.from_zero else (right - 8, "rm")
             pen.text((side[0], top), name, colour, font, anchor=side[1])
     pen.text((_LEFT, _TOP / 2), plot.title, "black", font, anchor="lm")

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from .cascade import Cancelled, Cascade, Videos
     from .checkpoints.encoders import load_vae
     from .config import VAE_SCALE
-    from .directing import hold_area, hold_last
+    from .directing import follow, hold_area, hold_last
     from .editing import edit_clip, edit_video, invert_clip
     from .errors import CheckpointError, InputError
     from .media.images import read_image, write_image
     from .media.video import read_video, write_video
+    from .media.warp import camera, drag
     from .network.acceleration import Acceleration
     from .sampling.options import BaseOptions, EditOptions, RefineOptions
 
@@ -36,8 +37,11 @@ __all__ = [
     "RefineOptions",
     "Videos",
     "__version__",
+    "camera",
+    "drag",
     "edit_clip",
     "edit_video",
+    "follow",
     "hold_area",
     "hold_last",
     "invert_clip",
@@ -59,8 +63,11 @@ _PLACES = {
     "InputError": "errors",
     "RefineOptions": "sampling.options",
     "Videos": "cascade",
+    "camera": "media.warp",
+    "drag": "media.warp",
     "edit_clip": "editing",
     "edit_video": "editing",
+    "follow": "directing",
     "hold_area": "directing",
     "hold_last": "directing",
     "invert_clip": "editing",

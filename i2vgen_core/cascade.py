@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 from threading import Event
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import assets
-from .checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
-from .checkpoints.load import UNetCheckpoint, open_base, open_refiner
-from .checkpoints.lora import merge_lora, open_lora, restore, stage_of
-from .config import BASES, VAE_SCALE, VAE_STEP, DetailGain, Kind, Release
-from .encoders.clip import ImageEncoder, TextEncoder
-from .encoders.vae import VAE
-from .errors import InputError, check_shape, check_type, checked
+from .config import BASES, VAE_SCALE, VAE_STEP, Release
+from .errors import InputError, check_shape, checked
 from .media.colour import match_statistics
 from .media.enlarge import (
     Canvas,
@@ -36,21 +27,15 @@ from .media.enlarge import (
 )
 from .media.given import ImageLike, as_images
 from .media.images import check_images, check_size, clip_pixels, resize_video, size_like, video_frame
-from .memory import check_fits, dtype_of, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes, usable_device
 from .network.evaluation import Prepared
-from .network.image_conditioning import GlobalEncoder
-from .network.unet import UNet
+from .parts import Parts
 from .sampling.guidance import guided, guided_and_joined
 from .sampling.held import Held, free_at, hold
 from .sampling.options import BaseOptions, RefineOptions
 from .sampling.schedules import schedule_for
 from .sampling.solvers import Callback, Denoise
 from .sampling.stages import BaseStage, RefineStage
-
-logger = logging.getLogger("i2vgen_xl")
-
-Part = TypeVar("Part")
-Stage = Literal["base", "refiner"]
+from .sampling.windows import Around
 
 
 class Cancelled(Exception):
@@ -94,21 +79,6 @@ class BaseConditions:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class StageNetwork:
-    """The network of a stage, as its file has it.
-
-    Args:
-        unet: the network.
-        release: the settings that it comes with.
-        global_encoder: of an I2VGen-XL base; the other networks have none.
-    """
-
-    unet: UNet
-    release: Release
-    global_encoder: GlobalEncoder | None = None
-
-
 def inserted_like(rate: Fraction | float | None, options: RefineOptions, release: Release) -> RefineOptions:
     """A refinement's options with the number of frames to insert: what they ask for, else what brings a video of this rate
     nearest to 24 frames a second, as released (VEnhancer)."""
@@ -130,8 +100,8 @@ def sized_like(frames: Tensor, options: RefineOptions, release: Release) -> Refi
     return replace(options, width=wide, height=options.height or max(64, 8 * round(wide * height / width / 8)))
 
 
-class Cascade:
-    """The cascade's parts, read from a folder when a stage first needs them and kept until freed.
+class Cascade(Parts):
+    """The cascade on its parts, which it reads from a folder when a stage first needs them, and keeps until freed.
 
     `cascade(image, prompt)` makes a video in one call. `condition`, `sample_base`, `decode`, `encode_video` and
     `sample_refiner` are its steps. A part may be replaced by assignment: `cascade.vae = load_vae("other.safetensors")`.
@@ -149,220 +119,6 @@ class Cascade:
     Raises:
         InputError: no such folder, device or type, or a part of the folder is missing.
     """
-
-    @checked
-    def __init__(
-        self,
-        folder: Path | str = assets.FOLDER,
-        *,
-        dtype: torch.dtype | str | None = None,
-        device: torch.device | str = "cpu",
-        refiner_kind: Kind | None = None,
-        detail_gain: DetailGain = "official",
-        base_kind: Kind | None = None,
-    ):
-        self.folder = Path(folder)
-        if not any(
-            os.path.isdir(self.folder / part) for part in ("unet", "refiner")
-        ):  # False for names that cannot be, too
-            remedy = "Give a model folder in diffusers' layout, or make one with `scaffold`."
-            raise InputError("model folder", "one with unet/ in it", str(self.folder)[:200], remedy)
-        self.device = usable_device(device)
-        usual = torch.float32 if self.device.type == "cpu" else torch.float16
-        self.dtype = usual if dtype is None else dtype_of(dtype)
-        self._refiner_kind: Kind | None = refiner_kind
-        self._detail_gain: DetailGain = detail_gain
-        self._base_kind: Kind | None = base_kind
-        self._parts: dict[str, Any] = {}
-        self._given: set[str] = set()  # names of the parts that were assigned
-        self._loras: dict[Stage, list[tuple[Path, float]]] = {"base": [], "refiner": []}
-        self._without_loras: dict[Stage, dict[str, Tensor]] = {}
-
-    @checked
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> Cascade:
-        """Moves the cascade, itself, to another device or type; what is None stays.
-
-        Parts that were assigned are moved; those of the folder are moved to a device, and read again for another type, so
-        that nothing of the file's precision is lost on the way.
-        """
-        device = self.device if device is None else usable_device(device)
-        dtype = self.dtype if dtype is None else dtype_of(dtype)
-        if dtype != self.dtype:
-            self.free(*(name for name in self._parts if name not in self._given))
-        self.device, self.dtype = device, dtype
-        for part in self._parts.values():
-            for module in _modules(part):
-                module.to(device, dtype)
-        return self
-
-    def free(self, *parts: str) -> None:
-        """Frees parts by the names of their properties; what needs one reads it from the folder again. Where none is named,
-        all but those that were assigned."""
-        for name in parts or tuple(name for name in self._parts if name not in self._given):
-            self._parts.pop(name, None)
-            self._given.discard(name)
-            self._without_loras.pop(name, None)  # type: ignore[call-overload]
-
-    def _part(self, name: str, load: Callable[[], Part]) -> Part:
-        if name not in self._parts:
-            self._parts[name] = load()
-            try:
-                self._put_loras(name)
-            except InputError:
-                self.free(name)  # or the next to ask would have it without them
-                raise
-        return self._parts[name]
-
-    def _assign(self, name: str, part: object, kind: type) -> None:
-        check_type(name, part, kind)
-        self.free(name)
-        for module in _modules(part):
-            module.to(self.device, self.dtype)
-        self._parts[name] = part
-        self._given.add(name)
-        self._put_loras(name)
-
-    @property
-    def text_encoder(self) -> TextEncoder:
-        """CLIP's text tower."""
-        folder, tokenizer = self.folder / "text_encoder", self.folder / "tokenizer"
-        return self._part("text_encoder", lambda: load_text_encoder(folder, tokenizer=tokenizer, **self._place))
-
-    @text_encoder.setter
-    def text_encoder(self, encoder: TextEncoder) -> None:
-        self._assign("text_encoder", encoder, TextEncoder)
-
-    @property
-    def image_encoder(self) -> ImageEncoder:
-        """CLIP's image tower."""
-        return self._part("image_encoder", lambda: load_image_encoder(self.folder / "image_encoder", **self._place))
-
-    @image_encoder.setter
-    def image_encoder(self, encoder: ImageEncoder) -> None:
-        self._assign("image_encoder", encoder, ImageEncoder)
-
-    @property
-    def vae(self) -> VAE:
-        """The VAE of single frames."""
-        return self._part("vae", lambda: load_vae(self.folder / "vae", **self._place))
-
-    @vae.setter
-    def vae(self, vae: VAE) -> None:
-        self._assign("vae", vae, VAE)
-
-    @property
-    def base(self) -> StageNetwork:
-        """The base's network, with its global encoder."""
-
-        def load() -> StageNetwork:
-            checkpoint = self._checkpoint("base")
-            place = self.dtype, self.device
-            return StageNetwork(
-                checkpoint.build_network(*place), checkpoint.release, checkpoint.build_global_encoder(*place)
-            )
-
-        return self._part("base", load)
-
-    @base.setter
-    def base(self, network: StageNetwork) -> None:
-        self._assign("base", network, StageNetwork)
-
-    @property
-    def refiner(self) -> StageNetwork:
-        """The refiner's network."""
-
-        def load() -> StageNetwork:
-            checkpoint = self._checkpoint("refiner")
-            return StageNetwork(checkpoint.build_network(self.dtype, self.device), checkpoint.release)
-
-        return self._part("refiner", load)
-
-    @refiner.setter
-    def refiner(self, network: StageNetwork) -> None:
-        self._assign("refiner", network, StageNetwork)
-
-    def _checkpoint(self, stage: Stage) -> UNetCheckpoint:
-        """A stage's network as the folder has it."""
-        if stage == "base":
-            if not (self.folder / "unet").is_dir():
-                remedy = "Put the base there, or run the refiner alone."
-                raise InputError("model folder", "one with unet/ in it", str(self.folder), remedy)
-            return open_base(self.folder / "unet", self._detail_gain, self._base_kind)
-        path = self.folder / "refiner"
-        if not path.is_dir():
-            remedy = "Put the refiner there, or run the base stage alone."
-            raise InputError("model folder", "one with refiner/ in it", str(self.folder), remedy)
-        return open_refiner(path, self._refiner_kind)
-
-    @checked
-    def add_lora(self, file: Path | str, strength: float = 1.0, stage: Stage | None = None) -> None:
-        """Puts a LoRA file on a stage's network, beside those that are on it.
-
-        Args:
-            file: of any trainer, see checkpoints.lora_keys.
-            strength: of its change; 0 changes nothing.
-            stage: which network; None is the one that the file says, else the base.
-
-        Raises:
-            CheckpointError: it cannot be read, or is of another network.
-        """
-        path = Path(file)
-        on = stage_of(path) if stage is None else stage
-        if on in self._parts:
-            before = merge_lora(self._network(on), path, float(strength))
-            self._without_loras[on] = before | self._without_loras.get(on, {})
-        else:  # put on when the network is read
-            checkpoint = self._checkpoint(on)
-            open_lora(path, checkpoint.config.kind, {key: value.shape for key, value in checkpoint.network.items()})
-        self._loras[on].append((path, float(strength)))
-
-    @checked
-    def remove_lora(self, file: Path | str | None = None) -> None:
-        """Takes a LoRA file off its network, all of them if None; the weights are then, to the bit, what they were.
-
-        Raises:
-            InputError: that file is not on.
-        """
-        on = [str(path) for files in self._loras.values() for path, _ in files]
-        if file is not None and str(file) not in on:
-            raise InputError("LoRA file", " or ".join(on) or "one that is on", f"{str(file)!r}", "Name one that is on.")
-        for stage, files in self._loras.items():
-            self._loras[stage] = [each for each in files if file is not None and str(each[0]) != str(file)]
-            if before := self._without_loras.pop(stage, None):
-                restore(self._network(stage), before)
-                self._put_loras(stage)
-
-    def _put_loras(self, part: str) -> None:
-        """Puts a stage's LoRA files on its network, which has none."""
-        for stage, files in self._loras.items():
-            for path, strength in files if stage == part else ():
-                before = merge_lora(self._network(stage), path, strength)
-                self._without_loras[stage] = before | self._without_loras.get(stage, {})
-
-    def _network(self, stage: Stage) -> UNet:
-        return (self.base if stage == "base" else self.refiner).unet
-
-    @property
-    def has_refiner(self) -> bool:
-        """Whether there is a second stage."""
-        return "refiner" in self._parts or (self.folder / "refiner").is_dir()
-
-    @property
-    def _place(self) -> dict:
-        return {"dtype": self.dtype, "device": self.device}
-
-    def check_frame(self, width: int | None, height: int | None) -> None:
-        """Raises InputError if the machine has not the memory to encode a frame of this size; None is not looked at."""
-        if width and height:
-            needed = encoding_bytes(height, width, self.dtype.itemsize)
-            check_fits(1, height, width, needed, machine_bytes(self.device))
-
-    def check_video(self, network: UNet, frames: int, width: int, height: int) -> None:
-        """Raises InputError if the machine has not the memory for a video's sampling, or for its frames."""
-        self.check_frame(width, height)
-        needed = evaluation_bytes(network.config, frames, height // VAE_STEP, width // VAE_STEP, self.dtype.itemsize)
-        check_fits(frames, height, width, needed, machine_bytes(self.device))
-        check_fits(frames, height, width, frame_bytes(frames, height, width), machine_bytes("cpu"))
 
     @checked
     def __call__(
@@ -389,7 +145,7 @@ class Cascade:
             refine_prompt: the refiner's prompt; the base's if None.
             held: what is given of the base's video, see sample_base.
             callback: see solvers.Callback; it counts the steps of both stages. What it raises ends the run.
-            cancel: looked at between the steps, and between the frames that are decoded.
+            cancel: looked at between the steps, between a step's windows, and between the frames that are decoded.
 
         Returns:
             The frames of both stages.
@@ -419,7 +175,12 @@ class Cascade:
             return Videos(video)
         latent = self.encode_video(video, refine)
         refined_prompt = prompt if refine_prompt is None else refine_prompt
-        latent = self.sample_refiner(latent, refined_prompt, refine, callback=counted(first))
+
+        def look_between(make: Callable[[], Tensor]) -> Tensor:
+            _stop_if(cancel)
+            return make()
+
+        latent = self.sample_refiner(latent, refined_prompt, refine, callback=counted(first), around=look_between)
         canvas = self.canvas(video, refine)
         if canvas is None:
             return Videos(video, self._decode_until(cancel, latent))
@@ -637,6 +398,7 @@ class Cascade:
         noise: Tensor | None = None,
         hint_noise: Tensor | None = None,
         callback: Callback | None = None,
+        around: Around | None = None,
     ) -> Tensor:
         """Runs the refinement stage on an encoded video (paper, section 3.3).
 
@@ -647,6 +409,7 @@ class Cascade:
             noise: [frames, 4, h, w], for the entry by noise; the seed's if None.
             hint_noise: of the key frames [k, 4, h, w], where they are noised (VEnhancer); the seed's if None.
             callback: see solvers.Callback.
+            around: of a long video's windows, see windows.Around.
 
         Returns:
             Unscaled latent [frames, 4, h, w], float32.
@@ -674,6 +437,7 @@ class Cascade:
                 speed,
                 self.dtype,
                 hint,
+                around,
             )
 
         if stage.inverts:
@@ -695,8 +459,3 @@ class Cascade:
 def _stop_if(cancel: Event | None) -> None:
     if cancel is not None and cancel.is_set():
         raise Cancelled
-
-
-def _modules(part: object) -> list[nn.Module]:
-    """The networks of a part."""
-    return [each for each in vars(part).values() if isinstance(each, nn.Module)]

@@ -260,6 +260,13 @@ class Release:
             return min(FAST_STEPS, self.steps)
         return self.heun_steps if solver == "heun" and self.heun_steps else self.steps
 
+    def level_and_guidance(self, amount: float) -> tuple[int, float]:
+        """A refiner's noise level and guidance scale for so much of what the release changes in a video: both grow with it, the
+        guidance scale from 1, which is none."""
+        if amount == 1:
+            return self.noise_level, self.guidance
+        return min(TIMESTEPS, max(2, round(amount * self.noise_level))), 1 + amount * (self.guidance - 1)
+
 
 _NEGATIVE = (
     "Distorted, discontinuous, Ugly, blurry, low resolution, motionless, static, disfigured, "
@@ -443,6 +450,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "rescale": (0, 1),
     "heun_steps": (1, TIMESTEPS - 1),
     "noise_level": (2, TIMESTEPS),
+    "amount": (0.1, 1.5),
     "prior_level": (0, TIMESTEPS - 1),
     "long_prior_level": (0, TIMESTEPS - 1),
     "offset_noise": (0, 1),

@@ -1,5 +1,7 @@
-"""What a user gives of a base video, without a host: areas that stay, and the last frame. Each function here makes a Held of
-pictures and masks, for `Cascade.sample_base(..., held=)` or a call of the cascade."""
+"""What a user directs in a base video, without a host: areas that stay, the last frame, things that are dragged, the camera.
+
+Each function here makes a Held of pictures and masks, for `Cascade.sample_base(..., held=)` or a call of the cascade.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from .cascade import Cascade
 from .errors import InputError, check_range, checked
 from .media.given import ImageLike, as_images
 from .media.images import video_frame
-from .sampling.held import LAST_SIGNAL, Held
+from .media.warp import Rough
+from .sampling.held import LAST_SIGNAL, STRONG_SIGNAL, WEAK_SIGNAL, Held, both, clocks
 from .sampling.options import BaseOptions
 
 
@@ -76,3 +79,33 @@ def with_last(held: Held, last: Tensor, until: float = LAST_SIGNAL) -> Held:
     mask = mask.expand(frames, -1, -1).clone()
     mask[-1] = torch.minimum(mask[-1], torch.tensor(1 - until).to(mask))
     return Held(torch.cat([held.latent[:-1], last.to(held.latent)]), mask, by_signal=True)
+
+
+@checked
+def follow(
+    cascade: Cascade,
+    rough: Rough,
+    options: BaseOptions,
+    held: Held | None = None,
+    *,
+    weak: float = WEAK_SIGNAL,
+    strong: float = STRONG_SIGNAL,
+) -> Held:
+    """Makes the video go as a rough animation goes (Time-to-Move, arXiv 2511.08633).
+
+    Args:
+        cascade: with a base.
+        rough: media.warp's, or pictures and a mask of one's own; cropped to the video's shape.
+        options: size and frames are read.
+        held: what is held beside it, for as long as it is; its mask says how long, see Held.
+        weak, strong: until which share of the signal the animation is held outside and inside its mask, 0..1. Larger follows
+            it more; smaller leaves more to the network.
+
+    Raises:
+        InputError: an animation of another number of frames, or a setting or picture that cannot be.
+    """
+    width, height, frames = cascade.video_size(options)
+    if len(rough.frames) != frames:
+        raise InputError("animation", f"{frames} frames", f"{len(rough.frames)}", "Make it as long as the video.")
+    followed = Held(cascade.encode_images(rough.frames, options), clocks(rough.mask, width, height, weak, strong), True)
+    return followed if held is None or held.mask is None else both(followed, held)

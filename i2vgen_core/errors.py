@@ -97,7 +97,7 @@ def _is(value: object, kind: Any) -> bool:
     kind = typing.get_origin(kind) or kind
     if kind in (int, float):
         return isinstance(value, numbers.Integral if kind is int else numbers.Real) and not isinstance(value, bool)
-    return kind is Any or isinstance(value, kind)
+    return kind is Any or isinstance(kind, typing.TypeVar) or isinstance(value, kind)
 
 
 def _named(kind: Any) -> list[str]:

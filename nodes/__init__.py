@@ -11,6 +11,7 @@ from .compare_videos import CompareVideos
 from .compose import Compose
 from .continue_video import Continue
 from .ctrl_adapter import ApplyCtrlAdapter, CtrlAdapterLoader
+from .drag import Camera, Drag, FollowAnimation
 from .first_last import FirstLast
 from .global_encode import GlobalEncode
 from .host import attention_scales, blueprints, compat, detection, lora
@@ -51,6 +52,9 @@ NODES: list[type[io.ComfyNode]] = [
     ApplyCtrlAdapter,
     RefinePrepare,
     FirstLast,
+    Drag,
+    Camera,
+    FollowAnimation,
     Shots,
     Continue,
     Prompt,

@@ -109,6 +109,16 @@ class RefineSampler(io.ComfyNode):
                     tooltip="auto: the model's own, fast for STAR and VEnhancer. fast takes 14 steps from noise level 900, "
                     "whatever steps says. normal takes as many as steps says, 15 for these two.",
                 ),
+                io.Float.Input(
+                    "amount",
+                    default=1.0,
+                    min=0.1,
+                    max=1.5,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How much of the video is made anew: times the model's own noise level and cfg together, each where it is 0 "
+                    "above. Useful: 0.25 to 1; lower keeps more of the video. Costs nothing.",
+                ),
             ],
             outputs=[io.Latent.Output(tooltip="The refined video's latent; to VAE Decode, ours or the stock one.")],
             search_aliases=[
@@ -138,6 +148,7 @@ class RefineSampler(io.ComfyNode):
         entry: str,
         eta: float,
         mode: str = "auto",
+        amount: float = 1.0,
     ) -> io.NodeOutput:
         options = RefineOptions(
             steps=steps or None,
@@ -149,5 +160,6 @@ class RefineSampler(io.ComfyNode):
             eta=eta,
             seed=seed,
             mode=None if mode == "auto" else mode,
+            amount=amount,
         )
         return io.NodeOutput(sample_refiner(model, positive, negative, latent, options))

@@ -59,8 +59,9 @@ class Ledger:
                 self._titles[job.name].append(job.title)
         elif there:
             self.skipped += 1
-            if not self._outputs.is_recorded(job.name):
-                self._outputs.record(self._line(job, "done", {}, 0))  # the batch before was killed before its line
+            if not self._outputs.is_recorded(job.name):  # the batch before was killed before its line
+                self._outputs.forget(job.name)
+                self._outputs.record(self._line(job, "done", {}, 0))
         else:
             self._titles[job.name] = [job.title]
             return True
@@ -80,6 +81,7 @@ class Ledger:
     def finish(self, job: Job, seconds: dict[str, float], attempts: int) -> None:
         """A job is made."""
         self.done += 1
+        self._outputs.forget(job.name)
         self._outputs.record(self._line(job, "done", seconds, attempts))
         for title in self._titles.pop(job.name):
             self._outputs.link(job.name, title)
@@ -88,6 +90,8 @@ class Ledger:
         """A job is set aside, with its traceback."""
         self._fail(job.row, report.error or "", reached)
         self._titles.pop(job.name)
+        if report.final:
+            self._outputs.forget(job.name)
         line = self._line(job, "failed", seconds, attempts) | {"error": report.error}
         self._outputs.record(line, f"row {job.row}: {job.content}\n\n{report.traceback}")
 

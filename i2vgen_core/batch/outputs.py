@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ logger = logging.getLogger("i2vgen_xl")
 
 MANIFEST = "manifest.jsonl"
 RESULTS = "results"
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+UNFINISHED = "unfinished"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class NoRoom(InputError):
@@ -97,11 +99,17 @@ class Outputs:
                     other.unlink()
             os.replace(part, target)
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise NoRoom(self.path, error.strerror) from error
             raise InputError("results", "links that can be made", str(error), "Look at the output folder.") from error
         finally:
             part.unlink(missing_ok=True)
+
+    def forget(self, name: str) -> None:
+        """Removes what was kept of a job on its way, see kept.KeptWindows."""
+        shutil.rmtree(self.path / UNFINISHED / name, ignore_errors=True)
+        with suppress(OSError):  # others are on their way, or none ever was
+            (self.path / UNFINISHED).rmdir()
 
     def record(self, line: dict[str, Any], traceback: str | None = None) -> None:
         """Adds a line to the manifest; a traceback goes to `failed/<name>.txt`, which is removed without one.
@@ -141,7 +149,7 @@ def publish(file: Path, folder: Path, name: str) -> None:
             os.fsync(copy.fileno())
         os.replace(part, target)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise NoRoom(folder, error.strerror) from error
         raise
     finally:

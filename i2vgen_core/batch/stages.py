@@ -23,7 +23,8 @@ from ..media.video import read_video, same_rate, write_video
 from ..network.acceleration import Acceleration
 from ..sampling.options import BaseOptions, RefineOptions
 from .jobs import Job, Row, cast, fingerprint, name_of, resolve, seed_of
-from .outputs import publish
+from .kept import KeptWindows
+from .outputs import UNFINISHED, publish
 from .worker import Stage, local_copy
 
 _SPEED = get_type_hints(Acceleration)
@@ -203,10 +204,14 @@ class Base(CascadeStage):
 
 
 class Refine(CascadeStage):
-    """The base's latent to the refiner's, over the frames between. Holds the VAE and the text encoder too."""
+    """The base's latent to the refiner's, over the frames between. Holds the VAE and the text encoder too.
 
-    def __init__(self, model: Model, device: str):
+    A long video's windows are kept as they are made, and taken up again where a job was killed. Not where features are used
+    again: a window then needs those of the step before."""
+
+    def __init__(self, model: Model, device: str, folder: Path):
         self._cascade = model.open(device)
+        self._folder = folder
         _ = self._cascade.refiner, self._cascade.text_encoder, self._cascade.vae
 
     def work(self, job: Job, value: Tensor | None) -> Tensor | Refined:
@@ -219,7 +224,9 @@ class Refine(CascadeStage):
             options = inserted_like(rate, sized_like(frames, options, release), release)
         canvas = self._cascade.canvas(frames, options)
         latent = self._cascade.encode_video(frames, options)
-        latent = self._cascade.sample_refiner(latent, job.content["refine_prompt"], options).cpu()
+        kept = KeptWindows(self._folder / UNFINISHED / job.name, self._cascade.device)
+        around = kept if options.acceleration.reuse_interval == 1 else None
+        latent = self._cascade.sample_refiner(latent, job.content["refine_prompt"], options, around=around).cpu()
         inserted = release.inserted if options.inserted is None else options.inserted
         return latent if rate is None and canvas is None else Refined(latent, rate, canvas, inserted)
 

@@ -220,7 +220,7 @@ def _cascade(options: argparse.Namespace, gpus: float, videos: bool = False) -> 
     plans = []
     for kind in kinds:
         workers, part = _share(options, kind, _GPU_PART if gpus else 0)
-        arguments = (model, "cuda" if part else "cpu") + ((options.out.resolve(),) if kind is Decode else ())
+        arguments = (model, "cuda" if part else "cpu") + ((options.out.resolve(),) if kind in (Refine, Decode) else ())
         plans.append(Plan(kind, arguments, workers, part))
     return plans, model.hash(stage)
 

@@ -16,7 +16,7 @@ from ..network.hooks import Hooks
 from ..network.unet import UNet
 from .schedules import Schedule
 from .solvers import Denoise, guide
-from .windows import Share, join_windows, over_windows
+from .windows import Around, Share, join_windows, over_windows
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -81,6 +81,7 @@ def guided_and_joined(
     acceleration: Acceleration = EXACT,
     dtype: torch.dtype = torch.float32,
     hint: Hint | None = None,
+    around: Around | None = None,
 ) -> Denoise:
     """A refiner with guidance on a video in windows, each guided, rescaled and denoised by itself; one for each run.
 
@@ -88,6 +89,7 @@ def guided_and_joined(
         windows: see windows.refiner_windows.
         share: see windows.Share.
         hint: of the whole video.
+        around: see windows.Around.
 
     The other arguments are as for `guided`.
     """
@@ -105,7 +107,7 @@ def guided_and_joined(
         )
         for window in windows
     ]
-    return lambda x, t: join_windows(x, windows, share, lambda part, number: parts[number](part, t))
+    return lambda x, t: join_windows(x, windows, share, lambda part, number: parts[number](part, t), around)
 
 
 def _guided(

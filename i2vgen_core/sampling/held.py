@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import InputError, check_finite, check_shape
+from ..config import VAE_STEP
+from ..errors import InputError, check_finite, check_range, check_shape
+from ..media.images import cover
 from .schedules import Schedule
 from .solvers import Denoise
 
 _MASK = "Give a mask of the picture, one for all frames or one for each: 1 is sampled, 0 is held."
 
+WEAK_SIGNAL, STRONG_SIGNAL = 0.12, 0.6
+"""Until which share of the signal a rough animation is held: outside of its mask, and there."""
+
+_COVERED = 0.2
+"""Share of a latent's pixel from which on a mask of the video covers it."""
+
 LAST_SIGNAL = 0.9
-"""Until which share of the signal a last frame is held: the steps that are left take the jump to it away."""
+"""The same of a last frame: the steps that are left take the jump to it away."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +35,7 @@ class Held:
         mask: of the video in any size, [H, W] or [n, H, W], for each frame or one for all: 1 is sampled, 0 is held,
             between blends the two; None holds nothing.
         by_signal: in place of blending, the mask says how long a place is held: until the signal's share of the noisy
-            latent, 0..1, has come to 1 - mask.
+            latent, 0..1, has come to 1 - mask (Time-to-Move, arXiv 2511.08633, whose two clocks are two such values).
     """
 
     latent: Tensor
@@ -54,6 +63,35 @@ class Held:
         mask = self.mask.reshape(-1, 1, *self.mask.shape[-2:]).float().clamp(0, 1)
         mask = functional.interpolate(mask, self.latent.shape[-2:], mode="bilinear")
         return mask.to(self.latent.device)
+
+
+def clocks(mask: Tensor, width: int, height: int, weak: float, strong: float) -> Tensor:
+    """The mask of `by_signal` for a rough animation, of the latent's size [n, height/8, width/8].
+
+    Args:
+        mask: where the animation is to be followed, 1, and what it leaves to the network, 0: [n, H, W], cropped to the video's shape.
+        width, height: of the video.
+        weak, strong: until which share of the signal the second and the first are held, 0..1.
+    """
+    check_range("weak", weak, 0, 1)
+    check_range("strong", strong, 0, 1)
+    if mask.ndim != 3 or not mask.numel():
+        raise InputError("mask", "[frames, height, width]", f"{list(mask.shape)}", _MASK)
+    covered = functional.avg_pool2d(cover(mask[..., None], width, height)[..., 0], VAE_STEP)
+    return 1 - torch.where(covered > _COVERED, strong, weak)
+
+
+def both(first: Held, second: Held) -> Held:
+    """Two that are held beside each other, by signal: each place as the one says that holds it longer.
+
+    Args:
+        first, second: with masks, of one shape of latent.
+    """
+    masks = [each.latent_mask() for each in (first, second)]
+    longer = masks[1] < masks[0]
+    return Held(
+        torch.where(longer, second.latent, first.latent), torch.where(longer, *masks[::-1])[:, 0], by_signal=True
+    )
 
 
 def free_at(mask: Tensor, signal: float) -> Tensor:

@@ -188,6 +188,9 @@ class RefineOptions:
         noise_aug: levels that a hint of key frames is noised to, 1..1000 (VEnhancer).
         scale_told: how far the video was enlarged, as the network is told, 0..999 (VEnhancer).
         inserted: frames that are put between two of the video, 0..8 (VEnhancer).
+        amount: how much of the video is made anew, 0.1..1.5 times what the release does: noise level and guidance scale
+            together, each where it is not given. At 1 all is as released; otherwise the network is given the noised video as it
+            is, and not times sigma, which takes most of it away at low levels.
     """
 
     width: int | None = None
@@ -209,10 +212,11 @@ class RefineOptions:
     noise_aug: int | None = None
     scale_told: int | None = None
     inserted: int | None = None
+    amount: float = 1.0
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
-        names = ("steps", "guidance", "rescale", "noise_level", "eta", "seed")
+        names = ("steps", "guidance", "rescale", "noise_level", "amount", "eta", "seed")
         own = ("window", "enlarging", "noise_aug", "scale_told", "inserted")
         check_settings({name: getattr(self, name) for name in names + own})
         check_fields(self)

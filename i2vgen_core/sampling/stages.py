@@ -22,6 +22,7 @@ from .noise import BrownianNoise, derived_seed, initial_noise, noise_and_offset,
 from .options import AnimateOptions, BaseOptions, FewStepOptions, RefineOptions
 from .schedules import (
     Schedule,
+    SolverSteps,
     base_steps,
     cosine,
     ddim_timesteps,
@@ -116,9 +117,7 @@ class BaseStage:
             return ddim(denoise, x, self.schedule, steps, eta=eta, noise=draw, clean_end=holds, callback=callback)
         if self.options.solver == "unipc":
             return unipc(denoise, x, self._plan, callback=callback)
-        # such that the network is given the first latent itself at first
-        noised = x * (1 + 1 / float(self._plan.sigmas[0]) ** 2) ** 0.5
-        return dpmpp_2m_sde(denoise, noised, self._plan, eta=0.0, callback=callback)
+        return dpmpp_2m_sde(denoise, _itself_at_first(x, self._plan), self._plan, eta=0.0, callback=callback)
 
 
 class FewStepStage:
@@ -287,11 +286,12 @@ class RefineStage:
     def __init__(self, options: RefineOptions, release: Release, schedule: Schedule):
         options.check()
         self.options, self.schedule = options, schedule
+        level, guidance = release.level_and_guidance(options.amount)
         given = {
             "steps": options.steps or release.steps_for(options.solver),
-            "guidance": options.guidance,
+            "guidance": guidance if options.guidance is None else options.guidance,
             "rescale": options.rescale,
-            "noise_level": options.noise_level,
+            "noise_level": options.noise_level or level,
             "entry": options.entry,
             "negative_prompt": options.negative,
             **{name: getattr(options, name) for name in ("mode", "window", "joining", "enlarging", *_OF_HINTS)},
@@ -402,6 +402,8 @@ class RefineStage:
             callback: see solvers.Callback; it counts the steps of both parts.
         """
         counted = self._counted(callback, len(self.inversion_timesteps))
+        if self.options.amount != 1:  # as released, the network is given less of it, the less the lower the level
+            x = _itself_at_first(x, self.plan)
         if self.options.solver == "heun":
             return heun(denoise, x, self.plan, callback=counted)
         eta, seed = self.options.eta, derived_seed(self.options.seed, "refiner step noise")
@@ -429,6 +431,12 @@ def hint_of_keys(schedule: Schedule, latent: Tensor, noise: Tensor, inserted: in
     keys = key_frames(len(latent), inserted).to(latent.device)
     noised = schedule.add_noise(latent[keys >= 0], noise.to(latent), level)
     return Hint(noised, keys[None], *torch.tensor([level, scale_told], device=latent.device).split(1))
+
+
+def _itself_at_first(x: Tensor, plan: SolverSteps) -> Tensor:
+    """A latent at the first level, such that the network is given it as it is by a solver that multiplies by sigma, as the
+    official programs do."""
+    return x * (1 + 1 / float(plan.sigmas[0]) ** 2) ** 0.5
 
 
 def _with(release: Release, given: dict[str, Any]) -> Release:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,10 @@ from ..media.tiles import sliding_windows
 
 Share = Callable[[int], Tensor]
 """share(overlap): how much the later of two windows has of each of the frames that they share, [overlap] in 0..1."""
+
+Around = Callable[[Callable[[], Tensor]], Tensor]
+"""around(make): stands around the evaluation of each of several windows, which `make` runs. What it gives is taken for the
+window's estimate; what it raises ends the run."""
 
 
 def window_ranges(frames: int, size: int, overlap: int) -> list[range]:
@@ -87,7 +92,13 @@ def share_of(joining: Joining, generator: torch.Generator) -> Share:
     return {"cut": cut, "blend": blend, "random": random}[joining]
 
 
-def join_windows(x: Tensor, windows: Sequence[range], share: Share, predict: Callable[[Tensor, int], Tensor]) -> Tensor:
+def join_windows(
+    x: Tensor,
+    windows: Sequence[range],
+    share: Share,
+    predict: Callable[[Tensor, int], Tensor],
+    around: Around | None = None,
+) -> Tensor:
     """A video's estimate from those of its windows, each made by itself.
 
     Args:
@@ -95,6 +106,7 @@ def join_windows(x: Tensor, windows: Sequence[range], share: Share, predict: Cal
         windows: in order, each with frames of the one before it.
         share: see Share.
         predict: of a window's frames and its number, the estimate.
+        around: see Around; not called for a single window.
 
     Returns:
         Of x's shape.
@@ -103,7 +115,8 @@ def join_windows(x: Tensor, windows: Sequence[range], share: Share, predict: Cal
         return predict(x, 0)
     joined = torch.empty_like(x)
     for number, window in enumerate(windows):
-        made = predict(x[window.start : window.stop], number)
+        make = partial(predict, x[window.start : window.stop], number)
+        made = make() if around is None else around(make)
         overlap = windows[number - 1].stop - window.start if number else 0
         if overlap > 0:
             later = share(overlap).to(made).view(-1, *[1] * (x.ndim - 1))

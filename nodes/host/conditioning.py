@@ -71,8 +71,7 @@ def _as_read(text: Any, extra: dict[str, Any], condition: Any, model: Any) -> Pa
     network = cascade_model(model).model.network
     comfy.model_management.load_models_gpu([model])
     frames = condition.frames if condition else 1
-    latent = getattr(condition, "image_latent", None)
-    height, width = _PLACES if latent is None else latent.shape[-2:]
+    height, width = getattr(condition, "places", None) or _PLACES
     device = model.load_device
     noise = torch.zeros(frames, network.in_channels, height, width, device=device)
     conds = model.model.extra_conds(

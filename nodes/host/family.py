@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...i2vgen_core.config import Stem
+from ...i2vgen_core.config import VAE_STEP, Stem
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.network.animation import Motion
 from . import geometry
@@ -29,6 +29,11 @@ class GuideCondition:
     frames: int
     pictures: Mapping[Stem, Tensor]
     reads_image: bool
+
+    @property
+    def places(self) -> tuple[int, int] | None:
+        """Height and width of the latent that it was made for; None without pictures."""
+        return next(map(_places_of, self.pictures.values()), None)
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ class PersonCondition:
     reference: Tensor | None = None
     first_frame: Tensor | None = None
     motion: Motion | None = None
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Height and width of the latent that it was made for."""
+        return _places_of(self.poses)
 
 
 def composition(
@@ -74,17 +84,22 @@ def composition(
     if condition is not None and not isinstance(condition, GuideCondition):
         remedy = "Put the I2VGen-XL Compose block between the prompts and the sampler, or nothing."
         raise InputError("conditioning", f"one for {title}", "one of another network", remedy)
+    if condition is None and network.stems:  # or another node has lost it, and the pictures with it
+        remedy = "Put the I2VGen-XL Compose block between the prompts and the sampler; its pictures may be left out."
+        raise InputError("conditioning", f"one of Compose, for {title}", "text alone", remedy)
     if unclip or (condition is not None and condition.reads_image):
         if not network.reads_image_beside_text:
             remedy = "Take the CLIP vision output out."
             raise InputError("conditioning", f"text alone, for {title}", "a CLIP image embedding too", remedy)
         embedding = model.image_embedding(unclip).to(**to)
         text = torch.cat([text, model.diffusion_model.pre_image_condition(embedding)], dim=1)
-    if condition is None or not condition.pictures:
+    if condition is None or not (condition.pictures or network.stems):
         return text, {}
     height, width = noise.shape[-2:]
 
     def encode(rows: list[int]) -> Tensor:
+        if not condition.pictures:
+            return torch.zeros(len(rows), network.concat_channels, height, width, **to)
         pictures = {name: _rows(each, rows).to(**to) for name, each in condition.pictures.items()}
         return model.diffusion_model.stems.beside_noise(pictures, len(rows), height, width)
 
@@ -116,6 +131,9 @@ def animation(
         raise InputError(
             "conditioning", f"one {expected} a driving video, for {model.release.title}", f"one {found} it", remedy
         )
+    if condition.seen and not unclip:
+        remedy = "Take out the node between Poses to Video and the sampler that makes a conditioning anew."
+        raise InputError("conditioning", "the person's CLIP image embedding", "none", remedy)
     frames, (height, width) = len(noise), noise.shape[-2:]
     tokens = unet.pre_image_condition(model.image_embedding(unclip).to(**to))
     in_front = torch.zeros(1, network.input_channels, height, width, **to)
@@ -134,7 +152,7 @@ def animation(
     every = list(range(frames))
     conds: dict[str, Any] = {
         "details": geometry.Frames(encode(every), encode),
-        "in_front": geometry.InFront(in_front),
+        "in_front": geometry.FrameValues(in_front.expand(frames, -1, -1, -1)),
     }
     if network.poses is not None:
         motion = partial(_motion_tokens, model, condition, to)
@@ -143,7 +161,7 @@ def animation(
 
 
 def _motion_tokens(model: Any, condition: PersonCondition, to: dict[str, Any], rows: list[int]) -> Tensor:
-    """Tokens of each frame's own pose, that in front among them: [1, (frames + 1) * tokens, context_dim]."""
+    """Tokens of each frame's own pose, and behind them those of the frame in front: [frames, 2 * tokens, context_dim]."""
     network, count = model.network, len(rows) + 1
     assert network.poses is not None
     if condition.seen and condition.motion is not None:
@@ -152,9 +170,14 @@ def _motion_tokens(model: Any, condition: PersonCondition, to: dict[str, Any], r
     else:
         points = torch.zeros(count, 2, network.poses.points, **to)
         pictures = torch.zeros(count, network.image_dim, **to)
-    return model.diffusion_model.pose_tokens(points[None], pictures[:, None]).flatten(0, 1)[None]
+    tokens = model.diffusion_model.pose_tokens(points[None], pictures[:, None])
+    return torch.cat([tokens[1:], tokens[:1].expand(len(rows), -1, -1)], dim=1)
 
 
 def _rows(pictures: Tensor, rows: list[int]) -> Tensor:
     """Of [1, frames, ...] these frames; one frame for all as it is."""
     return pictures if pictures.shape[1] == 1 else pictures[:, rows]
+
+
+def _places_of(pictures: Tensor) -> tuple[int, int]:
+    return pictures.shape[-2] // VAE_STEP, pictures.shape[-1] // VAE_STEP

@@ -121,50 +121,70 @@ class Details(comfy.conds.CONDNoiseShape):
 
 
 class Frames(comfy.conds.CONDNoiseShape):
-    """What stands beside the noise of a video's frames [f, c, h, w], where each frame has its own.
+    """What stands beside the noise of a video's frames, or in front of the video beside each of them [f, c, h, w], where each
+    frame has its own. Rows that are taken out of it become those of a video of these frames alone.
 
     Args:
         cond: the features.
-        encode: makes those of these frames of the video, which know of each other alone; None for a piece of a frame.
+        encode: makes those of these frames of the video, which know of each other alone; None for a piece of a frame, which
+            cannot be cut in time.
+        made: by their numbers, those that have been made.
     """
 
-    def __init__(self, cond: Tensor, encode: Callable[[list[int]], Tensor] | None = None):
+    def __init__(
+        self,
+        cond: Tensor,
+        encode: Callable[[list[int]], Tensor] | None = None,
+        made: dict[tuple[int, ...], Tensor] | None = None,
+    ):
         super().__init__(cond)
         self._encode = encode
+        self._made = {} if made is None else made
 
     def of_frames(self, rows: list[int]) -> Frames:
         """Those of a window."""
-        return Frames(self.cond[rows] if self._encode is None else self._encode(rows).to(self.cond), self._encode)
+        if self._encode is None:
+            found = f"{len(rows)} of the {len(self.cond)} frames of a tile"
+            raise InputError("what stands beside the noise", "all frames of a tile", found, _REMEDY)
+        key = tuple(rows)
+        if key not in self._made:
+            self._made[key] = self._encode(rows).to(self.cond)
+        # These are numbered anew: who cuts them again, has them of a video of these frames.
+        return type(self)(self._made[key], lambda again: self.of_frames([rows[row] for row in again]).cond)
 
     def _copy_with(self, cond: Tensor) -> Frames:
-        return Frames(cond)
+        if cond.shape[1:] != self.cond.shape[1:]:
+            if len(cond) != len(self.cond):
+                found = f"{list(cond.shape)} of {list(self.cond.shape)}"
+                raise InputError("what stands beside the noise", "a cut in time or in place", found, _REMEDY)
+            return type(self)(cond)
+        if torch.equal(cond, self.cond.to(cond)):
+            return type(self)(cond, self._encode, self._made)
+        if _repeats(self.cond, cond):
+            return type(self)(cond)
+        return self.of_frames(self._rows_of(cond))
+
+    def _rows_of(self, cond: Tensor) -> list[int]:
+        """Which frames these are; of frames that are alike, those that follow each other."""
+        whole, rows = self.cond.to(cond), [-1]
+        for row in cond:
+            following = [(rows[-1] + 1 + number) % len(whole) for number in range(len(whole))]
+            found = next((number for number in following if torch.equal(whole[number], row)), None)
+            if found is None:
+                raise InputError("what stands beside the noise", "that of the video's frames", "other values", _REMEDY)
+            rows.append(found)
+        return rows[1:]
 
     def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> Frames:
-        return Frames(_to_batch(_of_area(self.cond, area), batch_size))
+        cond = _to_batch(_of_area(self.cond, area), batch_size)
+        return self if cond is self.cond else type(self)(cond)
 
 
-class InFront(PerVideoNumber):
-    """Features of the frame in front of a video [1, c, h, w]."""
+class FrameTokens(Frames):
+    """Tokens of each frame [f, n, d], which have no place: an area reads them all."""
 
-    def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> InFront:
-        return InFront(_of_area(self.cond, area))
-
-
-class FrameTokens(PerVideoNumber):
-    """Tokens that each frame has to itself, that in front of the video among them, [1, (f + 1) n, d].
-
-    Args:
-        cond: the tokens.
-        encode: makes those of these frames of the video.
-    """
-
-    def __init__(self, cond: Tensor, encode: Callable[[list[int]], Tensor] | None = None):
-        super().__init__(cond)
-        self._encode = encode
-
-    def of_frames(self, rows: list[int]) -> FrameTokens:
-        """Those of a window."""
-        return self if self._encode is None else FrameTokens(self._encode(rows).to(self.cond), self._encode)
+    def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> Frames:
+        return super().process_cond(batch_size)
 
 
 def fit(latent: Tensor, size: torch.Size) -> Tensor:

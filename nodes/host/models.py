@@ -64,6 +64,11 @@ class VideoCondition:
     image_latent: Tensor | None = None
     global_tokens: Tensor | None = None
 
+    @property
+    def places(self) -> tuple[int, int] | None:
+        """Height and width of the latent that it was made for; None where it has nothing of its size."""
+        return None if self.image_latent is None else (self.image_latent.shape[-2], self.image_latent.shape[-1])
+
 
 @dataclass(frozen=True, eq=False)
 class HintCondition:
@@ -108,8 +113,16 @@ class VideoModel(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """Called once a run for each conditioning, before the first step, with the network loaded."""
-        noise, device = kwargs["noise"], kwargs["device"]
         _check_controls(kwargs)
+        conds = self._conds(kwargs)
+        tiled = getattr(self.current_patcher, "model_options", {}).get("tiled_diffusion")
+        if tiled and any(value.cond.shape[2:] == kwargs["noise"].shape[2:] for value in conds.values()):
+            remedy = "Put it on a refiner's MODEL that reads text alone: it fails on conditions of the latent's size."
+            raise InputError("model", f"one without Tiled Diffusion, for {self.release.title}", "one with it", remedy)
+        return conds
+
+    def _conds(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        noise, device = kwargs["noise"], kwargs["device"]
         self.check_sampling(self.model_sampling)
         to = {"device": device, "dtype": self.manual_cast_dtype or self.get_dtype()}
         made_for = geometry.conditions(len(noise), noise.shape[-2], noise.shape[-1], device)
@@ -125,7 +138,7 @@ class VideoModel(comfy.model_base.BaseModel):
             remedy = "Put the I2VGen-XL Global Encode block between the prompts and the sampler."
             found = "text alone" if condition is None else "one of another network"
             raise InputError("conditioning", "an image's, for a base model", found, remedy)
-        _check_frames(condition, len(noise))
+        _check_video(condition, noise)
         embedding = self.image_embedding(kwargs.get("unclip_conditioning")).to(**to)
         image_tokens = self.diffusion_model.context_embedding(embedding)
         fps, hooks = torch.tensor([float(condition.fps)], device=device), kwargs.get("hooks")
@@ -145,9 +158,6 @@ class VideoModel(comfy.model_base.BaseModel):
         context = torch.cat([text, tokens.to(**to), image_tokens], dim=1)
         latent = geometry.fit(condition.image_latent.to(**to), noise.shape[-2:])
         encode = partial(self.diffusion_model.detail_encoder, self.process_latent_in(latent))
-        if getattr(self.current_patcher, "model_options", {}).get("tiled_diffusion"):
-            remedy = "Put it on the refiner's MODEL: it fails on conditions of the latent's size, as the image's details are."
-            raise InputError("model", "one without Tiled Diffusion, for this base", "one with it", remedy)
         details = geometry.Details(encode(len(noise)), encode)
         return made_for | self._context(context, fps, hooks) | {"details": details}
 
@@ -169,7 +179,7 @@ class VideoModel(comfy.model_base.BaseModel):
         """extra_conds of a composer, an animator or text to video."""
         noise, to = kwargs["noise"], {"device": kwargs["device"], "dtype": text.dtype}
         if condition is not None:
-            _check_frames(condition, len(noise))
+            _check_video(condition, noise)
         made = family.animation if self.network.reads_reference else family.composition
         context, conds = made(self, condition, text, kwargs.get("unclip_conditioning"), noise, to)
         return self._context(context, None, kwargs.get("hooks")) | conds
@@ -181,7 +191,7 @@ class VideoModel(comfy.model_base.BaseModel):
         if isinstance(cond_value, geometry.Details):
             frames = window.get_tensor(x_in[..., :1, :1])  # with the frame before, which the host may add
             return cond_value.of_clip(len(frames))
-        if isinstance(cond_value, geometry.Frames | geometry.FrameTokens):
+        if isinstance(cond_value, geometry.Frames):
             every = torch.arange(len(x_in)).view(-1, 1, 1, 1)
             return cond_value.of_frames(window.get_tensor(every).flatten().tolist())
         if isinstance(cond_value, geometry.Rows | geometry.FrameValues):
@@ -417,13 +427,25 @@ def _signal(sigmas: Tensor) -> Tensor:
     return 1 / (sigmas.float() ** 2 + 1) ** 0.5
 
 
-def _check_frames(condition: Any, frames: int) -> None:
-    if condition.frames != frames:
+def _check_video(condition: Any, noise: Tensor) -> None:
+    """Raises InputError where a latent [f, 4, h, w] is not the video that a conditioning was made for, nor that one enlarged:
+    in a part of it, every part would show the whole picture."""
+    if condition.frames != len(noise):
         remedy = (
             "A latent's batch is the frames of one video: wire in that of the block that made the "
             "conditioning. For more videos, run with other seeds."
         )
-        raise InputError("latent", f"{condition.frames} frames, as the conditioning has", f"{frames}", remedy)
+        raise InputError("latent", f"{condition.frames} frames, as the conditioning has", f"{len(noise)}", remedy)
+    if condition.places is None:
+        return
+    scales = [now / then for now, then in zip(noise.shape[-2:], condition.places, strict=True)]
+    if min(scales) < 1 or max(scales) > 1.25 * min(scales):
+        expected, found = (f"{width}x{height}" for height, width in (condition.places, noise.shape[-2:]))
+        remedy = (
+            "Set the video's size in the block that made the conditioning; what samples tiles or crops of a latent "
+            "is for a refiner's MODEL."
+        )
+        raise InputError("latent", f"{expected} places, as the conditioning has, or that enlarged", found, remedy)
 
 
 _VISION_REMEDY = "Use this model's CLIP vision model: the loader's, or OpenCLIP ViT-H/14 for a release."

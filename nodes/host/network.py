@@ -14,7 +14,7 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ...i2vgen_core.config import JOININGS, UNetConfig
+from ...i2vgen_core.config import JOININGS, VAE_CHANNELS, UNetConfig
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.network.blocks import TemporalTransformer
 from ...i2vgen_core.network.control import Hint
@@ -36,8 +36,8 @@ class _Inputs(NamedTuple):
     """What the host hands over for one evaluation, of one clip or of more behind each other.
 
     Args:
-        x, timesteps, details: by frame, [(b f), ...].
-        context, fps, prepared, fps_embedding, in_front, motion: by clip, [b, ...].
+        x, timesteps, details, in_front, motion: by frame, [(b f), ...]; in_front alike in all frames of a clip.
+        context, fps, prepared, fps_embedding: by clip, [b, ...].
         hint, told: by frame, and by clip, of a refiner with a control branch; see models.HintCondition.
         pieces: what each clip is a piece of.
     """
@@ -65,8 +65,11 @@ class _Inputs(NamedTuple):
         return self._replace(
             x=cut(self.x),
             timesteps=cut(self.timesteps),
-            details=None if self.details is None else cut(self.details),
-            hint=None if self.hint is None else cut(self.hint),
+            **{
+                name: cut(value)
+                for name in ("details", "in_front", "motion", "hint")
+                if (value := getattr(self, name)) is not None
+            },
             pieces=[piece._replace(frames=piece.frames[part]) for piece in self.pieces],
         )
 
@@ -77,6 +80,8 @@ class _Inputs(NamedTuple):
         parts = [[None] * count if each is None else each.chunk(count) for each in tensors]
         return [_Inputs._make([*part, [piece]]) for *part, piece in zip(*parts, pieces, strict=True)]
 
+
+_IN_FRONT, _MOTION, _HINT = "the frame in front of the video", "the tokens of body points", "the hint"
 
 _CUT = "Take out the node that cuts the latent or its conditions: it takes some of them along, and not others."
 
@@ -130,7 +135,8 @@ class HostUNet(UNet):
             control: of a ControlNet; None.
             transformer_options: the host's.
             conditions: `details`, `fps` [b], and `prepared` and `fps_embedding`, what `prepare` made of context and fps,
-                unless weights change during the run; `in_front` and `motion` of an animator; `hint` and `told` of a refiner with
+                unless weights change during the run; `in_front` [(b f), c, h, w] and `motion` [(b f), 2 n, d] of an animator, the
+                tokens of each frame and of the one in front; `hint` and `told` of a refiner with
                 a control branch; and their geometry, see geometry.conditions.
 
         Raises:
@@ -165,14 +171,11 @@ class HostUNet(UNet):
     ) -> Tensor:
         if control is not None:
             raise no_control("ControlNet")
-        self._check_there(details, fps)
+        self._check_there(details, fps, in_front, motion, hint, told)
         pieces, reads = pieces_of(x, context, rows, places, owner)
-        others = fps, prepared, fps_embedding, in_front, motion, told
-        _check_rows(x, timesteps, details, context, *others)
-        if hint is not None and (len(hint), *hint.shape[2:]) != (len(x), *x.shape[2:]):
-            found = f"{list(hint.shape)} for a latent of {list(x.shape)}"
-            raise InputError("the hint", "that of the frames and places that are evaluated", found, _CUT)
-        context, fps, prepared, fps_embedding, in_front, motion, told = of_clips(reads, context, *others)
+        others = fps, prepared, fps_embedding, told
+        _check_rows(x, timesteps, {self._beside: details, _IN_FRONT: in_front, _HINT: hint}, motion, context, *others)
+        context, fps, prepared, fps_embedding, told = of_clips(reads, context, *others)
         inputs = _Inputs(
             x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, hint, told, pieces
         )
@@ -196,12 +199,30 @@ class HostUNet(UNet):
             ]
         )
 
-    def _check_there(self, details: Tensor | None, fps: Tensor | None) -> None:
+    @property
+    def _beside(self) -> str:
+        """What stands beside the noise, in words."""
+        return "the image's details" if self.config.reads_details else "what stands beside the noise"
+
+    def _check_there(
+        self,
+        details: Tensor | None,
+        fps: Tensor | None,
+        in_front: Tensor | None,
+        motion: Tensor | None,
+        hint: Tensor | None,
+        told: Tensor | None,
+    ) -> None:
         """Raises InputError where what the network reads beside its context has been lost on the way: without, it would make
         another video."""
+        config = self.config
         read = (
-            ("the image's details", self.config.reads_details, details),
-            ("the frame rate", self.config.reads_image, fps),
+            (self._beside, config.reads_details or bool(config.stems), details),
+            ("the frame rate", config.reads_image, fps),
+            (_IN_FRONT, config.reads_reference, in_front),
+            (_MOTION, config.poses is not None, motion),
+            (_HINT, config.control is not None, hint),
+            ("what is told of the hint", config.control is not None, told),
         )
         for what, reads, found in read:
             if reads and found is None:
@@ -227,12 +248,8 @@ class HostUNet(UNet):
         known = unpacked(prepared, context, fps_embedding, self.channels)
         if in_front is not None:  # of an animator, whose halves differ in what stands beside the noise, too
             known = self.prepare(known) if isinstance(known, Tensor) else known
-            poses = (
-                None
-                if motion is None
-                else self.pose_keys_values(motion.reshape(-1, self.config.image_tokens, motion.shape[-1]))
-            )
-            known, details = replace(known, details=details, in_front=in_front, poses=poses), None
+            poses = None if motion is None else self.pose_keys_values(_with_front(motion, frames))
+            known, details = replace(known, details=details, in_front=in_front[::frames], poses=poses), None
         if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps, hint, told):
             x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
             hint, told = None if hint is None else hint[:frames], None if told is None else told[:1]
@@ -241,10 +258,12 @@ class HostUNet(UNet):
     def _in_windows(self, inputs: _Inputs, options: dict[str, Any], windows: list[range]) -> Tensor:
         """The clips' velocities from those of windows, each evaluated by itself."""
         assert inputs.told is not None
-        share = share_of(JOININGS[int(inputs.told[0, 3])], torch.Generator().manual_seed(0))
+        step = int(inputs.timesteps[0])  # a frame to cut at is drawn anew in each, the same for both halves
+        share = share_of(JOININGS[int(inputs.told[0, 3])], torch.Generator().manual_seed(step))
         videos = inputs.x.unflatten(0, (len(inputs.pieces), -1)).transpose(0, 1)
 
         def predict(_: Tensor, number: int) -> Tensor:
+            comfy.model_management.throw_exception_if_processing_interrupted()
             made = self._together(inputs.of_window(windows[number]), options)
             return made.unflatten(0, (len(inputs.pieces), -1)).transpose(0, 1)
 
@@ -354,16 +373,36 @@ def _run_of(options: dict[str, Any]) -> Any:
     return frozenset(options["uuids"]) if "uuids" in options else None
 
 
-def _check_rows(x: Tensor, timesteps: Tensor, details: Tensor | None, context: Tensor, *others: Tensor | None) -> None:
+def _check_rows(
+    x: Tensor,
+    timesteps: Tensor,
+    by_place: Mapping[str, Tensor | None],
+    motion: Tensor | None,
+    context: Tensor,
+    *others: Tensor | None,
+) -> None:
     """Raises InputError unless all that goes by frame or place, and all that goes by context, is of one size."""
-    if details is not None and (len(details), details.shape[2:]) != (len(x), x.shape[2:]):
-        found = f"{list(details.shape)} for a latent of {list(x.shape)}"
-        raise InputError("the image's details", "those of the frames and places that are evaluated", found, _CUT)
+    if x.shape[1] != VAE_CHANNELS:
+        remedy = "Take out the node that puts something beside the latent: it is for another network."
+        raise InputError("the network's latent", f"{VAE_CHANNELS} channels", f"{x.shape[1]}", remedy)
+    for what, each in by_place.items():
+        if each is not None and (len(each), each.shape[2:]) != (len(x), x.shape[2:]):
+            found = f"{list(each.shape)} for a latent of {list(x.shape)}"
+            raise InputError(what, "those of the frames and places that are evaluated", found, _CUT)
+    if motion is not None and len(motion) != len(x):
+        raise InputError(_MOTION, f"those of {len(x)} frames", f"{len(motion)}", _CUT)
     if len(timesteps) != len(x):
         raise InputError("the network's batch", f"{len(x)} levels of noise, one a frame", f"{len(timesteps)}", _CUT)
     for each in others:
         if each is not None and len(each) != len(context):
             raise InputError("the network's contexts", f"{len(context)} of each kind", f"{len(each)} of one", _CUT)
+
+
+def _with_front(motion: Tensor, frames: int) -> Tensor:
+    """Tokens of each clip's frames [(b f), 2 n, d], with those in front behind them, as the network takes them:
+    [(b (f + 1)), n, d]."""
+    own, front = motion.unflatten(0, (-1, frames)).chunk(2, dim=2)
+    return torch.cat([front[:, :1], own], dim=1).flatten(0, 1)
 
 
 def _halves_are_alike(*inputs: Tensor | None) -> bool:

@@ -25,6 +25,12 @@ PoseKeypointType = io.Custom("POSE_KEYPOINT")
 FlowType = io.Custom("IMAGE,OPTICAL_FLOW")
 """Socket of optical flow, as tensors of other packs or as pictures."""
 
+BoxType = io.Custom("BOUNDING_BOX")
+"""Socket of boxes in pixels, as ComfyUI's detectors and its Bounding Box give them."""
+
+TracksType = io.Custom("TRACKS")
+"""Socket of points that move, as ComfyUI's Generate Video Tracks gives them."""
+
 _FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 

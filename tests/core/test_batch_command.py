@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from tempfile import gettempdir
+from typing import ClassVar
 
 import pytest
 import torch
@@ -280,6 +281,57 @@ def test_stopped_it_says_so_and_goes_on(plain, picture, monkeypatch, caplog, how
     assert code == 130 and "stopped, 1 made; the same command goes on from there" in caplog.text
     assert len(lines) == 1 and signal.getsignal(how) == before
     assert plain(rows)[0] == 0 and "1 made, 1 there before, 0 failed" in caplog.text
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Evaluations of a refiner's windows that were made, and a list of the numbers at which the process is ended."""
+    from i2vgen_core.batch import stages
+
+    class Counted(stages.KeptWindows):
+        made: ClassVar[list] = []
+        ends: ClassVar[list] = []
+
+        def __call__(self, make):
+            def counting():
+                if len(self.made) in self.ends:
+                    self.ends.remove(len(self.made))
+                    raise KeyboardInterrupt
+                self.made.append(self._number)
+                return make()
+
+            return super().__call__(counting)
+
+    monkeypatch.setattr(stages, "KeptWindows", Counted)
+    Counted.made.clear()
+    Counted.ends.clear()
+    return Counted
+
+
+def test_a_long_refinement_goes_on_at_the_window_where_it_was_killed(plain, counted, picture, tmp_path):
+    row = {"image": "a.png", "prompt": "a fox", "frames": 7, "refine_window": 3, "refine_steps": 2}
+    assert plain([row], "--stage", "cascade")[0] == 0
+    whole = next((tmp_path / "out").glob("???/*.mp4"))
+    expected, evaluations = whole.read_bytes(), list(counted.made)
+    assert evaluations == list(range(1, 7)), "three windows in two steps"
+    assert not (tmp_path / "out" / "unfinished").exists()
+
+    (tmp_path / "out" / "manifest.jsonl").unlink()
+    whole.unlink()
+    counted.made.clear()
+    counted.ends.append(4)
+    assert plain([row], "--stage", "cascade")[0] == 130 and counted.made == [1, 2, 3, 4]
+    (kept,) = (tmp_path / "out" / "unfinished").iterdir()
+    assert sorted(file.name for file in kept.iterdir()) == [f"{number}.safetensors" for number in range(4)]
+    (kept / "1.safetensors").write_bytes(b"torn")
+    assert plain([row], "--stage", "cascade")[0] == 0
+    assert counted.made == [1, 2, 3, 4, 2, 5, 6], "the torn one, and what was not there"
+    assert whole.read_bytes() == expected and not (tmp_path / "out" / "unfinished").exists()
+
+
+def test_a_refinement_that_uses_features_again_keeps_nothing(plain, counted, picture):
+    row = {"image": "a.png", "prompt": "a fox", "frames": 7, "refine_window": 3, "refine_reuse_interval": 2}
+    assert plain([row], "--stage", "cascade")[0] == 0 and not counted.made
 
 
 # ---------------------------------------------------------------- options

@@ -82,6 +82,7 @@ def test_its_settings_are_its_own(cascade):
 # ---------------------------------------------------------------- what it makes
 
 
+@pytest.mark.slow
 def test_base_frames_are_the_stored_ones(base_frames):
     """Other processors round otherwise: see tests/frames/README.md for what was seen."""
     mean, most = difference(base_frames, "base")
@@ -102,6 +103,7 @@ def test_frames_of_another_seed_are_not_the_stored_ones(cascade):
     assert mean > 0.5 and most > 4
 
 
+@pytest.mark.slow
 def test_frame_0_is_the_given_image(cascade, base_frames):
     image = read_image(make.IMAGE)
     small = torch.nn.functional.interpolate(image.movedim(3, 1), (64, 128), mode="area").movedim(1, 3)

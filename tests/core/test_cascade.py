@@ -511,7 +511,7 @@ def test_a_device_that_is_not_there(bundles, device):
 
 def test_a_video_that_memory_has_no_room_for(cascade, image, video, monkeypatch):
     """Said before anything of its size is made."""
-    monkeypatch.setattr("i2vgen_core.cascade.machine_bytes", lambda _: 8 * 2**30)
+    monkeypatch.setattr("i2vgen_core.parts.machine_bytes", lambda _: 8 * 2**30)
     message = "fits into the 8.0 GiB of memory of this machine, found 4096 x 512x512 pixels, which take about"
     with pytest.raises(InputError, match=message):
         cascade.condition(image, PROMPT, replace(BASE, width=512, height=512, frames=4096))

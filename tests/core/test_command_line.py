@@ -21,8 +21,9 @@ from i2vgen_core.__main__ import main
 from i2vgen_core.checkpoints.load import open_base, open_refiner, open_unet
 from i2vgen_core.checkpoints.scaffold import SIZES
 from i2vgen_core.commands import pages
-from i2vgen_core.media.images import read_image
+from i2vgen_core.media.images import read_image, write_image
 from i2vgen_core.media.video import read_video
+from i2vgen_core.media.warp import camera
 from i2vgen_core.media.world import caption, sample_scene
 from i2vgen_core.network.acceleration import EXACT, Acceleration
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
@@ -85,6 +86,46 @@ def test_a_still_area_and_a_last_image(generate, bundles, photo, tmp_path):
     assert (ends[1] - still[1]).abs().max() < 2 / 255
     assert (ends[2] - still[2]).abs().mean() > 2 / 255
     assert generate("--stage", "base", "--mask", mask, mask, out=frames)[0] == 2, "one mask, or one a frame"
+
+
+def test_drag_camera_and_an_animation(generate, photo, tmp_path):
+    """Held to the end, the video is the rough animation; an animation that is given is followed as the same one is."""
+    frames, held = tmp_path / "frame_%04d.png", ("--stage", "base", "--follow-signal", 1)
+
+    def made(*options):
+        assert generate(*held, *options, out=frames)[0] == 0
+        return torch.cat([read_image(file) for file in sorted(tmp_path.glob("frame_*.png"))])
+
+    (tmp_path / "path.json").write_text('[{"x": 0, "y": 0}, {"x": 40, "y": 0}]', encoding="utf-8")
+    mask = torch.zeros(90, 120, 3, dtype=torch.uint8)
+    mask[20:50, 30:60] = 255
+    Image.fromarray(mask.numpy()).save(tmp_path / "mask.png")
+    dragged = made("--drag", tmp_path / "path.json", "--part", tmp_path / "mask.png")
+    assert torch.equal(made("--drag", "0,0 40,0", "--part", "30,20,30,30"), dragged)
+    assert (dragged[0] - dragged[2]).abs().mean() > 2 / 255
+    zoomed = made("--camera", "zoom=1.5", "roll=0")
+    assert (zoomed[0] - zoomed[2]).abs().mean() > 2 / 255
+    rough = camera(read_image(photo), 64, 64, 3, zoom=1.5)
+    for number, frame in enumerate(rough.frames):
+        write_image(tmp_path / f"rough_{number}.png", frame)
+    followed = made("--follow", *[tmp_path / f"rough_{number}.png" for number in range(3)])
+    assert (zoomed - followed).abs().mean() < 1 / 255
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--drag", "0,0 1,0"), "--part"),
+        (("--part", "1,1,9,9"), "--part"),
+        (("--drag", "0,0", "--part", "1,1,9,9", "--follow", "x"), "both"),
+        (("--drag", "none.json", "--part", "1,1,9,9"), "none.json"),
+        (("--camera", "left=3"), "left=3"),
+        (("--camera", "pan"), "'pan'"),
+    ],
+)
+def test_what_cannot_be_directed(generate, options, message):
+    code, _, said = generate("--stage", "base", *options)
+    assert code == 2 and message in said
 
 
 def test_a_folder_without_a_refiner_runs_the_base(generate, bundles, tmp_path):
@@ -169,6 +210,7 @@ REFINE_OPTIONS = {
     "--refine-guidance": ("guidance", 2.5),
     "--refine-rescale": ("rescale", 0.7),
     "--refine-noise-level": ("noise_level", 300),
+    "--refine-amount": ("amount", 0.5),
     "--refine-solver": ("solver", "heun"),
     "--refine-entry": ("entry", "inversion"),
     "--refine-eta": ("eta", 0.5),
@@ -286,8 +328,8 @@ def test_several_pictures_read_each_network_once(generate, bundles, photo, tmp_p
     second = photo.with_name("second.png")
     Image.open(photo).transpose(Image.Transpose.ROTATE_180).save(second)
     loaded = []
-    monkeypatch.setattr("i2vgen_core.cascade.open_base", lambda *a: loaded.append("base") or open_base(*a))
-    monkeypatch.setattr("i2vgen_core.cascade.open_refiner", lambda *a: loaded.append("refiner") or open_refiner(*a))
+    monkeypatch.setattr("i2vgen_core.parts.open_base", lambda *a: loaded.append("base") or open_base(*a))
+    monkeypatch.setattr("i2vgen_core.parts.open_refiner", lambda *a: loaded.append("refiner") or open_refiner(*a))
     written = {}
     monkeypatch.setattr(
         "i2vgen_core.commands.generate.write_video", lambda file, frames, fps, sound: written.update({file: frames})

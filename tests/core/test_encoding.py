@@ -131,6 +131,7 @@ def test_the_same_frames_give_the_same_bytes(tmp_path, name):
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_the_number_of_processors_changes_no_byte(tmp_path):
     write_video(tmp_path / "a.mp4", moving(), 8)
     content = (tmp_path / "a.mp4").read_bytes()

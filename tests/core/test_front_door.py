@@ -100,7 +100,7 @@ def test_a_call_is_its_steps(cascade, image, videos):
 def test_the_refiners_seed_and_prompt_are_the_bases_unless_given(cascade, image, monkeypatch):
     seen = []
 
-    def sample_refiner(latent, prompt, options, callback):
+    def sample_refiner(latent, prompt, options, callback, around):
         seen.append((prompt, options))
         return latent
 
@@ -166,6 +166,21 @@ def test_a_run_is_cancelled(cascade, image, steps):
     with pytest.raises(Cancelled):
         cascade(image, PROMPT, BASE, REFINE, callback=callback, cancel=cancel)
     assert len(seen) == steps
+
+
+def test_a_step_of_a_long_video_is_cancelled_between_windows(cascade, image):
+    cancel, seen = Event(), []
+
+    def watch(_, inputs):
+        seen.append(len(inputs[0]))
+        cancel.set()
+
+    hook = cascade.refiner.unet.register_forward_pre_hook(watch)
+    refine = replace(REFINE, window=3, guidance=1.0)
+    with pytest.raises(Cancelled):
+        cascade(image, PROMPT, replace(BASE, frames=6), refine, cancel=cancel)
+    hook.remove()
+    assert seen == [3], "of the first step's two windows"
 
 
 def test_decoding_is_cancelled_between_frames(cascade, image, monkeypatch):

@@ -3,18 +3,19 @@
 import logging
 from dataclasses import replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
 import toy
 
-from i2vgen_core.cascade import Cascade, StageNetwork, inserted_like
+from i2vgen_core.cascade import Cascade, inserted_like
 from i2vgen_core.config import HINTED, RELEASES, ControlConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.enlarge import held, padding_of
 from i2vgen_core.network.control import Hint
 from i2vgen_core.network.hooks import BlockHooks, Hooks
+from i2vgen_core.parts import StageNetwork
 from i2vgen_core.sampling.options import RefineOptions
 from i2vgen_core.sampling.schedules import schedule_for
 from i2vgen_core.sampling.stages import RefineStage
@@ -126,6 +127,41 @@ def test_windows_hold_every_frame_and_begin_on_key_frames(joining, inserted):
         assert all(len(window) <= 43 for window in windows)
 
 
+def test_windows_of_any_length_are_those_that_the_official_programs_cut():
+    """By what tests/golden's READMEs say of make_chunks, for lengths that have no golden value."""
+    for length, frames in product((4, 5, 7, 16, 31, 32), (33, 41, 64, 71)):
+        starts = range(0, frames, length - length // 2)
+        last = next(start for start in starts if start + 1.25 * length >= frames)
+        assert [window.start for window in refiner_windows(frames, length, "cut")] == [*starts][
+            : last // starts.step + 1
+        ]
+    for inserted, keys in product(range(9), (9, 12, 30)):
+        frames, each = (keys - 1) * (inserted + 1) + 1, inserted + 1
+        size, overlap = 31 // each * each + 1, 15 // each * each + 1
+        starts = range(0, frames, size - overlap)
+        last = next(start for start in starts if start + max(size, round(1.33 * size)) >= frames)
+        expected = [0] if frames <= 32 else [*starts][: last // starts.step + 1]
+        assert [window.start for window in refiner_windows(frames, 32, "blend", inserted)] == expected
+
+
+@pytest.mark.parametrize("levels", [500, 900, 1000])
+def test_normal_levels_leave_out_the_last_but_one(levels):
+    for steps in (1, 6, 15, 33, 50):
+        found = stage("star", mode="normal", steps=steps, noise_level=levels).timesteps
+        expected = [levels - 1 - k * levels / (steps + 1) for k in range(steps)]
+        assert len(found) == steps
+        assert all(abs(t - place) <= 0.51 for t, place in zip(found, expected, strict=True))
+
+
+def test_padding_of_any_size_is_the_official_one():
+    for side in range(700, 1500, 5):
+        left, right, top, bottom = padding_of(side, side)
+        assert (top, bottom) == (((720 - side) // 2, 720 - side - (720 - side) // 2) if side < 720 else (0, bottom))
+        assert side <= 720 or bottom == (side + 48) // 64 * 64 + 16 - side
+        assert side <= 1280 or right == side // 64 * 64 + 64 - side
+        assert left + right == 1280 - side or side > 1280
+
+
 @pytest.mark.parametrize("joining", ["cut", "blend", "random"])
 def test_windows_that_agree_are_joined_to_what_they_agree_on(joining):
     x, windows = noise(50, 2), refiner_windows(50, 8, joining)
@@ -173,6 +209,8 @@ def test_too_few_frames_for_two_windows_are_one_and_said(caplog):
         ("star", {"enlarging": 0.0}, "enlarging: expected more than 0, found 0"),
         ("venhancer", {"inserted": 9}, "inserted: expected 0 to 8, found 9"),
         ("star", {"mode": "fast", "solver": "heun"}, "solver: expected dpmpp_2m_sde with the mode fast, found heun"),
+        ("star", {"amount": 0.5}, "noise level: expected 900 with the mode fast, found 450. Use the mode normal"),
+        ("vid2vid_xl", {"amount": 2}, "amount: expected 0.1 to 1.5, found 2"),
         ("star", {"mode": "quick"}, "mode: expected normal or fast, found 'quick'"),
     ],
 )
@@ -188,6 +226,34 @@ def test_the_releases_modes(kind):
     normal = stage(kind, mode="normal", noise_level=700)
     assert normal.steps == 15 and normal.timesteps[0] == 699
     assert stage(kind, solver="heun").steps == 15, "which has no fast mode"
+
+
+@pytest.mark.parametrize(
+    "options, level, guidance",
+    [
+        ({}, 600, 7.5),
+        ({"amount": 0.5}, 300, 4.25),
+        ({"amount": 1.5}, 900, 10.75),
+        ({"amount": 0.5, "noise_level": 500}, 500, 4.25),
+        ({"amount": 0.5, "guidance": 1.0}, 300, 1.0),
+    ],
+)
+def test_an_amount_is_noise_level_and_guidance_together(options, level, guidance):
+    settings = stage("vid2vid_xl", **options).settings
+    assert (settings.noise_level, settings.guidance) == (level, guidance)
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m_sde", "heun"])
+def test_a_smaller_amount_keeps_more_of_the_video(solver):
+    """The network is given the noised video itself; as released it is given less and less of it towards low levels."""
+
+    def first_input(**options):
+        made, seen = stage("vid2vid_xl", steps=3, solver=solver, **options), []
+        made.sample(lambda x, t: seen.append(x) or x, torch.ones(1, 4, 1, 1))
+        return seen[0].mean().item()
+
+    assert first_input(amount=0.2) == pytest.approx(1, abs=1e-5)
+    assert first_input(noise_level=120) == pytest.approx(0.381, abs=1e-3)
 
 
 def test_key_frames_are_noised_once_and_told_at_which_level():

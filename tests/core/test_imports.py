@@ -23,6 +23,7 @@ FLOORS = (
     ("encoders",),
     ("sampling",),
     ("checkpoints",),
+    ("parts",),
     ("cascade",),
     ("family", "editing", "directing", "shots"),
     ("training", "batch", "__init__"),
@@ -151,7 +152,7 @@ def test_no_import_of_the_host_nor_of_the_pack_by_name(file):
 def test_every_import_inside_the_pack_is_followed():
     assert all(file in GRAPH for files in GRAPH.values() for file in files)
     assert CORE / "errors.py" in GRAPH[CORE / "memory.py"]
-    assert CORE / "assets" / "__init__.py" in GRAPH[CORE / "cascade.py"]
+    assert CORE / "assets" / "__init__.py" in GRAPH[CORE / "parts.py"]
 
 
 def test_every_room_has_a_floor():

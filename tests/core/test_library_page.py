@@ -42,6 +42,7 @@ def workplace(bundles, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_code_runs(workplace, capsys):
     names: dict[str, object] = {}
     assert len(BLOCKS) >= 8

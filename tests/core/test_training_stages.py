@@ -187,6 +187,7 @@ class TestCommands:
 
         return run
 
+    @pytest.mark.slow
     def test_a_model_is_written_only_where_it_is_named_twice(self, vae_command, tmp_path, caplog):
         weights = tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors"
         before = weights.read_bytes()

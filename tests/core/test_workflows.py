@@ -16,6 +16,7 @@ from i2vgen_core.media.world import caption, sample_scene
 from ..templates.blueprints import BLUEPRINTS
 from ..templates.family import FAMILY
 from ..templates.graph import BYPASSED, recorded, text
+from ..templates.restoring import RESTORING
 from ..templates.settings import OWN_SIZE, RATE, TINY_GUIDANCE, TINY_STEPS, WITH_BASE
 from ..templates.templates import TEMPLATES
 
@@ -28,7 +29,7 @@ BASE, REFINER = (
     json.loads((assets.FOLDER / part / "config.json").read_text(encoding="utf-8"))["release"]
     for part in ("unet", "refiner")
 )
-WAITING = {make.__name__: make().workflow() for make in FAMILY}
+WAITING = {make.__name__: make().workflow() for make in FAMILY + RESTORING}
 """Of networks whose files do not come with the pack."""
 RELEASED_NAMES = ("base", "base_stock_ksampler", "cascade")
 
@@ -50,14 +51,15 @@ def _all_nodes(name: str) -> list[dict]:
 
 def test_names():
     """The front end shows and searches them, and lists them in their order."""
-    titles = [*TITLES.values(), *(make().title for make in FAMILY)]
+    titles = sorted(make().title for make in TEMPLATES + FAMILY + RESTORING)
     assert sorted(file.stem for file in WORKFLOWS.glob("*.json")) == titles
-    assert len(NAMES) == 15 and set(RELEASED_NAMES) <= set(NAMES)
-    for number, title in enumerate(titles, 1):
-        assert title.startswith(f"I2VGen-XL {number:02} ") and ("to video" in title or "Refine" in title)
+    assert len(NAMES) == 16 and set(RELEASED_NAMES) <= set(NAMES)
+    assert len({title[:12] for title in titles}) == len(titles)
+    for title in titles:
+        assert re.match(r"I2VGen-XL \d\d ", title) and ("to video" in title or "Refine" in title)
 
 
-@pytest.mark.parametrize("make", TEMPLATES + FAMILY + BLUEPRINTS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", TEMPLATES + FAMILY + RESTORING + BLUEPRINTS, ids=lambda make: make.__name__)
 def test_the_file_is_what_the_description_makes(make):
     """`python -m tests.templates.make` writes them anew."""
     graph = make()
@@ -143,7 +145,7 @@ def test_base_is_the_built_in_one(name):
     assert (BASE["steps"], BASE["guidance"]) == (TINY_STEPS, TINY_GUIDANCE)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "refine_video"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("refine_video", "refine_long_video")])
 def test_the_first_prompt_is_the_scenes(name):
     """By a wire from Tiny Scene; hidden behind it, the block has the same sentence. The refiner's is wired likewise."""
     scenes = {key: node for key, node in PROMPTS[name].items() if node["class_type"] == "I2VGenXLTinyScene"}
@@ -192,7 +194,7 @@ def test_the_note_has_the_released_settings(name):
     (note,) = (node["widgets_values"][0] for node in GRAPHS[name]["nodes"] if node["type"] == "MarkdownNote")
     base, refiner, sr600 = (RELEASES[kind] for kind in ("i2vgen_xl", "vid2vid_xl", "sr600"))
     assert "Choose *released files*" in note or "choose *released files*" in note
-    if name not in ("refine_video", "cascade_text_to_image"):
+    if name not in ("refine_video", "refine_long_video", "cascade_text_to_image"):
         assert f"{base.width}x{base.height}" in note
     if name.startswith(("cascade", "refine")) and name != "cascade_text_to_image":
         assert f"{refiner.width}x{refiner.height}" in note
@@ -223,7 +225,7 @@ def test_a_block_has_its_settings_outside(make):
             assert model["url"] in block.note
 
 
-@pytest.mark.parametrize("make", FAMILY, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", FAMILY + RESTORING, ids=lambda make: make.__name__)
 def test_a_template_that_waits_says_for_what(make):
     """Its network's and encoders' files, with where to get them, and the terms."""
     graph = make()

@@ -168,7 +168,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "BasicScheduler": {"steps": 1},
     "ImageScale": {"width": 120, "height": 88},
 }
-TEMPLATE_FRAMES = {"base_long_video": 20, "base_two_prompts": 24, "base_loop": 16, "base_chain": 16}
+TEMPLATE_FRAMES = {
+    "base_long_video": 20,
+    "base_two_prompts": 24,
+    "base_loop": 16,
+    "base_chain": 16,
+    "refine_long_video": 11,
+}
 """Of the templates whose other blocks count on a number; all others are run with three."""
 
 
@@ -184,7 +190,7 @@ def small_template(make: Callable[[], Any]) -> Graph:
             each["inputs"]["frames"] = TEMPLATE_FRAMES.get(make.__name__, 3)
         if each["class_type"] == "LoadVideo":
             prompt[name] = node("CreateVideo", images=["scenes", 0], fps=RATE)
-    if make.__name__ == "refine_video":
+    if make.__name__ in ("refine_video", "refine_long_video"):
         prompt["scene"] = node("I2VGenXLTinyScene", seed=13)
-        prompt["scenes"] = node("RepeatImageBatch", image=["scene", 0], amount=3)
+        prompt["scenes"] = node("RepeatImageBatch", image=["scene", 0], amount=TEMPLATE_FRAMES.get(make.__name__, 3))
     return prompt

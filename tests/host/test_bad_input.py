@@ -103,7 +103,7 @@ def test_the_command_line_refuses_before_it_loads(caplog, tmp_path, monkeypatch)
     arguments = ["generate", "--image", str(image), "--prompt", "a", "--out", str(tmp_path / "out.mp4")]
     for size in (["--width", "16384", "--height", "16384"], ["--refine-width", "16384", "--refine-height", "16384"]):
         caplog.clear()
-        monkeypatch.setattr("i2vgen_core.cascade.machine_bytes", lambda _: 24 * 2**30)
+        monkeypatch.setattr("i2vgen_core.parts.machine_bytes", lambda _: 24 * 2**30)
         assert main([*arguments, *size]) == 2
         assert "fits into the 24.0 GiB" in caplog.text and "about 384.0 GiB" in caplog.text
 

@@ -343,6 +343,10 @@ UNFIT: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     ),
     "levels of fewer frames": (_first(6, "t"), "levels of noise|must match"),
     "frame rates of one": (_first(1, "fps"), "2 of each kind, found 1"),
+    "something beside the latent": (
+        lambda given: {**given, "c_concat": torch.zeros_like(given["x"])},
+        "the network's latent: expected 4 channels, found 8",
+    ),
     "no details": (_without("details"), "the image's details: expected some, in every call of the network, found none"),
     "no frame rate": (_without("fps"), "the frame rate: expected some, in every call of the network, found none"),
 }
@@ -457,6 +461,28 @@ def test_another_schedule_or_prediction_is_refused(sample, made, stage):
 
 
 # ---- latents that may mean something else
+
+
+@pytest.mark.parametrize("sampler", ["ours", "stock"])
+@pytest.mark.parametrize("name", ["a tile", "a smaller one", "another shape", "enlarged"])
+def test_a_latent_is_the_whole_picture(sample, made, monkeypatch, name, sampler):
+    """Of a tile or a crop of it, each would show the whole picture: it has to be as large as the conditioning, or that
+    enlarged."""
+    height, width = graphs.HEIGHT // 8, graphs.WIDTH // 8
+    sizes = {
+        "a tile": (height, width // 2),
+        "a smaller one": (height - 1, width - 1),
+        "another shape": (height, 2 * width),
+    }
+    size = sizes.get(name, (height + 2, width + 4))
+    monkeypatch.setattr(made, "latent", {"samples": torch.zeros(FRAMES, 4, *size)})
+    if name == "enlarged":
+        assert sample(sampler=sampler).shape[-2:] == size
+        return
+    with pytest.raises(
+        ValueError, match=f"latent: expected {width}x{height} places, as the conditioning has, or that enl"
+    ):
+        sample(sampler=sampler)
 
 
 def test_what_a_latent_may_mean_is_said(sample, host, made, monkeypatch):

@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from i2vgen_core.cascade import Cascade, StageNetwork
+from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.bundle import write_unet
 from i2vgen_core.checkpoints.load import open_refiner
 from i2vgen_core.checkpoints.scaffold import SIZES
 from i2vgen_core.config import HINTED, RELEASES, Kind, released_config
 from i2vgen_core.network.unet import UNet
+from i2vgen_core.parts import StageNetwork
 from i2vgen_core.sampling.options import RefineOptions
 
 from . import graphs
 from .compare import relative_error
 from .graphs import node
 from .in_process import Host
+from .test_interrupts import Interrupter
 
 OPTIONS = RefineOptions(mode="normal", steps=2, seed=graphs.SEED, rescale=0.0)
 PREPARED = {"enlarging": 1.5, "noise_aug": 0, "scale_told": 0, "joining": "auto", "seed": graphs.SEED}
@@ -129,6 +131,68 @@ def test_the_stock_sampler_reads_the_hint_too(host: Host, refiners: dict[str, Pa
     host.given["clip"] = clip.flip(0)
     assert frames.shape == (5, 18, 24, 3)
     assert relative_error(frames, host.value(graph("star") | {"refine": stock})) > 1e-2
+
+
+def test_a_step_is_cancelled_between_its_windows(
+    host: Host, refiners: dict[str, Path], clip: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(host, refiners["star"], clip)
+    evaluations = Interrupter(monkeypatch, host.module("i2vgen_core.network.unet").UNet, "forward", 1)
+    result = host.run(graph("star", 3), {"frames": ("base", 0)})
+    assert result.interrupted and result.error_node == "refine"
+    assert evaluations.calls == 1, "of the first step's two windows"
+
+
+def test_random_joining_draws_a_cut_for_each_step(
+    host: Host, refiners: dict[str, Path], clip: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(host, refiners["star"], clip)
+    network, seeds = host.module("nodes.host.network"), []
+    share_of = network.share_of
+    monkeypatch.setattr(
+        network,
+        "share_of",
+        lambda joining, drawn: seeds.append((joining, drawn.initial_seed())) or share_of(joining, drawn),
+    )
+    host.value(graphs.changed(graph("star", 3), prepare__joining="random"))
+    assert len(set(seeds)) == OPTIONS.steps and {joining for joining, _ in seeds} == {"random"}
+
+
+@pytest.fixture(scope="module")
+def video_vae(host: Host) -> Any:
+    """Stable Video Diffusion's VAE as the host builds it of its file, made up."""
+    import comfy.sd
+    from comfy.ldm.models.autoencoder import AutoencodingEngine
+
+    sizes = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128}
+    sizes |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}
+    with torch.device("meta"):
+        model = AutoencodingEngine(
+            regularizer_config={"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"},
+            encoder_config={"target": "comfy.ldm.modules.diffusionmodules.model.Encoder", "params": sizes},
+            decoder_config={
+                "target": "comfy.ldm.modules.temporal_ae.VideoDecoder",
+                "params": sizes | {"video_kernel_size": [3, 1, 1], "alpha": 0.0},
+            },
+        )
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        key: torch.randn(value.shape, generator=generator) / max(1, value[0].numel() if value.ndim else 1) ** 0.5
+        for key, value in model.state_dict().items()
+    }
+    return comfy.sd.VAE(sd=state)
+
+
+def test_a_vae_with_time_decodes_groups_that_are_blended(host: Host, video_vae: Any) -> None:
+    latent = torch.randn(10, 4, 2, 2, generator=torch.Generator().manual_seed(2))
+    decode = host.module("nodes.host.decode").decode_video
+    frames = decode(video_vae, {"samples": latent}, 0)
+    first, last = (video_vae.decode(latent[start:stop]).clone() for start, stop in ((0, 5), (3, 10)))
+    expected = torch.cat([first[:4], (first[4:] + last[1:2]) / 2, last[2:]])
+    assert relative_error(frames, expected) < 1e-5
+    assert relative_error(decode(video_vae, {"samples": latent}, 1), frames) > 1e-2, (
+        "one by one they see no other frame"
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ them:
 {files}"""
 
 
-def _note(title: str, words: str, file: str, more: str = "", encoders: tuple[str, ...] = ("text", "vae")) -> str:
+def waiting_note(title: str, words: str, file: str, more: str = "", encoders: tuple[str, ...] = ("text", "vae")) -> str:
+    """What stands beside a graph whose network does not come with the pack."""
     network = FILES[file]
     own = f"- *{network.folder}*: {network.name}, {network.gigabytes:g} GB, from [its page]({network.page})"
     beside = "\n".join(
@@ -106,7 +107,7 @@ _AFTER = "What comes out is refined as the base's video is: *03 Refine a video*.
 def sketch_to_video() -> Graph:
     words = f"""The lines of a video, and a sentence for what they are of. *Canny* draws them here; PiDiNet's lines, of other \
 packs, are nearer to what the network was trained on. Dark lines on white are turned round. {_AFTER}"""
-    note = _note("Sketch to video", words, "tft2v_composer")
+    note = waiting_note("Sketch to video", words, "tft2v_composer")
     graph = Graph("sketch_to_video", note, "I2VGen-XL 16 Sketch to video")
     start = _Start(graph, "tft2v_composer", "tft2v_composer")
     group, frames = _video_in(graph, "2. Lines of a video")
@@ -119,7 +120,7 @@ packs, are nearer to what the network was trained on. Dark lines on white are tu
 def depth_to_video() -> Graph:
     words = f"""The depth of a video, and a sentence. *MoGe* estimates it here, with its file in *models/geometry_estimation*; \
 any block does that draws near places bright. Blocks that scale each frame by itself make the depth flicker. {_AFTER}"""
-    note = _note("Depth to video", words, "tft2v_composer")
+    note = waiting_note("Depth to video", words, "tft2v_composer")
     graph = Graph("depth_to_video", note, "I2VGen-XL 17 Depth to video")
     start = _Start(graph, "tft2v_composer", "tft2v_composer")
     _, frames = _video_in(graph, "2. A video")
@@ -134,7 +135,7 @@ any block does that draws near places bright. Blocks that scale each frame by it
 def masked_to_video() -> Graph:
     words = f"""A video of which a part is made anew: white in the mask is to be made, in all frames. A mask video goes \
 through *Convert Image to Mask*, and has one mask a frame. Frames that the video lacks are made whole. {_AFTER}"""
-    note = _note("Fill in a mask over time", words, "tft2v_composer")
+    note = waiting_note("Fill in a mask over time", words, "tft2v_composer")
     graph = Graph("masked_to_video", note, "I2VGen-XL 18 Masked video to video, filled in")
     start = _Start(graph, "tft2v_composer", "tft2v_composer")
     group, frames = _video_in(graph, "2. Video and mask")
@@ -146,7 +147,7 @@ through *Convert Image to Mask*, and has one mask a frame. Frames that the video
 def four_steps() -> Graph:
     words = f"""A picture and a sentence to a video in four steps, without guidance: VideoLCM's composer. Steps and cfg of 0 are \
 its own. It reads no negative prompt. {_AFTER}"""
-    note = _note("Image to video in four steps", words, "videolcm_composer")
+    note = waiting_note("Image to video in four steps", words, "videolcm_composer")
     graph = Graph("four_steps", note, "I2VGen-XL 19 Image to video in four steps")
     start = _Start(graph, "videolcm_composer", "videolcm_composer")
     group = graph.group("2. First picture")
@@ -160,7 +161,7 @@ def person_to_video() -> Graph:
 them as the network was trained. Shoulders and hips have to be seen in the picture and in the first frame."""
     more = """For Animate-X: its file in the loader, *mode* first frame, *align* off, and the driving video and its keypoints wired \
 into Poses to Video."""
-    note = _note("A person follows poses", words, "unianimate", more, ("text", "vision", "vae"))
+    note = waiting_note("A person follows poses", words, "unianimate", more, ("text", "vision", "vae"))
     graph = Graph("person_to_video", note, "I2VGen-XL 20 Poses to video, a person follows")
     start = _Start(graph, "unianimate", "unianimate")
     vision = start.vision
@@ -186,7 +187,7 @@ def text_to_video() -> Graph:
     words = f"""A sentence to a video, with stock text encoding and a stock empty latent whose batch is the frames. TF-T2V's \
 network. VideoLCM's (videolcm_t2v_non_ema_544000.pth) makes one in four steps; of VGen's (model_scope_0267000.pth) say \
 *text2video* in the loader. {_AFTER}"""
-    note = _note("Text to video", words, "tft2v_t2v")
+    note = waiting_note("Text to video", words, "tft2v_t2v")
     graph = Graph("text_to_video", note, "I2VGen-XL 21 Text to video")
     start = _Start(graph, "tft2v_t2v", "tft2v_t2v")
     positive, negative = start.prompts(_FOX, 2)

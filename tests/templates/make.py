@@ -34,6 +34,7 @@ from ..ui.front_end import FrontEnd, opened
 from .blueprints import BLUEPRINTS
 from .family import FAMILY
 from .graph import NODES, text
+from .restoring import RESTORING
 from .templates import TEMPLATES
 
 WORKFLOWS, SUBGRAPHS, PICTURES = PACK / "workflows", PACK / "subgraphs", PACK / "docs" / "templates"
@@ -58,6 +59,7 @@ THUMBNAILS: dict[str, tuple[tuple[str, int | str], tuple[str, int | str]]] = {
     "cascade_upscale_model": (_PICTURE, ("an upscale model, refined", -1)),
     "cascade_interpolate": (_PICTURE, ("refined, frames between", -1)),
     "cascade_beyond_720p": (_PICTURE, ("refined, any size", -1)),
+    "refine_long_video": (("your video", "i2vgen_xl_base_00001_.mp4"), ("refined in windows", 0)),
 }
 """What the two halves of a thumbnail say and show: which of the run's pictures and videos, in the order of the nodes' ids,
 or a file of an earlier one."""
@@ -91,6 +93,7 @@ _TYPES = [
     "I2VGenXLGlobalEncode",
     "I2VGenXLInspectConditioning",
     "I2VGenXLRefinerLoader",
+    "I2VGenXLRefinePrepare",
     "I2VGenXLRefineSampler",
     "I2VGenXLSize",
     "I2VGenXLSpectrum",
@@ -165,7 +168,7 @@ _SIZES = """async types => {
 
 def write() -> None:
     """All graphs, from the code."""
-    for folder, makers in ((WORKFLOWS, TEMPLATES + FAMILY), (SUBGRAPHS, BLUEPRINTS)):
+    for folder, makers in ((WORKFLOWS, TEMPLATES + FAMILY + RESTORING), (SUBGRAPHS, BLUEPRINTS)):
         folder.mkdir(exist_ok=True)
         for make in makers:
             graph = make()
@@ -202,11 +205,11 @@ def pictures(names: list[str]) -> None:
     """Runs templates in the front end, and keeps what each one shows and a picture of its graph."""
     PICTURES.mkdir(exist_ok=True)
     with browser() as (front_end, server):
-        for make in TEMPLATES + FAMILY:
+        for make in TEMPLATES + FAMILY + RESTORING:
             graph = make()
             if names and graph.name not in names:
                 continue
-            if make in FAMILY:  # their files do not come with the pack
+            if make in FAMILY + RESTORING:  # their files do not come with the pack
                 front_end.load(graph.workflow())
                 save_jpeg(front_end.picture(), PICTURES / f"{graph.name}.jpg", 1400)
                 save_jpeg(front_end.picture(), WORKFLOWS / f"{graph.title}.jpg", SIDE)

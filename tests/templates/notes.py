@@ -319,3 +319,19 @@ refiner and its size, {_VID.width}x{_VID.height}, follow.
 All frames are refined at once: 16 to 32 fit into a large card. For more, open the block (the sign in its corner) and put \
 *Context Windows* between the refiner and the sampler.
 """
+
+REFINE_LONG = f"""# A long video refined
+
+A video of any length, refined 8 frames at a time: *Context Windows* slides over it at every step, 4 frames of each window \
+shared with the next. Memory stays that of 8 frames; time grows with the windows. It opens on the video that the template *01* \
+saves when it first runs, which is short; choose or upload a long one in *Load Video*.
+
+**With the released refiner**
+
+1. Choose *released files* in the Cascade Loader, for its CLIP and VAE (the note of the template *01* has the files). The \
+refiner and its size, {_VID.width}x{_VID.height}, follow. Set *context_length* to 32 and *context_overlap* to 16 where the memory is there.
+2. Say in the prompt in a few words what is seen; the release's quality suffix stays behind it.
+3. Run. A lower *amount* in the Refine Sampler keeps more of the video.
+
+*i2vgen-xl batch* does the same for a table of videos, and goes on at the window where it was ended.
+"""

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import notes
 from .graph import Graph, Group, Node
-from .settings import TINY_GUIDANCE, TINY_STEPS
+from .settings import OWN_SIZE, REFINER, TINY_GUIDANCE, TINY_STEPS, WITH_BASE, released, short_prompt_of
 from .stages import (
     Conditions,
     Start,
@@ -278,6 +278,37 @@ def cascade_beyond_720p() -> Graph:
     return graph
 
 
+def refine_long_video() -> Graph:
+    graph = Graph("refine_long_video", notes.REFINE_LONG, "I2VGen-XL 31 Refine a long video")
+    yours = graph.group("1. Your video")
+    parts = yours.add("GetVideoComponents", video=yours.add("LoadVideo", file=BASE_VIDEO))
+    loader = cascade_loader(graph.group("2. CLIP, VAE and refiner"))
+    prompts = graph.group("3. Refiner and prompts")
+    models = released("vid2vid_xl")
+    refiner = prompts.add("I2VGenXLRefinerLoader", model_name=WITH_BASE, base=loader["MODEL"], models=models)
+    said = prompts.add(
+        "StringConcatenate",
+        title="With the quality suffix",
+        string_a=short_prompt_of(13),
+        string_b=REFINER.prompt_suffix,
+    )
+    positive = prompts.add("CLIPTextEncode", title="Refiner: positive prompt", clip=loader["CLIP"], text=said)
+    text = REFINER.negative_prompt
+    negative = prompts.add("CLIPTextEncode", title="Refiner: negative prompt", clip=loader["CLIP"], text=text)
+    larger = graph.group("4. Size")
+    size = larger.add("I2VGenXLSize", size=OWN_SIZE, model=refiner)
+    sides = {name: size[name] for name in ("width", "height")}
+    scaled = larger.add("ImageScale", image=parts["images"], upscale_method="bilinear", **sides)
+    encoded = larger.add("VAEEncode", pixels=scaled, vae=loader["VAE"])
+    windows = windowed(graph.group("5. Windows"), refiner, context_length=8)
+    group = graph.group("6. Refinement")
+    latent = group.add("I2VGenXLRefineSampler", model=windows, latent=encoded, positive=positive, negative=negative)
+    end = graph.group("7. Refined video")
+    frames = end.add("I2VGenXLVAEDecode", vae=loader["VAE"], latent=latent)
+    save(end, end.add("CreateVideo", images=frames, fps=parts["fps"]), graph.name)
+    return graph
+
+
 TEMPLATES: list[Callable[[], Graph]] = [
     cascade,
     base,
@@ -294,6 +325,7 @@ TEMPLATES: list[Callable[[], Graph]] = [
     cascade_upscale_model,
     cascade_interpolate,
     cascade_beyond_720p,
+    refine_long_video,
 ]
 """In the order in which the front end lists them."""
 

@@ -11,6 +11,7 @@ import pytest
 
 from ..host.graphs import TEMPLATE_FRAMES
 from ..templates.family import FAMILY
+from ..templates.restoring import RESTORING
 from ..templates.templates import TEMPLATES
 from .front_end import FrontEnd
 
@@ -31,7 +32,7 @@ def rendered(request: Any, opened_front_end: FrontEnd) -> Iterator[FrontEnd]:
     opened_front_end.resize(1920, 1080)
 
 
-@pytest.mark.parametrize("make", FAMILY, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", FAMILY + RESTORING, ids=lambda make: make.__name__)
 def test_template_that_waits_for_files_opens(rendered, make):
     rendered.load(make().workflow(), seconds=0.5, source="template")
     rendered.watch()
