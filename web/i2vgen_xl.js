@@ -1,5 +1,5 @@
-// What the front end leaves to a pack: text below a block that is out of date, and released files that are missing
-// without a widget that holds their names.
+// What the front end leaves to a pack: text below a block that is out of date, released files that are missing without a
+// widget that holds their names, and what is found first.
 import { app } from '../../scripts/app.js'
 
 // ---- text below blocks
@@ -31,6 +31,16 @@ function forgetText(node) {
 function forgetTextsOf(id) {
   const nodes = nodesOf(id)
   if (mayWrite(nodes.at(-1)?.type)) nodes.forEach(forgetText)
+}
+
+// The front end shows a text on the block that writes it, where that is seen. A block that holds it shows it too.
+function showTextOutside({ nodeId, ...text }) {
+  const nodes = nodesOf(nodeId)
+  if (!nodes.at(-1)?.type?.startsWith('I2VGenXL')) return
+  const parts = String(nodeId).split(':')
+  for (const [depth, outer] of nodes.slice(0, -1).entries())
+    if (outer.graph === app.canvas.graph)
+      app.api.dispatchCustomEvent('progress_text', { ...text, nodeId: parts.slice(0, depth + 1).join(':') })
 }
 
 // ---- released files
@@ -89,8 +99,30 @@ function offerFiles() {
   }
 }
 
+// ---- the search for blocks
+
+// The front end ranks what it finds by the shown name and by the id, whichever fits better. Every id here begins with the
+// network's name, and that of Poses to Video has Animate in it: nobody means a single block by "i2v" or "animate". So
+// blocks that hold a whole stage, and have the words within their names, come first.
+const NETWORK = /^I2VGen-?XL/
+const RENAMED = 'I2VGenXLAnimate'
+const RANK = { begins: 1, within: 4, others: 9 }
+
+function rankBehindWholeStages(definition) {
+  const { name, display_name } = definition
+  definition.postProcessSearchScores = ([rank, place, length, ...rest]) => {
+    const found = length === name.length ? name : display_name
+    if (rank >= RANK.begins && found === RENAMED) rank = RANK.others
+    if (rank === RANK.begins && NETWORK.test(found)) rank = RANK.within
+    return [rank, 0, place, length, ...rest] // 0: how often a block is used, which it knows of its own alone
+  }
+}
+
 app.registerExtension({
   name: 'i2vgen_xl',
+  beforeRegisterVueAppNodeDefs(definitions) {
+    definitions.filter(({ name }) => name.startsWith('I2VGenXL')).forEach(rankBehindWholeStages)
+  },
   addCustomNodeDefs: readDefinitions,
   refreshComboInNodes(definitions) {
     readDefinitions(definitions)
@@ -108,6 +140,7 @@ app.registerExtension({
     }
   },
   setup() {
+    app.api.addEventListener('progress_text', ({ detail }) => showTextOutside(detail))
     app.api.addEventListener('executing', ({ detail }) => detail && forgetTextsOf(detail))
     app.api.addEventListener('execution_interrupted', ({ detail }) => forgetTextsOf(detail.node_id))
   },

@@ -38,6 +38,7 @@ from ..sampling.options import BaseOptions, RefineOptions
 from ..sampling.schedules import BASE_SOLVERS
 from ..sampling.solvers import Callback
 from ..shots import OVERLAP, Shot, film, read_storyboard
+from .control import add_control, control_of
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -93,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--follow", nargs="+", default=[], metavar="FILE", help=follow)
     signal = "how long drag, camera and animation are held, a share of the signal, 0..1 (%(default)s)"
     add("--follow-signal", type=float, default=STRONG_SIGNAL, metavar="0..1", help=signal)
+    add_control(parser)
     endings = ", ".join((*ENDINGS, "_%04d.png")).replace("%", "%%")
     out = f"where the video goes, in the format of its ending ({endings}); of several, a folder"
     add("--out", type=Path, required=True, metavar="FILE.mp4", help=out)
@@ -270,12 +272,14 @@ def run(options: argparse.Namespace) -> None:
         _say_costs(seconds, cascade)
         return
     with _timed(seconds, "encode"):
+        steered = control_of(options, cascade, base)
         conditions = [cascade.condition(image, prompt, base) for image in images]
-        held = [_held(options, cascade, image, base) for image in images]
+        given = [{"held": _held(options, cascade, image, base), "control": steered(image, prompt)} for image in images]
         cascade.free("text_encoder", "image_encoder")
     with _timed(seconds, "base"), progress("base", len(images)) as callback:
-        pairs = zip(conditions, held, strict=True)
-        latents = [cascade.sample_base(each, base, held=given, callback=callback) for each, given in pairs]
+        pairs = zip(conditions, given, strict=True)
+        latents = [cascade.sample_base(each, base, **more, callback=callback) for each, more in pairs]
+        given.clear()
         cascade.free("base")
     bar = progress("refine", len(images)) if stage == "cascade" else nullcontext()
     with bar as callback:
@@ -299,7 +303,7 @@ def _shots(options: argparse.Namespace) -> list[Shot]:
     """Those of the storyboard; none without one."""
     if options.storyboard is None:
         return []
-    names = ("mask", "last_image", "drag", "follow", "camera")
+    names = ("mask", "last_image", "drag", "follow", "camera", "control")
     others = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
     others["--prompt"] = options.prompt is not None
     if found := [name for name, there in others.items() if there] or (
@@ -365,7 +369,10 @@ def _rough(options: argparse.Namespace, image: torch.Tensor, size: tuple[int, in
             "--part", "--drag or --follow with it", "neither", "Say where the part goes: --drag '0,0 90,0'."
         )
     if options.camera:
-        rough = camera(image if rough is None else rough.frames, *size, **_moves(options.camera))
+        moves = _moves(options.camera)
+        moving = image if rough is None else rough.frames
+        pan, tilt, zoom, roll = moves["pan"], moves["tilt"], moves["zoom"], moves["roll"]
+        rough = camera(moving, *size, pan=pan, tilt=tilt, zoom=zoom, roll=roll)
     return rough
 
 
@@ -385,7 +392,7 @@ def _parts(options: argparse.Namespace, images: torch.Tensor) -> torch.Tensor:
 
 def _moves(words: list[str]) -> dict[str, float]:
     """--camera's moves by name, see camera."""
-    moves = {}
+    moves = {"pan": 0.0, "tilt": 0.0, "zoom": 1.0, "roll": 0.0}
     for word in words:
         name, _, amount = word.partition("=")
         try:
@@ -402,7 +409,7 @@ def _refine_video(options: argparse.Namespace, cascade: Cascade, refine: RefineO
     if options.image or options.stage not in (None, "refine"):
         found = "--image too" if options.image else f"--stage {options.stage}"
         raise InputError("--video", "a video for the refiner alone", found, "Give a photo or a video, not both.")
-    for name in ("mask", "last_image", "drag", "follow", "camera", "storyboard"):
+    for name in ("mask", "last_image", "drag", "follow", "camera", "control", "storyboard"):
         if getattr(options, name):
             remedy = "It is the base's: give a photo."
             raise InputError(f"--{name.replace('_', '-')}", "a photo, in --image", "--video", remedy)

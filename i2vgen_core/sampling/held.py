@@ -87,11 +87,9 @@ def both(first: Held, second: Held) -> Held:
     Args:
         first, second: with masks, of one shape of latent.
     """
-    masks = [each.latent_mask() for each in (first, second)]
-    longer = masks[1] < masks[0]
-    return Held(
-        torch.where(longer, second.latent, first.latent), torch.where(longer, *masks[::-1])[:, 0], by_signal=True
-    )
+    one, other = first.latent_mask(), second.latent_mask()
+    latent = torch.where(other < one, second.latent, first.latent)
+    return Held(latent, torch.minimum(one, other)[:, 0], by_signal=True)
 
 
 def free_at(mask: Tensor, signal: float) -> Tensor:

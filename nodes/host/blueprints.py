@@ -9,18 +9,19 @@ from server import PromptServer
 _FOLDER = Path(__file__).parents[2] / "subgraphs"
 _WORDS = {
     "Image to Video": ["i2v", "img2vid", "animate", "motion", "photo", "photo to video", "clip vision", "i2vgen"],
-    "Video Refine": [
+    "Refine a Video": [
         "video to video",
         "vid2vid",
         "upscale video",
         "video upscale",
         "enhance video",
         "sharpen",
-        "i2vgen",
+        "i2vgen refiner",
     ],
 }
 """By the beginning of a blueprint's name. The stages have them behind another word ("to animate a photo"), so that the whole
-solution is found first."""
+solution is found first: among blocks that such words alone bring, the front end takes the best fit. What is typed in a block's
+name or id comes before all of these (web/i2vgen_xl.js)."""
 
 
 async def add_search_words() -> None:

@@ -81,7 +81,7 @@ def image_to_video() -> Blueprint:
 def video_refine() -> Blueprint:
     """The second stage: frames in, larger and sharper frames and their video out."""
     block = Blueprint(
-        "Video Refine (I2VGen-XL)",
+        "Refine a Video (I2VGen-XL)",
         "A video's frames in, larger and sharper ones out: the second stage.",
         notes.VIDEO_REFINE,
         (300, 700),

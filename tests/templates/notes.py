@@ -53,7 +53,7 @@ Then choose *released files* as the *bundle*.
 {_OTHER_FOLDERS}
 """
 
-VIDEO_REFINE = f"""# Video Refine
+VIDEO_REFINE = f"""# Refine a Video
 
 The second stage, with its settings outside. Wire CLIP, VAE and MODEL (into *base*) from *Image to Video*: the refiner that \
 goes with it is taken. Values of 0 are the model's own: {_VID.steps} steps, noise level {_VID.noise_level} for the released \

@@ -164,13 +164,15 @@ class FrontEnd:
     def set_language(self, language: str, node_type: str, title: str) -> None:
         """Sets the language as the settings' dialog does, and refreshes the blocks until one has its title."""
         self.page.evaluate("language => app.extensionManager.setting.set('Comfy.Locale', language)", language)
-        self.page.wait_for_function(  # the front end's own refresh may come before the language's texts have loaded
+        self.page.evaluate("window.inARow = 0")
+        self.page.wait_for_function(  # the front end's own refresh may come before the language's texts, or end after this one
             """async ([type, title]) => {
                 await app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')
-                return LiteGraph.registered_node_types[type].title === title
+                window.inARow = LiteGraph.registered_node_types[type].title === title ? window.inARow + 1 : 0
+                return window.inARow > 2
             }""",
             arg=[node_type, title],
-            polling=2 * _SECONDS,
+            polling=_SECONDS,
         )
 
     def hover_widget(self, node_type: str, name: str) -> None:

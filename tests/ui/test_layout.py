@@ -20,6 +20,10 @@ SMALL = {"cascade_step_by_step", "base_swap_encoder"}
 """Templates of too many blocks for a scale at which the classic renderer writes their names, on a screen of one pixel to
 the page's."""
 
+_OUTSIDE = """app.graph.nodes.filter(node => node.subgraph).map(node =>
+    node.widgets.find(widget => widget.name === '$$node-text-preview')?.value?.split('\\n')[0])"""
+"""First lines of the texts on the blocks that hold a stage."""
+
 
 @pytest.fixture(scope="module", params=[False, True], ids=["classic", "Nodes 2.0"])
 def rendered(request: Any, opened_front_end: FrontEnd) -> Iterator[FrontEnd]:
@@ -58,6 +62,8 @@ def test_template_opens_and_runs(rendered, make, request):
     rendered.shrink(TEMPLATE_FRAMES.get(name, 2), seed=len(request.node.name))  # another one in each renderer
     result = rendered.run()
     assert result.error is None, f"{result.error_node}: {result.error}"
+    if name == "cascade":
+        assert page.evaluate(_OUTSIDE) == ["step 1 of 1", "step 1 of 1"]
     page.screenshot(path=rendered.screenshots / f"{request.node.name}.png")
     for there in ("Previous", "Next"):
         page.evaluate(f"app.extensionManager.command.execute('Workspace.{there}OpenedWorkflow')")
