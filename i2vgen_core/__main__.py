@@ -20,6 +20,7 @@ _COMMANDS = {
     "edit": "a video edited by its first frame",
     "compose": "a video of a prompt, and of a sketch, depth, motion or a masked video that it follows",
     "animate": "a person's picture follows the poses of a video",
+    "score": "figures of videos: motion, smoothness, flicker, likeness, sharpness",
     "batch": "many videos, from a table of jobs, on one machine or many",
     "download": "the released files, into ComfyUI's model folders",
     "convert": "one network of a file as a safetensors file",

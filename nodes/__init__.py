@@ -9,6 +9,7 @@ from .clip_encode import CLIPEncode
 from .color_match import ColorMatch
 from .compare_videos import CompareVideos
 from .compose import Compose
+from .continue_video import Continue
 from .ctrl_adapter import ApplyCtrlAdapter, CtrlAdapterLoader
 from .drag import Camera, Drag, FollowAnimation
 from .first_last import FirstLast
@@ -16,8 +17,11 @@ from .global_encode import GlobalEncode
 from .host import attention_scales, blueprints, compat, detection, lora
 from .inspect_conditioning import InspectConditioning
 from .load import BaseLoader, CascadeLoader, RefinerLoader
+from .prompt import Prompt
 from .refine_prepare import RefinePrepare
 from .refine_sample import RefineSampler
+from .score import Score
+from .shots import Shots
 from .size import Size
 from .spectrum import Spectrum
 from .tiny_scene import TinyScene
@@ -51,6 +55,10 @@ NODES: list[type[io.ComfyNode]] = [
     Drag,
     Camera,
     FollowAnimation,
+    Shots,
+    Continue,
+    Prompt,
+    Score,
 ]
 
 

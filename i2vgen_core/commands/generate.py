@@ -23,6 +23,7 @@ from .. import assets
 from ..cascade import Cascade, inserted_like, sized_like
 from ..config import FAST_STEPS, JOININGS, MODES, REFINERS, RELEASES
 from ..directing import follow, hold_area, hold_last
+from ..encoders.prompt import check_prompt
 from ..errors import InputError
 from ..media.encoding import ENDINGS
 from ..media.images import read_image
@@ -36,6 +37,7 @@ from ..sampling.held import STRONG_SIGNAL, Held
 from ..sampling.options import BaseOptions, RefineOptions
 from ..sampling.schedules import BASE_SOLVERS
 from ..sampling.solvers import Callback
+from ..shots import OVERLAP, Shot, film, read_storyboard
 from .control import add_control, control_of
 
 logger = logging.getLogger("i2vgen_xl")
@@ -76,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in place of a photo, a video for the refiner alone, with its sound; or its frames: pictures, or a folder",
     )
     add("--prompt", metavar="TEXT", help="what happens in the video (without --image: what happens in that scene)")
+    story = "in place of --prompt, shots that follow each other: a line each, '16: a fox wakes up'"
+    add("--storyboard", type=Path, metavar="FILE.txt", help=story)
+    add("--overlap", type=int, default=OVERLAP, help="frames of the shot before that a shot begins with (%(default)s)")
     masks = "what may move of the photo, in white; what is black stays: one picture, or one for each frame"
     add("--mask", nargs="+", default=[], metavar="FILE", help=masks)
     add("--last-image", metavar="FILE", help="what the video ends in")
@@ -251,14 +256,21 @@ def run(options: argparse.Namespace) -> None:
     if stage == "cascade":
         cascade.check_frame(refine.width, refine.height)
     fps = _FILE_FPS if options.file_fps is None else options.file_fps
+    shots = _shots(options)
     outputs = _outputs(options.image, options.out)
     for out in outputs:
         check_video_file(out, fps, options.image)
     images, prompt = _pictures(options)
+    for hint in check_prompt(prompt) if options.prompt else []:
+        logger.info("prompt: %s", hint)
     for file, strength in loras_of(options):
         cascade.add_lora(file, strength)
     refined_prompt = prompt if options.refine_prompt is None else options.refine_prompt
     seconds: dict[str, float] = {}
+    if shots:
+        _film(options, cascade, images[0], shots, base, refine if stage == "cascade" else None, seconds)
+        _say_costs(seconds, cascade)
+        return
     with _timed(seconds, "encode"):
         steered = control_of(options, cascade, base)
         conditions = [cascade.condition(image, prompt, base) for image in images]
@@ -285,6 +297,44 @@ def run(options: argparse.Namespace) -> None:
                     frames = cascade.decode_refined(latent, canvas)
             write_whole(out, frames, fps)
     _say_costs(seconds, cascade)
+
+
+def _shots(options: argparse.Namespace) -> list[Shot]:
+    """Those of the storyboard; none without one."""
+    if options.storyboard is None:
+        return []
+    names = ("mask", "last_image", "drag", "follow", "camera", "control")
+    others = {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}
+    others["--prompt"] = options.prompt is not None
+    if found := [name for name, there in others.items() if there] or (
+        ["several pictures"] if len(options.image) > 1 else []
+    ):
+        remedy = "Say what happens in the file, and give one picture."
+        raise InputError("--storyboard", "one picture beside it", found[0], remedy)
+    return read_storyboard(options.storyboard)
+
+
+def _film(
+    options: argparse.Namespace,
+    cascade: Cascade,
+    image: torch.Tensor,
+    shots: list[Shot],
+    base: BaseOptions,
+    refine: RefineOptions | None,
+    seconds: dict[str, float],
+) -> None:
+    """Makes the shots, one after the other, and refines each where there is a refiner: memory is that of one shot."""
+    with _timed(seconds, "shots"), progress("shots", len(shots)) as callback:
+        clips = list(film(cascade, image, shots, base, overlap=options.overlap, callback=callback))
+        cascade.free("base", "image_encoder")
+    if refine is not None:
+        with _timed(seconds, "refine"), progress("refine", len(shots)) as callback:
+            for number, (frames, shot) in enumerate(zip(clips, shots, strict=True)):
+                prompt = shot.prompt if options.refine_prompt is None else options.refine_prompt
+                latent, canvas = cascade.encode_video(frames, refine), cascade.canvas(frames, refine)
+                latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
+                clips[number] = cascade.decode_refined(latent, canvas)
+    write_whole(options.out, torch.cat(clips), _FILE_FPS if options.file_fps is None else options.file_fps)
 
 
 def _held(options: argparse.Namespace, cascade: Cascade, image: torch.Tensor, base: BaseOptions) -> Held | None:
@@ -359,7 +409,7 @@ def _refine_video(options: argparse.Namespace, cascade: Cascade, refine: RefineO
     if options.image or options.stage not in (None, "refine"):
         found = "--image too" if options.image else f"--stage {options.stage}"
         raise InputError("--video", "a video for the refiner alone", found, "Give a photo or a video, not both.")
-    for name in ("mask", "last_image", "drag", "follow", "camera", "control"):
+    for name in ("mask", "last_image", "drag", "follow", "camera", "control", "storyboard"):
         if getattr(options, name):
             remedy = "It is the base's: give a photo."
             raise InputError(f"--{name.replace('_', '-')}", "a photo, in --image", "--video", remedy)
@@ -437,8 +487,8 @@ def _outputs(images: list[str], out: Path) -> list[Path]:
 
 def _pictures(options: argparse.Namespace) -> tuple[list[torch.Tensor], str]:
     """The pictures [1, H, W, 3] and the prompt: those given, or a scene of the built-in cascade's own world."""
-    if options.image and options.prompt is not None:
-        return [read_image(file) for file in options.image], options.prompt
+    if options.image and (options.prompt is not None or options.storyboard):
+        return [read_image(file) for file in options.image], options.prompt or ""
     if options.image or options.model != assets.FOLDER:
         missing, expected = ("--prompt", "what happens in the video") if options.image else ("--image", "a photo")
         raise InputError(

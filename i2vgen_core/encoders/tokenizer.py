@@ -80,6 +80,14 @@ class Tokenizer:
                     )
         return tokens
 
+    def cut_off(self, prompt: str) -> str:
+        """What of a prompt is not read, in lower case; empty if nothing."""
+        text = _plain(prompt)
+        places = self._bpe(
+            text, truncation=True, max_length=self.length, split_special_tokens=True, return_offsets_mapping=True
+        ).offset_mapping
+        return text[places[-2][1] :].strip() if len(places) == self.length else ""
+
 
 def _plain(text: str) -> str:
     return " ".join(repaired(text).split()).lower()

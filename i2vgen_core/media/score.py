@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -133,7 +134,7 @@ def score(
         check_images(reference, "the reference")
         picture = cover(reference[:1].to(frames.device), width, height)
     motions, smoothness = _motion(_reduced(frames))
-    changes = [(after - before).abs().mean().item() for before, after in zip(frames[:-1], frames[1:], strict=True)]
+    changes = [(after - before).abs().mean().item() for before, after in pairwise(frames)]
     colours = torch.stack([frame.mean((0, 1)) for frame in frames])
     far = (colours - picture.mean((0, 1, 2))).abs().amax(1) > _FAR
     clipped = [((each <= _CLIPPED) | (each >= 1 - _CLIPPED)).any(2).float().mean().item() for each in frames]
@@ -216,9 +217,9 @@ def _panel(title: str, values: tuple[float, ...], first: int, marked: tuple[int,
     left, right, top, bottom = 110, _WIDTH - 24, 44, _HEIGHT - 38
     draw.text((left, 20), title, "black", font, anchor="lm")
     draw.rectangle((left, top, right, bottom), fill=(240, 240, 240))
-    room = high - low if high - low > 1e-3 * max(abs(high), 1e-6) else 0.0
-    for value, y in ((high, top), (low, bottom)):
-        draw.text((left - 10, y), f"{value:.3g}", "black", font, anchor="rm")
+    room: float = high - low if high - low > 1e-3 * max(abs(high), 1e-6) else 0.0
+    for value, height in ((high, top), (low, bottom)):
+        draw.text((left - 10, height), f"{value:.3g}", "black", font, anchor="rm")
     last = first + len(values) - 1
     draw.text((left, bottom + 8), f"{first}", "black", font, anchor="mt")
     draw.text((right, bottom + 8), f"{last}", "black", font, anchor="mt")

@@ -25,7 +25,7 @@ FLOORS = (
     ("checkpoints",),
     ("parts",),
     ("cascade",),
-    ("family", "editing", "directing", "steering"),
+    ("family", "editing", "directing", "steering", "shots"),
     ("training", "batch", "__init__"),
     ("commands",),
     ("__main__",),

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from i2vgen_core.__main__ import main
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.flow import optical_flow, warp
+from i2vgen_core.media.images import read_image, write_image
 from i2vgen_core.media.score import score, scores_table
 
 HEIGHT, WIDTH, FRAMES = 64, 96, 6
@@ -116,3 +118,19 @@ def test_the_table_and_the_plot(cloth):
 def test_what_is_no_video_is_refused(shape):
     with pytest.raises(InputError, match="2 frames or more, 16 pixels a side or more"):
         score(torch.rand(shape))
+
+
+def test_the_command_tells_the_figures_of_each_video(cloth, tmp_path, capsys):
+    for name, right in (("a", 1.0), ("b", 3.0)):
+        (tmp_path / name).mkdir()
+        for number, frame in enumerate(panned(cloth, right, 3)):
+            write_image(tmp_path / name / f"{number}.png", frame)
+    folders, picture = [str(tmp_path / name) for name in "ab"], str(tmp_path / "a" / "0.png")
+    assert main(["score", *folders, "--reference", picture]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {folder}" for folder in folders]
+    assert lines[2].split(" | ")[4] == "100.00" and float(lines[3].split(" | ")[1]) > 8
+    assert main(["score", folders[0], "--plot", str(tmp_path / "plot.png")]) == 0
+    assert read_image(tmp_path / "plot.png").shape == (1, 600, 960, 3)
+    assert main(["score", *folders, "--plot", str(tmp_path / "plot.png")]) == 2
+    assert main(["score", str(tmp_path / "none.mp4")]) == 2

@@ -33,6 +33,10 @@ NODES = {
     "I2VGenXLAlignPose",
     "I2VGenXLAnimate",
     "I2VGenXLRefinePrepare",
+    "I2VGenXLShots",
+    "I2VGenXLContinue",
+    "I2VGenXLPrompt",
+    "I2VGenXLScore",
 }
 
 
