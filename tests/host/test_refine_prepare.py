@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from i2vgen_core.network.unet import UNet
 from i2vgen_core.parts import StageNetwork
 from i2vgen_core.sampling.options import RefineOptions
 
+from ..templates.graph import Graph
+from ..templates.restoring import RESTORING, restore_video
 from . import graphs
 from .compare import relative_error
 from .graphs import node
@@ -156,6 +159,31 @@ def test_random_joining_draws_a_cut_for_each_step(
     )
     host.value(graphs.changed(graph("star", 3), prepare__joining="random"))
     assert len(set(seeds)) == OPTIONS.steps and {joining for joining, _ in seeds} == {"random"}
+
+
+@pytest.mark.parametrize("make", RESTORING, ids=lambda make: make.__name__)
+def test_a_template_runs_where_its_files_are(
+    host: Host, refiners: dict[str, Path], clip: torch.Tensor, make: Callable[[], Graph]
+) -> None:
+    """A made-up network stands for the released one, tensors for the loaded video."""
+    kind = "star" if make is restore_video else "venhancer"
+    give(host, refiners[kind], clip)
+    prompt, stands = make().prompt(), {"CLIPLoader": ["loader", 2], "VAELoader": ["loader", 4]}
+    stands |= {"I2VGenXLRefinerLoader": ["refiner", 0], "GetVideoComponents": ["images", 0]}
+    moved = {name: stands[each["class_type"]] for name, each in prompt.items() if each["class_type"] in stands}
+    changed = {name: graph("star")[name] for name in ("loader", "refiner", "images")}
+    for name, each in prompt.items():
+        if each["class_type"] in (
+            "CLIPTextEncode",
+            "I2VGenXLRefinePrepare",
+            "I2VGenXLRefineSampler",
+            "I2VGenXLVAEDecode",
+        ):
+            wires = {key: moved.get(link[0], link) for key, link in each["inputs"].items() if isinstance(link, list)}
+            few = {"mode": "normal", "steps": 1} if "Sampler" in each["class_type"] else {}
+            changed[name] = node(each["class_type"], **(each["inputs"] | wires | few))
+    (decoded,) = (name for name, each in changed.items() if each["class_type"] == "I2VGenXLVAEDecode")
+    assert host.value(changed, decoded).shape == (5 if kind == "star" else 13, 48, 64, 3)
 
 
 @pytest.fixture(scope="module")
