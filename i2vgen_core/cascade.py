@@ -37,9 +37,11 @@ from .media.enlarge import (
 from .media.given import ImageLike, as_images
 from .media.images import check_images, check_size, clip_pixels, resize_video, size_like, video_frame
 from .memory import check_fits, dtype_of, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes, usable_device
+from .network.acceleration import EXACT
 from .network.evaluation import Prepared
 from .network.image_conditioning import GlobalEncoder
 from .network.unet import UNet
+from .sampling.control import Control, ControlledPredictor, controlled
 from .sampling.guidance import guided, guided_and_joined
 from .sampling.held import Held, free_at, hold
 from .sampling.options import BaseOptions, RefineOptions
@@ -503,6 +505,7 @@ class Cascade:
         *,
         noise: Tensor | None = None,
         held: Held | None = None,
+        control: Control | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
         """Runs the base stage, from pure noise or from a latent of which a part may be held.
@@ -512,6 +515,7 @@ class Cascade:
             options: steps, guidance, eta, seed, solver, denoise and acceleration are read.
             noise: [frames, 4, h, w]; the seed's if None.
             held: what is given of the video; directing.py makes it of pictures and masks.
+            control: what steers it; steering.py makes it.
             callback: see solvers.Callback.
 
         Returns:
@@ -523,7 +527,7 @@ class Cascade:
         check_shape("frames, height and width of the options", asked, shape, "Give the options of the conditions.")
         noise = stage.noise(shape) if noise is None else noise
         check_shape("noise", noise.shape, shape, "Draw it in the shape of the conditions.")
-        denoise, noise = self.denoiser(conditions, options), noise.to(self.device, torch.float32)
+        denoise, noise = self.denoiser(conditions, options, control), noise.to(self.device, torch.float32)
         if held is None:
             if options.denoise < 1:
                 raise InputError("denoise", "1 without a latent to begin from", f"{options.denoise:g}", "Give one.")
@@ -539,12 +543,13 @@ class Cascade:
 
     @checked
     @torch.no_grad()
-    def denoiser(self, conditions: BaseConditions, options: BaseOptions) -> Denoise:
+    def denoiser(self, conditions: BaseConditions, options: BaseOptions, control: Control | None = None) -> Denoise:
         """The base under guidance as a function of a noisy latent and a timestep, for a sampler of one's own.
 
         Args:
             conditions: of the image and prompts.
-            options: guidance and acceleration are read.
+            options: guidance and acceleration are read; with a control, steps and solver too.
+            control: what steers it.
 
         Returns:
             See solvers.Denoise: denoise(x, t) is the estimate of the clean latent, of x's shape [frames, 4, h, w], for t in
@@ -553,6 +558,12 @@ class Cascade:
         stage, base = self._base_stage(options), self.base.unet
         both = [base.prepare(each, conditions.fps) for each in (conditions.positive, conditions.negative)]
         guidance, details = stage.settings.guidance, conditions.details
+        if control is not None:
+            if options.acceleration != EXACT:
+                raise InputError("acceleration", "none where a control steers", "some", "Leave one of the two out.")
+            control.options.check(conditions.shape[0])
+            predict = ControlledPredictor(base, control, details, stage.timesteps)
+            return controlled(predict, stage.schedule, both, guidance, self.dtype)
         return guided(base, stage.schedule, both, guidance, 0.0, details, options.acceleration, self.dtype)
 
     @checked

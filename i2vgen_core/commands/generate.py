@@ -33,6 +33,7 @@ from ..sampling.held import Held
 from ..sampling.options import BaseOptions, RefineOptions
 from ..sampling.schedules import BASE_SOLVERS
 from ..sampling.solvers import Callback
+from .control import add_control, control_of
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -75,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     masks = "what may move of the photo, in white; what is black stays: one picture, or one for each frame"
     add("--mask", nargs="+", default=[], metavar="FILE", help=masks)
     add("--last-image", metavar="FILE", help="what the video ends in")
+    add_control(parser)
     endings = ", ".join((*ENDINGS, "_%04d.png")).replace("%", "%%")
     out = f"where the video goes, in the format of its ending ({endings}); of several, a folder"
     add("--out", type=Path, required=True, metavar="FILE.mp4", help=out)
@@ -238,12 +240,18 @@ def run(options: argparse.Namespace) -> None:
     refined_prompt = prompt if options.refine_prompt is None else options.refine_prompt
     seconds: dict[str, float] = {}
     with _timed(seconds, "encode"):
+        steered = control_of(options, cascade, base)
         conditions = [cascade.condition(image, prompt, base) for image in images]
         held = [_held(options, cascade, image, base) for image in images]
+        controls = [steered(image, prompt) for image in images]
         cascade.free("text_encoder", "image_encoder")
     with _timed(seconds, "base"), progress("base", len(images)) as callback:
-        pairs = zip(conditions, held, strict=True)
-        latents = [cascade.sample_base(each, base, held=given, callback=callback) for each, given in pairs]
+        every = zip(conditions, held, controls, strict=True)
+        latents = [
+            cascade.sample_base(each, base, held=given, control=control, callback=callback)
+            for each, given, control in every
+        ]
+        controls.clear()
         cascade.free("base")
     bar = progress("refine", len(images)) if stage == "cascade" else nullcontext()
     with bar as callback:
@@ -278,10 +286,9 @@ def _refine_video(options: argparse.Namespace, cascade: Cascade, refine: RefineO
     if options.image or options.stage not in (None, "refine"):
         found = "--image too" if options.image else f"--stage {options.stage}"
         raise InputError("--video", "a video for the refiner alone", found, "Give a photo or a video, not both.")
-    if options.mask or options.last_image:
-        raise InputError(
-            "--mask and --last-image", "a photo, in --image", "--video", "They are the base's: give a photo."
-        )
+    if options.mask or options.last_image or options.control:
+        what = "--mask, --last-image and --control"
+        raise InputError(what, "a photo, in --image", "--video", "They are the base's: give a photo.")
     if not options.video:
         raise InputError("--stage refine", "a video in --video", "none", "Name the video, or its pictures.")
     files = source_files("--video", options.video)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,8 @@ class FrameControl:
 
     def __init__(self, network: ControlNetModel, hints: Tensor, texts: Sequence[Tensor], skip_latent: bool = False):
         self._network, self._hints, self._texts = network, hints, texts
+        self._skip_latent = skip_latent
         network.time_proj = _TimeSinusoid(network.config.block_out_channels[0])
-        if skip_latent:
-            for weights in network.conv_in.parameters():
-                weights.data.zero_()
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: int, conditions: int) -> list[Tensor]:
@@ -51,7 +50,13 @@ class FrameControl:
 
     def _of(self, x: Tensor, t: int, text: Tensor) -> list[Tensor]:
         text = text.expand(len(x), -1, -1) if len(text) == 1 else text
-        down, middle = self._network(
-            x, t, encoder_hidden_states=text.to(x), controlnet_cond=self._hints.to(x), return_dict=False
-        )
+        given = {"encoder_hidden_states": text.to(x), "controlnet_cond": self._hints.to(x)}
+        unread = self._network.conv_in.register_forward_hook(nothing) if self._skip_latent else nullcontext()
+        with unread:
+            down, middle = self._network(x, t, return_dict=False, **given)
         return [*down, middle]
+
+
+def nothing(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+    """A hook for a layer that is not read."""
+    return torch.zeros_like(output)

@@ -55,32 +55,38 @@ class ControlOptions:
         return 0.0 if outside else self.strength
 
 
+@dataclass(frozen=True, eq=False)
+class Control:
+    """What steers a run of a base.
+
+    Args:
+        adapter: of the kind of control.
+        features: see Features.
+        token: CLIP image embedding of the video's picture [1, 1, token_dim].
+        options: see ControlOptions.
+    """
+
+    adapter: CtrlAdapter
+    features: Features
+    token: Tensor
+    options: ControlOptions
+
+
 class ControlledPredictor:
     """The velocities of one video under each of its conditions, steered; one for each run.
 
     Args:
         network: an I2VGen-XL base, with details added once, as the adapters were trained on it.
-        adapter: of the control.
-        features: see Features.
-        token: CLIP image embedding of the positive condition [1, 1, token_dim], for all conditions.
+        control: what steers it; its token is for all conditions.
         details: see UNet.forward.
-        options: see ControlOptions.
         timesteps: of the run, falling.
     """
 
-    def __init__(
-        self,
-        network: UNet,
-        adapter: CtrlAdapter,
-        features: Features,
-        token: Tensor,
-        details: Tensor | None,
-        options: ControlOptions,
-        timesteps: Sequence[int],
-    ):
-        self._network, self._adapter, self._features = network, adapter, features
-        self._token, self._details = token, details
-        self._options, self._timesteps = options, list(timesteps)
+    def __init__(self, network: UNet, control: Control, details: Tensor | None, timesteps: Sequence[int]):
+        self._network, self._details = network, details
+        self._adapter, self._features = control.adapter, control.features
+        self._token, self._options = control.token, control.options
+        self._timesteps = list(timesteps)
 
     def __call__(self, x: Tensor, t: int, conditions: Sequence[Prepared]) -> list[Tensor]:
         """Velocities [f, 4, h, w] of a noisy scaled latent [f, 4, h, w]."""

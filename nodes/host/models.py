@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,9 +103,23 @@ class VideoModel(comfy.model_base.BaseModel):
         self.network, self.release = model_config.network, model_config.release
         self.source = model_config.source
         self.schedule = schedule_for(self.network.kind)
+        self._times_the_memory = 1.0
         unet = partial(HostUNet, self.network)
         super().__init__(model_config, comfy.model_base.ModelType.V_PREDICTION, device=device, unet_model=unet)
         self.model_sampling.set_sigmas(_host_sigmas(self.schedule))
+
+    def memory_required(self, *shapes: Any, **cond_shapes: Any) -> float:
+        """What the host makes room for before a run, in bytes."""
+        return super().memory_required(*shapes, **cond_shapes) * self._times_the_memory
+
+    @contextmanager
+    def needing(self, times: float) -> Iterator[None]:
+        """Within, so many times the memory of a run by itself is asked for."""
+        self._times_the_memory = times
+        try:
+            yield
+        finally:
+            self._times_the_memory = 1.0
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """Called once a run for each conditioning, before the first step, with the network loaded."""

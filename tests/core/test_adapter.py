@@ -14,7 +14,7 @@ from i2vgen_core.config import UNetConfig
 from i2vgen_core.errors import CheckpointError, InputError
 from i2vgen_core.network.adapter import Steered, steered_channels
 from i2vgen_core.network.hooks import BlockName, Hooks
-from i2vgen_core.sampling.control import ControlledPredictor, ControlOptions
+from i2vgen_core.sampling.control import Control, ControlledPredictor, ControlOptions
 
 CONFIG = replace(toy.CONFIG, model_channels=32, image_dim=48)
 HEAD = 16
@@ -25,17 +25,8 @@ def adapter():
     return load_adapter(adapters.state(CONFIG), HEAD)
 
 
-def released():
-    """Names and shapes of a released file, from the golden values' by their sizes."""
-    sizes = {64: 320, 128: 640, 256: 1280, 96: 512, 768: 4096, 384: 2048}
-    return {
-        key: torch.empty([sizes.get(side, side) for side in shape], device="meta")
-        for key, shape in adapters.KEYS.items()
-    }
-
-
 def test_the_released_file_has_1092_tensors():
-    file = released()
+    file = adapters.released()
     assert len(file) == 1092 and sum(value.numel() for value in file.values()) == 587_346_458
     made = load_adapter(file, device="meta")
     assert [size.channels for size in made.sizes] == steered_channels(UNetConfig())
@@ -135,7 +126,7 @@ def test_the_middle_runs_on_zeros_where_nothing_steers(adapter):
         return [torch.ones(count * frames, c, *side) for c, side in zip(steered_channels(CONFIG), sides, strict=True)]
 
     options = ControlOptions(end=0.5, key_frames=(1,))
-    predict = ControlledPredictor(unet, Recorded(), features, token, details, options, [501, 1])
+    predict = ControlledPredictor(unet, Control(Recorded(), features, token, options), details, [501, 1])
     assert [each.shape for each in predict(x, 501, conditions)] == [x.shape] * 2
     predict(x, 1, conditions)
     assert asked == [501] and list(added[1]) == [BlockName("middle", 0)]

@@ -24,7 +24,7 @@ FLOORS = (
     ("sampling",),
     ("checkpoints",),
     ("cascade",),
-    ("family", "editing", "directing"),
+    ("family", "editing", "directing", "steering"),
     ("training", "batch", "__init__"),
     ("commands",),
     ("__main__",),

@@ -20,7 +20,7 @@ from i2vgen_core.checkpoints.adapter import load_adapter
 from i2vgen_core.encoders.controlnet import FrameControl
 from i2vgen_core.network.adapter import CtrlAdapter
 from i2vgen_core.network.unet import UNet
-from i2vgen_core.sampling.control import ControlledPredictor, ControlOptions, controlled
+from i2vgen_core.sampling.control import Control, ControlledPredictor, ControlOptions, controlled
 from i2vgen_core.sampling.schedules import leading_timesteps, schedule_for
 from i2vgen_core.sampling.solvers import ddim
 
@@ -135,7 +135,7 @@ def run_values(
 
     options = ControlOptions(run["scale"], run["start"], run["end"], tuple(run.get("sparse", ())))
     options.check(made.frames)
-    predict = ControlledPredictor(unet, adapter, scaled, token, details, options, timesteps)
+    predict = ControlledPredictor(unet, Control(adapter, scaled, token, options), details, timesteps)
     schedule, entered = schedule_for(BASE), {}
     denoise = controlled(predict, schedule, conditions, run["guidance"])
 

@@ -13,7 +13,7 @@ from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.adapter import load_adapter
 from i2vgen_core.config import VAE_SCALE
 from i2vgen_core.media.images import read_image
-from i2vgen_core.sampling.control import ControlledPredictor, ControlOptions, controlled
+from i2vgen_core.sampling.control import Control, ControlledPredictor, ControlOptions, controlled
 from i2vgen_core.sampling.schedules import schedule_for
 from i2vgen_core.sampling.stages import BaseStage
 
@@ -115,9 +115,8 @@ def test_the_steered_latent_is_the_cores(host, given, bundles, photo, key_frames
     options = ControlOptions(0.8, 0.0, 0.7, key_frames)
     token = vision.image_embeds[:, None]
     with torch.no_grad():
-        predict = ControlledPredictor(
-            unet, given["core"], features, token, conditions.details, options, stage.timesteps
-        )
+        control = Control(given["core"], features, token, options)
+        predict = ControlledPredictor(unet, control, conditions.details, stage.timesteps)
         both = [unet.prepare(each, conditions.fps) for each in (conditions.positive, conditions.negative)]
         denoise = controlled(predict, stage.schedule, both, stage.settings.guidance)
         expected = stage.sample(denoise, stage.noise(conditions.shape)) / VAE_SCALE
