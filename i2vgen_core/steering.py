@@ -63,15 +63,15 @@ def load_control(
         CheckpointError: one of them cannot be read, or is another network.
         InputError: they do not fit together, or the base.
     """
-    place = {"dtype": cascade.dtype, "device": cascade.device}
-    adapter = load_adapter(Path(ctrl_adapter), **place)
+    dtype, device = cascade.dtype, cascade.device
+    adapter = load_adapter(Path(ctrl_adapter), dtype=dtype, device=device)
     base = cascade.base.unet.config
     found, expected = [size.channels for size in adapter.sizes], steered_channels(base)
     if not base.reads_details or found != expected:
         remedy = "Use the adapters of I2VGen-XL with its base."
         raise InputError("Ctrl-Adapter", f"one for the base, of {expected} channels", f"{found}", remedy)
-    network = load_control_net(Path(control_net), **place)
-    encoder = load_text_encoder(Path(text_encoder), settings=_CLIP_L, **place)
+    network = load_control_net(Path(control_net), dtype=dtype, device=device)
+    encoder = load_text_encoder(Path(text_encoder), settings=_CLIP_L, dtype=dtype, device=device)
     width = network.config.cross_attention_dim
     if encoder.config.width != width:
         remedy = "Use the text encoder of the model that the ControlNet was made for: Stable Diffusion 1.5."

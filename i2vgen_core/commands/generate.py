@@ -274,12 +274,16 @@ def run(options: argparse.Namespace) -> None:
     with _timed(seconds, "encode"):
         steered = control_of(options, cascade, base)
         conditions = [cascade.condition(image, prompt, base) for image in images]
-        given = [{"held": _held(options, cascade, image, base), "control": steered(image, prompt)} for image in images]
+        held = [_held(options, cascade, image, base) for image in images]
+        controls = [steered(image, prompt) for image in images]
         cascade.free("text_encoder", "image_encoder")
     with _timed(seconds, "base"), progress("base", len(images)) as callback:
-        pairs = zip(conditions, given, strict=True)
-        latents = [cascade.sample_base(each, base, **more, callback=callback) for each, more in pairs]
-        given.clear()
+        every = zip(conditions, held, controls, strict=True)
+        latents = [
+            cascade.sample_base(each, base, held=given, control=control, callback=callback)
+            for each, given, control in every
+        ]
+        controls.clear()
         cascade.free("base")
     bar = progress("refine", len(images)) if stage == "cascade" else nullcontext()
     with bar as callback:

@@ -156,7 +156,7 @@ class Recorder:
     def condition(self, image, prompt, options):
         self.seen |= {"image": image, "prompt": prompt, "condition": options}
 
-    def sample_base(self, conditions, options, held, callback):
+    def sample_base(self, conditions, options, held, control, callback):
         self.seen["base"] = options
 
     def encode_video(self, frames, options):
