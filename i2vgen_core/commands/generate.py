@@ -308,7 +308,9 @@ def _rough(options: argparse.Namespace, image: torch.Tensor, size: tuple[int, in
             "--part", "--drag or --follow with it", "neither", "Say where the part goes: --drag '0,0 90,0'."
         )
     if options.camera:
-        rough = camera(image if rough is None else rough.frames, *size, **_moves(options.camera))
+        moves = {"pan": 0.0, "tilt": 0.0, "zoom": 1.0, "roll": 0.0} | _moves(options.camera)
+        pan, tilt, zoom, roll = moves.values()
+        rough = camera(image if rough is None else rough.frames, *size, pan=pan, tilt=tilt, zoom=zoom, roll=roll)
     return rough
 
 

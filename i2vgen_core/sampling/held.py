@@ -87,10 +87,10 @@ def both(first: Held, second: Held) -> Held:
     Args:
         first, second: with masks, of one shape of latent.
     """
-    masks = [each.latent_mask() for each in (first, second)]
-    longer = masks[1] < masks[0]
+    mask, other = first.latent_mask(), second.latent_mask()
+    longer = other < mask
     return Held(
-        torch.where(longer, second.latent, first.latent), torch.where(longer, *masks[::-1])[:, 0], by_signal=True
+        torch.where(longer, second.latent, first.latent), torch.where(longer, other, mask)[:, 0], by_signal=True
     )
 
 
