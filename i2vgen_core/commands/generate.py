@@ -346,16 +346,16 @@ def _held(options: argparse.Namespace, cascade: Cascade, image: torch.Tensor, ba
     held = None
     if options.mask:
         held = hold_area(cascade, image, read_source(source_files("--mask", options.mask)).frames, base)
-    rough = _rough(options, image, cascade.video_size(base))
-    if rough:
+    if options.drag or options.follow or options.camera or options.part:
+        rough = _rough(options, image, cascade.video_size(base))
         held = follow(cascade, rough, base, held, strong=options.follow_signal)
     if options.last_image:
         held = hold_last(cascade, options.last_image, base, held)
     return held
 
 
-def _rough(options: argparse.Namespace, image: torch.Tensor, size: tuple[int, int, int]) -> Rough | None:
-    """The animation that --drag, --follow and --camera make of a picture [1, H, W, 3]; None without them."""
+def _rough(options: argparse.Namespace, image: torch.Tensor, size: tuple[int, int, int]) -> Rough:
+    """The animation that --drag, --follow and --camera make of a picture [1, H, W, 3]; one of them is given, or --part."""
     if options.drag and options.follow:
         raise InputError("--drag and --follow", "one of them", "both", "Drag in the animation, or leave it out.")
     rough = None
@@ -376,7 +376,8 @@ def _rough(options: argparse.Namespace, image: torch.Tensor, size: tuple[int, in
         moves = _moves(options.camera)
         moving = image if rough is None else rough.frames
         pan, tilt, zoom, roll = moves["pan"], moves["tilt"], moves["zoom"], moves["roll"]
-        rough = camera(moving, *size, pan=pan, tilt=tilt, zoom=zoom, roll=roll)
+        return camera(moving, *size, pan=pan, tilt=tilt, zoom=zoom, roll=roll)
+    assert rough is not None
     return rough
 
 
