@@ -81,19 +81,23 @@ def size_notes(release: Release, width: int, height: int) -> list[str]:
     return [f"size: {release.title} is made for {release.width}x{release.height}, and {width}x{height} is far from it"]
 
 
-def text_notes(title: str, **conditionings: Any) -> list[str]:
+def text_notes(title: str, suffix: str = "", **conditionings: Any) -> list[str]:
     """Notes on CONDITIONINGs by their names, whose tokens past the first 77 a network does not read.
 
     Args:
         title: the network's name.
+        suffix: what its release adds to every positive prompt. A short prompt with it has two chunks of 77, of which the
+            official code reads no more either: whose words are cut is said, since nobody can mend it.
         conditionings: CONDITIONINGs.
     """
     lengths = {
         name: max((text.shape[1] for text, _ in conditioning if text is not None and text.ndim == 3), default=0)
         for name, conditioning in conditionings.items()
     }
+    own = "; of a short prompt it leaves out the end of the release's own suffix alone" if suffix else ""
     return [
         f"{name}: {title} reads the first {TEXT_TOKENS} of {length} tokens"
+        f"{own if name == 'positive' and length == 2 * TEXT_TOKENS else ''}"
         for name, length in lengths.items()
         if length > TEXT_TOKENS
     ]

@@ -237,7 +237,9 @@ def notes_of(model: Any, latent: dict[str, Any], positive: Any, negative: Any) -
         size_notes(release, VAE_STEP * width, VAE_STEP * height) if is_refiner else []
     )  # Global Encode spoke of a base's
     notes += latent_notes(latent)
-    return notes + text_notes(release.title, positive=positive, negative=negative)
+    return notes + text_notes(
+        release.title, release.prompt_suffix if is_refiner else "", positive=positive, negative=negative
+    )
 
 
 def checked_latent(model: Any, positive: Any, negative: Any, latent: Any) -> Tensor:

@@ -144,6 +144,15 @@ def test_the_refiners_prompt_too(host, monkeypatch):
     assert "positive: Tiny refiner of moving shapes reads the first 77 of 154 tokens" in shown[-1]
 
 
+@pytest.mark.parametrize(("suffix", "chunks", "said"), [("sharp", 2, True), ("sharp", 3, False), ("", 2, False)])
+def test_whose_words_a_refiner_leaves_out(host, suffix, chunks, said):
+    """A short prompt and the release's suffix are two chunks of tokens; more is the user's own."""
+    text = [(torch.zeros(1, 77 * chunks, 8), {})]
+    positive, negative = host.module("nodes.host.notes").text_notes("X", suffix, positive=text, negative=text)
+    assert ("the release's own suffix" in positive) == said
+    assert negative == f"negative: X reads the first 77 of {77 * chunks} tokens"
+
+
 @pytest.mark.parametrize("block", ["clip_encode", "global_encode"])
 def test_what_of_an_image_is_left_out_is_said(host, monkeypatch, block):
     shown: list[str] = []
