@@ -64,7 +64,7 @@ class Drag(io.ComfyNode):
                 io.Image.Output(tooltip="The rough animation; to Follow Animation, Camera or a preview."),
                 io.Mask.Output(tooltip="Where it is to be followed; to Follow Animation."),
             ],
-            search_aliases=["motion brush", "trajectory", "motion path", "spline", "move object", "i2vgen"],
+            search_aliases=["drag, motion brush", "trajectory, motion path", "spline", "move object", "i2vgen"],
         )
 
     @classmethod

@@ -23,7 +23,7 @@ def _refined(graph: Graph, kind: Kind, prompt: str, fps: float | None = None, **
     yours = graph.group("1. Your video")
     parts = yours.add("GetVideoComponents", video=yours.add("LoadVideo", file="video.mp4"))
     models = graph.group("2. Models")
-    refiner = models.add("I2VGenXLRefinerLoader", model_name=FILES[kind].name)
+    refiner = models.add("I2VGenXLRefinerLoader", model_name=FILES[kind].name, room=220)
     clip = models.add("CLIPLoader", clip_name=FILES["text"].name, models=released("text"))
     vae = models.add("VAELoader", vae_name=FILES["vae"].name, models=released("vae"))
     prompts = graph.group("3. Prompts")

@@ -134,7 +134,7 @@ def test_blocks_and_help_are_in_the_users_language(front_end):
         node = f"app.graph.nodes.find(node => node.type === '{block}')"
         labels = dict(page.evaluate(f"{node}.widgets.map(widget => [widget.name, widget.label])"))
         shown = {name: entry["name"] for name, entry in texts[block]["inputs"].items() if name in labels}
-        assert len(shown) == 9
+        assert len(shown) == 10
         assert labels | shown == labels
 
         front_end.hover_widget(block, "noise_level")
