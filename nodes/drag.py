@@ -134,7 +134,7 @@ class Camera(io.ComfyNode):
                 io.Image.Output(tooltip="The rough animation; to Follow Animation or a preview."),
                 io.Mask.Output(tooltip="Where it is to be followed: not where the picture's edge comes into sight."),
             ],
-            search_aliases=["pan", "zoom", "tilt", "roll", "camera motion", "ken burns", "i2vgen"],
+            search_aliases=["pan", "zoom", "tilt", "roll", "pan, camera motion", "ken burns", "i2vgen"],
         )
 
     @classmethod
@@ -187,7 +187,7 @@ class FollowAnimation(io.ComfyNode):
                 io.Model.Output(tooltip="To the Base Sampler or a stock sampler, with the latent beside it."),
                 io.Latent.Output(tooltip="With the animation and its noise mask; to the same sampler."),
             ],
-            search_aliases=["time-to-move", "rough animation", "motion control", "drag", "i2vgen"],
+            search_aliases=["time-to-move", "rough animation", "drag, motion control", "i2vgen"],
         )
 
     @classmethod

@@ -56,7 +56,7 @@ class Score(io.ComfyNode):
                 "i2vgen",
                 "vbench",
                 "quality",
-                "motion amount",
+                "amount of motion",
                 "flicker",
                 "sort seeds",
                 "metric",
