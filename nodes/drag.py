@@ -64,7 +64,14 @@ class Drag(io.ComfyNode):
                 io.Image.Output(tooltip="The rough animation; to Follow Animation, Camera or a preview."),
                 io.Mask.Output(tooltip="Where it is to be followed; to Follow Animation."),
             ],
-            search_aliases=["drag, motion brush", "trajectory, motion path", "spline", "move object", "i2vgen"],
+            search_aliases=[
+                "as a motion brush",
+                "trajectory",
+                "along a motion path",
+                "spline",
+                "move object",
+                "i2vgen",
+            ],
         )
 
     @classmethod
@@ -134,7 +141,7 @@ class Camera(io.ComfyNode):
                 io.Image.Output(tooltip="The rough animation; to Follow Animation or a preview."),
                 io.Mask.Output(tooltip="Where it is to be followed: not where the picture's edge comes into sight."),
             ],
-            search_aliases=["pan", "zoom", "tilt", "roll", "pan, camera motion", "ken burns", "i2vgen"],
+            search_aliases=["pan", "zoom", "tilt", "roll", "of camera motion", "ken burns", "i2vgen"],
         )
 
     @classmethod
@@ -187,7 +194,7 @@ class FollowAnimation(io.ComfyNode):
                 io.Model.Output(tooltip="To the Base Sampler or a stock sampler, with the latent beside it."),
                 io.Latent.Output(tooltip="With the animation and its noise mask; to the same sampler."),
             ],
-            search_aliases=["time-to-move", "rough animation", "drag, motion control", "i2vgen"],
+            search_aliases=["time-to-move", "rough animation", "drag", "for motion control", "i2vgen"],
         )
 
     @classmethod

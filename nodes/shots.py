@@ -23,38 +23,32 @@ class Shots(io.ComfyNode):
             category=CATEGORY,
             description="Makes one video of a list of prompts: each shot goes on where the last one ended.",
             inputs=[
-                io.Model.Input("model", raw_link=True, tooltip=("A base, from the Cascade Loader or the Base Loader.")),
+                io.Model.Input("model", raw_link=True, tooltip="A base, from the Cascade Loader or the Base Loader."),
                 io.Clip.Input(
                     "clip",
                     raw_link=True,
-                    tooltip=(
-                        "OpenCLIP ViT-H/14's text encoder, of the Cascade Loader or stock Load CLIP. Another one is "
-                        "refused later."
-                    ),
+                    tooltip="OpenCLIP ViT-H/14's text encoder, of the Cascade Loader or stock Load CLIP. Another one is "
+                    "refused later.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     raw_link=True,
-                    tooltip=(
-                        "OpenCLIP ViT-H/14's image encoder, of the Cascade Loader or stock Load CLIP Vision. Runs "
-                        "once a video."
-                    ),
+                    tooltip="OpenCLIP ViT-H/14's image encoder, of the Cascade Loader or stock Load CLIP Vision. Runs "
+                    "once a video.",
                 ),
                 GlobalEncoderType.Input(
-                    "global_encoder", raw_link=True, tooltip=("From the loader of the base that will sample.")
+                    "global_encoder", raw_link=True, tooltip="From the loader of the base that will sample."
                 ),
                 io.Vae.Input(
                     "vae",
                     raw_link=True,
-                    tooltip=("Stable Diffusion 2.1's VAE, of the Cascade Loader or stock Load VAE."),
+                    tooltip="Stable Diffusion 2.1's VAE, of the Cascade Loader or stock Load VAE.",
                 ),
                 io.Image.Input(
                     "image",
                     raw_link=True,
-                    tooltip=(
-                        "The photo. Scaled to cover the video's size and cropped to its centre. Of a batch, the first "
-                        "image."
-                    ),
+                    tooltip="The photo. Scaled to cover the video's size and cropped to its centre. Of a batch, the first "
+                    "image.",
                 ),
                 io.String.Input(
                     "shots",
@@ -67,9 +61,7 @@ class Shots(io.ComfyNode):
                     "negative_prompt",
                     multiline=True,
                     default=RELEASES["i2vgen_xl"].negative_prompt,
-                    tooltip=(
-                        "What to keep away from. The official code never leaves it empty; this is its text. 75 tokens."
-                    ),
+                    tooltip="What to keep away from. The official code never leaves it empty; this is its text. 75 tokens.",
                 ),
                 io.Int.Input(
                     "width",
@@ -77,11 +69,9 @@ class Shots(io.ComfyNode):
                     min=0,
                     max=8192,
                     step=8,
-                    tooltip=(
-                        "Width of the video, in steps of 8. Released for 1280x704, MS-Image2Video for 448x256; the "
-                        "block I2VGen-XL Size has more that the networks like. Time and memory grow with the pixels. "
-                        "0: the model's own."
-                    ),
+                    tooltip="Width of the video, in steps of 8. Released for 1280x704, MS-Image2Video for 448x256; the "
+                    "block I2VGen-XL Size has more that the networks like. Time and memory grow with the pixels. "
+                    "0: the model's own.",
                 ),
                 io.Int.Input(
                     "height",
@@ -89,7 +79,7 @@ class Shots(io.ComfyNode):
                     min=0,
                     max=8192,
                     step=8,
-                    tooltip=("Height of the video, in steps of 8: see width. 0: the model's own."),
+                    tooltip="Height of the video, in steps of 8: see width. 0: the model's own.",
                 ),
                 io.Int.Input(
                     "frames",
@@ -103,10 +93,8 @@ class Shots(io.ComfyNode):
                     default=0,
                     min=0,
                     max=120,
-                    tooltip=(
-                        "A condition on motion: 16 calmer, 8 livelier from frame to frame; training saw these two. 0: "
-                        "the model's own. Not the saved file's rate. Costs nothing."
-                    ),
+                    tooltip="A condition on motion: 16 calmer, 8 livelier from frame to frame; training saw these two. 0: "
+                    "the model's own. Not the saved file's rate. Costs nothing.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -114,17 +102,15 @@ class Shots(io.ComfyNode):
                     min=0,
                     max=2**64 - 1,
                     control_after_generate=True,
-                    tooltip=("Seed of the noise: one seed, one video."),
+                    tooltip="Seed of the noise: one seed, one video.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=0,
                     min=0,
                     max=999,
-                    tooltip=(
-                        "0: the model's own, 50 for the releases. Useful: 20 to 50; time grows with them. Numbers "
-                        "that divide 1000 are the official steps exactly."
-                    ),
+                    tooltip="0: the model's own, 50 for the releases. Useful: 20 to 50; time grows with them. Numbers "
+                    "that divide 1000 are the official steps exactly.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -132,11 +118,9 @@ class Shots(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip=(
-                        "Guidance scale. 0: the model's own, 9 for I2VGen-XL and 3 for MS-Image2Video. Useful: 3 to "
-                        "12. Higher follows the prompts more and saturates; 1 reads no negative prompt and takes half "
-                        "the time."
-                    ),
+                    tooltip="Guidance scale. 0: the model's own, 9 for I2VGen-XL and 3 for MS-Image2Video. Useful: 3 to "
+                    "12. Higher follows the prompts more and saturates; 1 reads no negative prompt and takes half "
+                    "the time.",
                 ),
                 io.Int.Input(
                     "overlap",

@@ -8,13 +8,12 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...i2vgen_core.config import VAE_STEP
 from ...i2vgen_core.directing import with_last
 from ...i2vgen_core.errors import InputError
-from ...i2vgen_core.media.images import check_images, check_size, video_frame
+from ...i2vgen_core.media.images import check_images, video_frame
 from ...i2vgen_core.media.warp import boxes, camera, drag
 from ...i2vgen_core.sampling.held import Held, both, clocks, free_at
-from .inputs import check_there, noise_mask, video_latent
+from .inputs import check_there, noise_mask, video_latent, video_size
 
 
 def end_in(model: Any, vae: Any, latent: Any, image: Tensor, until: float) -> tuple[Any, dict[str, Any]]:
@@ -33,7 +32,7 @@ def end_in(model: Any, vae: Any, latent: Any, image: Tensor, until: float) -> tu
     check_there("vae", vae, "Load VAE")
     check_images(image, "the last image")
     samples, mask = video_latent(latent), noise_mask(latent)
-    width, height, _ = _video_size(latent)
+    width, height, _ = video_size(latent)
     if mask is not None:
         mask = comfy.utils.repeat_to_batch_size(mask.reshape(-1, *mask.shape[-2:]), len(samples))
     held = with_last(Held(samples, mask), vae.encode(video_frame(image[:1], width, height)), until)
@@ -63,7 +62,7 @@ def drag_parts(
         found = "neither" if mask is None else "both"
         raise InputError("mask and box", "one of them", found, "Paint the part, or wire in a box around it.")
     parts = boxes(box, width, height) if mask is None else mask.reshape(-1, *mask.shape[-2:]).float().cpu()
-    rough = drag(image[:1].cpu(), parts, path, *_video_size(latent), scale=scale, rotation=rotation)
+    rough = drag(image[:1].cpu(), parts, path, *video_size(latent), scale=scale, rotation=rotation)
     return rough.frames, rough.mask
 
 
@@ -78,7 +77,7 @@ def camera_before(
         pan, tilt, zoom, roll: the camera's moves.
     """
     check_images(image, "the image")
-    size = _video_size(latent)
+    size = video_size(latent)
     images = image if len(image) == size[2] else image[:1]
     rough = camera(images.cpu(), *size, pan=pan, tilt=tilt, zoom=zoom, roll=roll)
     return rough.frames, rough.mask
@@ -103,7 +102,7 @@ def follow_animation(
     check_there("vae", vae, "Load VAE")
     check_images(images, "the animation")
     samples, given = video_latent(latent), noise_mask(latent)
-    width, height, frames = _video_size(latent)
+    width, height, frames = video_size(latent)
     masks = torch.ones(1, height, width) if mask is None else mask.reshape(-1, *mask.shape[-2:]).float()
     for what, found in (("the animation", len(images)), ("mask", len(masks))):
         if found != frames and (what == "the animation" or found != 1):
@@ -116,13 +115,6 @@ def follow_animation(
     assert held.mask is not None
     held_mask = comfy.utils.repeat_to_batch_size(held.mask, frames)[:, None]
     return by_signal(model), {**latent, "samples": held.latent, "noise_mask": held_mask}
-
-
-def _video_size(latent: Any) -> tuple[int, int, int]:
-    """Width, height and frames of a LATENT's video."""
-    frames, _, height, width = video_latent(latent).shape
-    check_size(VAE_STEP * width, VAE_STEP * height)
-    return VAE_STEP * width, VAE_STEP * height, frames
 
 
 def by_signal(model: Any) -> Any:

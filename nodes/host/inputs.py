@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ...i2vgen_core.config import VAE_CHANNELS
+from ...i2vgen_core.config import VAE_CHANNELS, VAE_STEP
 from ...i2vgen_core.errors import InputError, check_finite
+from ...i2vgen_core.media.images import check_size
 
 _LATENT = "Wire the latent of this video in: the Global Encode block's, a sampler's or a VAE Encode's."
 
@@ -33,6 +34,13 @@ def video_latent(latent: Any) -> Tensor:
         remedy = "Leave the frames' numbers as the block made them that cut or joined the latent."
         raise InputError("latent", f"a number for each of {len(samples)} frames", f"{len(numbers)} of them", remedy)
     return samples
+
+
+def video_size(latent: Any) -> tuple[int, int, int]:
+    """Width and height in pixels, and frames, of a LATENT's video. Raises InputError for a latent or a size that cannot be."""
+    frames, _, height, width = video_latent(latent).shape
+    check_size(VAE_STEP * width, VAE_STEP * height)
+    return VAE_STEP * width, VAE_STEP * height, frames
 
 
 def noise_mask(latent: dict[str, Any]) -> Tensor | None:

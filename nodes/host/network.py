@@ -114,6 +114,7 @@ class HostUNet(UNet):
         self.in_channels = self.out_channels = config.in_channels  # of a latent, as the host's own networks name them
         self.model_channels = model_channels
         self._parted: Any = None
+        self._over_frames = [part.block for part in self.modules() if isinstance(part, TemporalTransformer)]
 
     def forward(  # type: ignore[override]  # the host calls it with arguments of its own
         self,
@@ -312,7 +313,7 @@ class HostUNet(UNet):
         """Blocks whose attention over frames a guidance leaves out of its weak branch (STG, arXiv 2411.18664), as the host's
         node LTXVSpatioTemporalGuidance numbers the layers of its own network."""
         numbers = options.get("stg_self_attn_blocks", ())
-        blocks = [part.block for part in self.modules() if isinstance(part, TemporalTransformer)] if numbers else []
+        blocks = self._over_frames
         if any(number >= len(blocks) for number in numbers):
             found = ", ".join(map(str, sorted(numbers)))
             raise InputError(

@@ -7,10 +7,9 @@ from typing import Any
 from comfy_execution.graph_utils import GraphBuilder
 from torch import Tensor
 
-from ...i2vgen_core.config import VAE_STEP
-from ...i2vgen_core.media.images import check_images, check_size, video_frame
+from ...i2vgen_core.media.images import check_images, video_frame
 from ...i2vgen_core.shots import Clip, held_start
-from .inputs import check_there, video_latent
+from .inputs import check_there, video_size
 
 _JOINED = 50
 """Videos that Batch Images takes."""
@@ -98,9 +97,7 @@ def continue_from(vae: Any, latent: Any, images: Tensor, frames: int) -> dict[st
     """
     check_there("vae", vae, "Load VAE")
     check_images(images, "the video before")
-    samples = video_latent(latent)
-    height, width = (VAE_STEP * side for side in samples.shape[-2:])
-    check_size(width, height)
-    held = held_start(vae.encode(video_frame(images[-frames:], width, height)), len(samples))
+    width, height, length = video_size(latent)
+    held = held_start(vae.encode(video_frame(images[-frames:], width, height)), length)
     assert held.mask is not None
     return {**latent, "samples": held.latent, "noise_mask": held.mask[:, None]}
