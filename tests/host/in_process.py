@@ -80,7 +80,7 @@ class Host:
         graph = {**graph, **keepers}
         run_id = f"test-{next(self._numbers)}"
         if not reuse_cache:
-            self._executor.reset()
+            self.forget()
         result = self._result = Result()
         valid, error, outputs, node_errors = asyncio.run(self._execution.validate_prompt(run_id, graph, None))
         if not valid or node_errors:
@@ -91,6 +91,10 @@ class Host:
         result.outputs = self._executor.history_result["outputs"]
         result.kept = dict(self._kept)
         return result
+
+    def forget(self) -> None:
+        """Lets go of what the last run has computed."""
+        self._executor.reset()
 
     def values(self, graph: dict[str, Any], *names: str) -> list[Any]:
         """First outputs of nodes, of a LATENT the tensor. What the last graph has computed is not computed again.

@@ -34,7 +34,7 @@ def run(host: Host) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def believe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Card, torch.dtype], None]]:
+def believe(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Card, torch.dtype], None]]:
     """Makes the host believe in a card of 8 GiB, without streams, and in the type that it is quickest in."""
     import comfy.model_management as management
 
@@ -61,6 +61,7 @@ def believe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Card, torch.d
 
     yield change
     management.unload_all_models()
+    host.forget()  # or the next test would be given models that lie on the card
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("cuda", torch.float32), ("cuda", torch.float16), ("mps", torch.float32)])
