@@ -26,6 +26,7 @@ from .compare import relative_error
 from .graphs import node
 from .in_process import Host
 from .test_interrupts import Interrupter
+from .test_pieces import _changed, _without
 
 OPTIONS = RefineOptions(mode="normal", steps=2, seed=graphs.SEED, rescale=0.0)
 PREPARED = {"enlarging": 1.5, "noise_aug": 0, "scale_told": 0, "joining": "auto", "seed": graphs.SEED}
@@ -250,3 +251,25 @@ def test_what_cannot_be_is_said(
     given = graph("star") | {"other": node("GiveForTest", name="other")}
     result = host.run(graphs.changed(given, **changes), {"frames": ("base", 0)})
     assert result.error is not None and message in result.error
+
+
+def test_a_node_that_loses_the_hint_is_told(host: Host, refiners: dict[str, Path], clip: torch.Tensor) -> None:
+    """As one that calls the network with the conditions that it knows, or cuts the latent alone."""
+    give(host, refiners["star"], clip)
+    names = "positive", "negative", "latent"
+    kept = host.run(graph("star"), {name: ("prepare", i) for i, name in enumerate(names)}).kept
+    inputs = [kept[name] for name in names]
+    lost = "expected some, in every call of the network, found none."
+    changes = {
+        f"the hint: {lost}": _without("hint"),
+        f"what is told of the hint: {lost}": _without("told"),
+        "the hint: expected those of the frames and places that are evaluated, found": lambda given: {
+            **given,
+            "hint": given["hint"][..., :-1],
+        },
+    }
+    for message, change in changes.items():
+        model = host.given["model"].clone()
+        _changed(change)(model)
+        with pytest.raises(ValueError, match=message), torch.inference_mode():
+            host.module("nodes.host.sampling").sample_refiner(model, *inputs, OPTIONS)
