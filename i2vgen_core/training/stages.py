@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ logger = logging.getLogger("i2vgen_xl")
 LORA = "lora.safetensors"
 LEFT_OUT = "left_out.csv"
 _RESULT = "result.txt"
+_FOR_ALL = ("vae", "text_encoder")
+"""The encoders that the training of a base and of a refiner load; a base's loads the picture's too."""
+
 _PROMPTS = 256  # that the text's tokens are standardised over
 
 
@@ -82,22 +86,18 @@ class Job:
         return self.run if self.out is None else self.out
 
     def check(self, *parts: str) -> None:
-        """Asks, before anything is loaded, whether the run's and the result's folders can be written.
+        """Asks, before anything is loaded, whether the run's and the result's folders can be written. It leaves nothing there.
 
         Args:
             parts: that the stage writes into the result's folder.
 
         Raises:
-            InputError: one cannot be written, or holds a part that this run has not made.
+            InputError: one cannot be written, or holds a part that this run has not made; or a package is missing.
         """
         for folder in (self.run, self.result):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
-            except OSError as error:
-                found = f"'{folder}' ({error.strerror})"
-                raise InputError("train", "a folder that can be written", found, "Choose another.") from error
+            _check_writable(folder)
+        if self.tensorboard:
+            watch.summary_writer()
         check_range("--sample-every", self.sample_every, 0, 10**9, whole=True)
         if self.sample_every and not set(parts) & {"unet", "refiner", LORA}:
             remedy = "Leave it out; they say how well they do in the log."
@@ -108,7 +108,12 @@ class Job:
         if there := [part for part in parts if (self.result / part).exists() and not mine]:
             remedy = "Choose another folder, or name it as --model too, to train it further and write over it."
             raise InputError("--out", f"a folder without {there[0]}", f"one in '{self.result}'", remedy)
-        mark.write_text(str(result), encoding="utf-8")
+
+    def begin(self) -> None:
+        """Makes both folders, and notes in the run's which one its result goes into."""
+        for folder in (self.run, self.result):
+            folder.mkdir(parents=True, exist_ok=True)
+        (self.run / _RESULT).write_text(str(self.result.resolve()), encoding="utf-8")
 
     def source(self, world: Source, seed: int, buckets: bool = False) -> Source:
         """The clips."""
@@ -164,7 +169,7 @@ def run_base(job: Job) -> None:
     if folder.is_dir():
         checkpoint, release = open_base(folder), read_config(folder).get("release", {})
     plan = _plan(config, checkpoint.config if checkpoint else config.unet, (config.width, config.height))
-    plan.check(job.device, _encoder_bytes(job, config.loop.precision))
+    plan.check(job.device, _encoder_bytes(job, config.loop.precision, (*_FOR_ALL, "image_encoder")))
     if checkpoint is None:
         base = build_base(config)
         longest = max(config.shapes, key=lambda shape: shape.frames)
@@ -209,7 +214,7 @@ def run_refiner(job: Job) -> None:
         checkpoint, release = open_refiner(folder), read_config(folder).get("release", {})
     width, height = config.crop or (config.width, config.height)
     plan = _plan(config, checkpoint.config if checkpoint else config.unet, (width, height))
-    plan.check(job.device, _encoder_bytes(job, config.loop.precision))
+    plan.check(job.device, _encoder_bytes(job, config.loop.precision, _FOR_ALL))
     if checkpoint is None:
         network = build_refiner(config)
     else:
@@ -256,6 +261,7 @@ def _with_left_out(job: Job, loop: Loop[Any], source: Any, config: BaseTraining 
     if not isinstance(source, Folder):
         return
     source.name_short([(shape.frames, fps) for shape in config.shapes for fps in shape.fps])
+    job.begin()
     file = job.run / LEFT_OUT
     source.write_left_out(file)
     if source.left_out:
@@ -282,12 +288,29 @@ def _encoder_type(job: Job, precision: str) -> torch.dtype:
     return torch.float32 if torch.device(job.device).type == "cpu" else DTYPES[precision]
 
 
-def _encoder_bytes(job: Job, precision: str) -> int:
-    folders = [job.model / name for name in ("vae", "text_encoder", "image_encoder")]
+def _encoder_bytes(job: Job, precision: str, names: Sequence[str]) -> int:
+    """Of the encoders that a stage loads."""
+    folders = [job.model / name for name in names]
     numbers = sum(
         value.numel() for folder in folders if folder.is_dir() for value in read_state_dict(folder)[0].values()
     )
     return numbers * _encoder_type(job, precision).itemsize
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises InputError unless a file can be written into a folder, which may have to be made. Nothing is left of either."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        found = f"'{folder}' ({error.strerror})"
+        raise InputError("train", "a folder that can be written", found, "Choose another.") from error
+    finally:
+        for each in made:
+            with suppress(OSError):
+                each.rmdir()
 
 
 def write_lora(job: Job, network: UNet) -> None:
@@ -299,6 +322,7 @@ STAGES: dict[str, Callable[[Job], None]] = {"vae": run_vae, "clip": run_clip, "b
 
 
 def _finish(loop: Loop[Any], job: Job, write: Callable[[], None]) -> None:
+    job.begin()
     loop.watchers.append(watch.curves(job.run))
     if job.tensorboard:
         loop.watchers.append(watch.tensorboard(job.run))
