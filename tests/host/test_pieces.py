@@ -152,7 +152,7 @@ def test_windows_that_go_round(sample, host, monkeypatch):
     """Frames in any order: each window has the details of a clip of its length."""
     calls = _calls_of(host.module("nodes.host.network").HostUNet, "_together", monkeypatch)
     sample(_in_windows([*WINDOWS, [4, 5, 0, 1], [1, 3, 5, 0]]))
-    details = [inputs.details for inputs, _ in calls]
+    details = [inputs.by_frame["details"] for inputs, _ in calls]
     assert len(details) == 4 * STEPS and all(torch.equal(each, details[0]) for each in details)
     assert {piece.frames for inputs, _ in calls for piece in inputs.pieces} >= {(4, 5, 0, 1), (1, 3, 5, 0)}
 
