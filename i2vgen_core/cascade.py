@@ -26,7 +26,7 @@ from .media.enlarge import (
     without_padding,
 )
 from .media.given import ImageLike, as_images
-from .media.images import check_images, check_size, clip_pixels, resize_video, size_like, video_frame
+from .media.images import check_images, check_size, clip_pixels, nearest_side, resize_video, size_like, video_frame
 from .network.acceleration import EXACT
 from .network.evaluation import Prepared
 from .parts import Parts
@@ -98,8 +98,8 @@ def sized_like(frames: Tensor, options: RefineOptions, release: Release) -> Refi
     if options.width is None and options.height is None:
         usual = size_like(width, height, (release.width, release.height))
         return replace(options, width=usual[0], height=usual[1])
-    wide = options.width or max(64, 8 * round((options.height or 0) * width / height / 8))
-    return replace(options, width=wide, height=options.height or max(64, 8 * round(wide * height / width / 8)))
+    wide = options.width or nearest_side((options.height or 0) * width / height)
+    return replace(options, width=wide, height=options.height or nearest_side(wide * height / width))
 
 
 class Cascade(Parts):

@@ -59,9 +59,43 @@ _LEFT_OUT = re.compile(
 """By name: text, whole places, and figures so small that a face is less than three latents; nothing that thin lines make."""
 
 CAST = frozenset(
-    "dolphin,butterfly,whale,penguin,eagle,dove,wolf,rabbit face,cat,lion,octopus,tropical fish,peacock,parrot,bat,elephant,"
-    "horse,tiger,chicken,front facing baby chick,cow face,fox,monkey face,snowman,ghost,sun with face,waving hand,"
-    "clapping hands,running,grinning face with big eyes,angry face,beating heart,rocket,helicopter,flying saucer".split(",")
+    [
+        "dolphin",
+        "butterfly",
+        "whale",
+        "penguin",
+        "eagle",
+        "dove",
+        "wolf",
+        "rabbit face",
+        "cat",
+        "lion",
+        "octopus",
+        "tropical fish",
+        "peacock",
+        "parrot",
+        "bat",
+        "elephant",
+        "horse",
+        "tiger",
+        "chicken",
+        "front facing baby chick",
+        "cow face",
+        "fox",
+        "monkey face",
+        "snowman",
+        "ghost",
+        "sun with face",
+        "waving hand",
+        "clapping hands",
+        "running",
+        "grinning face with big eyes",
+        "angry face",
+        "beating heart",
+        "rocket",
+        "helicopter",
+        "flying saucer",
+    ]
 )
 """Families whose own motion is learnt. What the others do of their own accord, no picture of them tells, and a small network
 that has seen each once draws the mean of all: these are few enough to be seen often, and move clearly."""

@@ -23,7 +23,7 @@ from ..memory import DTYPES
 from ..network.unet import UNet
 from . import watch
 from .alive import Alive
-from .base import Base, BaseTraining, build_base, train_base
+from .base import BaseTraining, TrainedBase, build_base, train_base
 from .budget import Plan
 from .cache import LISTING as ENCODED
 from .cache import Cached
@@ -51,7 +51,7 @@ _PROMPTS = 256  # that the text's tokens are standardised over
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What a stage is run on.
 
     Args:
@@ -122,7 +122,7 @@ class Job:
         return Alive.at(self.data, seed) if (self.data / LISTING).is_file() else Folder(self.data, seed, buckets)
 
 
-def run_vae(job: Job) -> None:
+def run_vae(job: TrainingJob) -> None:
     """Trains the VAE, and normalises its latent space at the end where its encoder was trained."""
     config = read_recipe(VAETraining, job.recipe)
     job.check("vae")
@@ -145,7 +145,7 @@ def run_vae(job: Job) -> None:
     _finish(loop, job, write)
 
 
-def run_clip(job: Job) -> None:
+def run_clip(job: TrainingJob) -> None:
     """Trains both of CLIP's towers, from new weights."""
     config = read_recipe(CLIPTraining, job.recipe)
     job.check("text_encoder", "image_encoder")
@@ -161,7 +161,7 @@ def run_clip(job: Job) -> None:
     _finish(loop, job, write)
 
 
-def run_base(job: Job) -> None:
+def run_base(job: TrainingJob) -> None:
     """Trains the base network with its global encoder."""
     config = read_recipe(BaseTraining, job.recipe)
     job.check(LORA if config.lora_rank else "unet")
@@ -180,7 +180,7 @@ def run_base(job: Job) -> None:
             remedy = "Train an I2VGen-XL base."
             raise InputError(str(folder), "a base with a global encoder", checkpoint.config.kind, remedy)
         network = checkpoint.build_network(plan.dtype if config.lora_rank else torch.float32)
-        base = Base(_trainable(network), _trainable(encoder))
+        base = TrainedBase(_trainable(network), _trainable(encoder))
     if config.lora_rank:
         base.requires_grad_(False)
         torch.manual_seed(config.loop.seed)
@@ -205,7 +205,7 @@ def run_base(job: Job) -> None:
     _finish(loop, job, write)
 
 
-def run_refiner(job: Job) -> None:
+def run_refiner(job: TrainingJob) -> None:
     """Trains the refinement network."""
     config = read_recipe(RefinerTraining, job.recipe)
     job.check(LORA if config.lora_rank else "refiner")
@@ -239,7 +239,7 @@ def run_refiner(job: Job) -> None:
 
 
 def _with_samples(
-    job: Job,
+    job: TrainingJob,
     loop: Loop[Any],
     source: Any,
     config: BaseTraining | RefinerTraining,
@@ -256,7 +256,7 @@ def _with_samples(
     loop.watchers.append(watch.samples(loop, job.sample_every, shape.fps[0], lambda: sample(clip)))
 
 
-def _with_left_out(job: Job, loop: Loop[Any], source: Any, config: BaseTraining | RefinerTraining) -> None:
+def _with_left_out(job: TrainingJob, loop: Loop[Any], source: Any, config: BaseTraining | RefinerTraining) -> None:
     """Names in RUN/left_out.csv what of a folder is left out, now and as files are drawn."""
     if not isinstance(source, Folder):
         return
@@ -283,12 +283,12 @@ def _plan(config: BaseTraining | RefinerTraining, network: UNetConfig, size: tup
     )
 
 
-def _encoder_type(job: Job, precision: str) -> torch.dtype:
+def _encoder_type(job: TrainingJob, precision: str) -> torch.dtype:
     """Of the frozen encoders: as the arithmetic's, but on the CPU, where 16 bits cost time."""
     return torch.float32 if torch.device(job.device).type == "cpu" else DTYPES[precision]
 
 
-def _encoder_bytes(job: Job, precision: str, names: Sequence[str]) -> int:
+def _encoder_bytes(job: TrainingJob, precision: str, names: Sequence[str]) -> int:
     """Of the encoders that a stage loads."""
     folders = [job.model / name for name in names]
     numbers = sum(
@@ -313,15 +313,20 @@ def _check_writable(folder: Path) -> None:
                 each.rmdir()
 
 
-def write_lora(job: Job, network: UNet) -> None:
+def write_lora(job: TrainingJob, network: UNet) -> None:
     """Writes the low-rank matrices into the result's folder."""
     save_lora(network, job.result / LORA)
 
 
-STAGES: dict[str, Callable[[Job], None]] = {"vae": run_vae, "clip": run_clip, "base": run_base, "refiner": run_refiner}
+STAGES: dict[str, Callable[[TrainingJob], None]] = {
+    "vae": run_vae,
+    "clip": run_clip,
+    "base": run_base,
+    "refiner": run_refiner,
+}
 
 
-def _finish(loop: Loop[Any], job: Job, write: Callable[[], None]) -> None:
+def _finish(loop: Loop[Any], job: TrainingJob, write: Callable[[], None]) -> None:
     job.begin()
     loop.watchers.append(watch.curves(job.run))
     if job.tensorboard:
