@@ -417,6 +417,17 @@ def test_controls_are_refused_where_conditions_are_made(made):
         model.extra_conds(**extra, cross_attn=text, noise=noise, device="cpu", control=object())
 
 
+@pytest.mark.parametrize("stage", ["base", "refiner"])
+def test_a_latent_with_an_axis_of_time_is_refused(made, stage):
+    """Of an empty latent for another network, which the host gives our channels."""
+    (text, extra), *_ = made.positive if stage == "base" else made.words
+    noise = torch.zeros(1, 4, FRAMES, graphs.HEIGHT // 8, graphs.WIDTH // 8)
+    with pytest.raises(
+        ValueError, match=r"latent: expected \[frames, 4, height / 8, width / 8\], found \[1, 4, 6, 8, 12\]"
+    ):
+        getattr(made, stage).model.extra_conds(**extra, cross_attn=text, noise=noise, device="cpu")
+
+
 @pytest.mark.parametrize("part", ["image_latent", "global_tokens"])
 def test_what_is_not_a_number_is_refused(sample, made, monkeypatch, part):
     from dataclasses import replace
