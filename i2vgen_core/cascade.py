@@ -371,10 +371,12 @@ class Cascade(Parts):
             height, width = self._enlarged_size(images, options)
             padding = self._padding(height, width)
             sides = width + padding.left + padding.right, height + padding.top + padding.bottom
-            frames = held(images, stage.settings.inserted)
-            self.check_video(self.refiner.unet, max(map(len, stage.windows(len(frames)))), *sides)
-            ready = (padded(enlarged(frame, height, width), padding) for frame in frames.split(1))
-            return torch.cat([self.vae.encode(each.to(self.device), frames_per_batch=1).cpu() for each in ready])
+            inserted = stage.settings.inserted
+            frames = (len(images) - 1) * (inserted + 1) + 1
+            self.check_video(self.refiner.unet, max(map(len, stage.windows(frames))), *sides)
+            ready = (padded(enlarged(frame, height, width), padding) for frame in images.split(1))
+            latents = [self.vae.encode(each.to(self.device), frames_per_batch=1).cpu() for each in ready]
+            return held(torch.cat(latents), inserted)  # a frame that is held has the latent of its own
         width = options.width or self.refiner.release.width
         height = options.height or self.refiner.release.height
         check_size(width, height)

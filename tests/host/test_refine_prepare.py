@@ -18,6 +18,8 @@ from i2vgen_core.config import HINTED, RELEASES, Kind, released_config
 from i2vgen_core.network.unet import UNet
 from i2vgen_core.parts import StageNetwork
 from i2vgen_core.sampling.options import RefineOptions
+from i2vgen_core.sampling.schedules import schedule_for
+from i2vgen_core.sampling.stages import RefineStage
 
 from ..templates.graph import Graph
 from ..templates.restoring import RESTORING, restore_video
@@ -135,6 +137,37 @@ def test_the_stock_sampler_reads_the_hint_too(host: Host, refiners: dict[str, Pa
     host.given["clip"] = clip.flip(0)
     assert frames.shape == (5, 18, 24, 3)
     assert relative_error(frames, host.value(graph("star") | {"refine": stock})) > 1e-2
+
+
+def test_the_stock_sampler_gives_the_same_where_it_has_the_levels(
+    host: Host, refiners: dict[str, Path], clip: torch.Tensor
+) -> None:
+    """DPM-Solver++ without noise or rescaling, on levels that are timesteps. An amount of its own leaves out the releases'
+    second scaling of the start, which no stock sampler has."""
+    options = {"steps": 3, "noise_level": 700, "eta": 0.0, "rescale": 0.0, "amount": 0.9, "mode": "normal"}
+    stage = RefineStage(RefineOptions(seed=graphs.SEED, **options), RELEASES["star"], schedule_for("star"))
+    assert stage.timesteps == [699, 524, 349]
+    give(host, refiners["star"], clip)
+    host.given["sigmas"] = stage.plan.sigmas
+    stock = {
+        "solver": node("SamplerDPMPP_2M_SDE", solver_type="midpoint", eta=0.0, s_noise=1.0, noise_device="cpu"),
+        "sigmas": node("GiveForTest", name="sigmas"),
+        "refine": node(
+            "SamplerCustom",
+            model=["refiner", 0],
+            add_noise=True,
+            noise_seed=stage.noise_seed,
+            cfg=5.0,
+            positive=["prepare", 0],
+            negative=["prepare", 1],
+            sampler=["solver", 0],
+            sigmas=["sigmas", 0],
+            latent_image=["prepare", 2],
+        ),
+    }
+    given = graph("star")
+    ours = graphs.changed(given, **{f"refine__{name}": value for name, value in options.items()}, refine__cfg=5.0)
+    assert relative_error(host.value(given | stock), host.value(ours)) < 1e-4
 
 
 def test_a_step_is_cancelled_between_its_windows(
