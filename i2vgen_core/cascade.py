@@ -58,7 +58,7 @@ class Videos:
 
     @property
     def frames(self) -> Tensor:
-        """Those of the last stage that ran."""
+        """Frames of the last stage that ran."""
         return self.base if self.refined is None else self.refined
 
 

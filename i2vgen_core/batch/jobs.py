@@ -25,7 +25,7 @@ _SEEDS = 2**32
 
 @dataclass(frozen=True)
 class Job:
-    """One row, checked.
+    """A video to be made: one row of the table, checked.
 
     Args:
         row: its number in the table, from 1.

@@ -100,13 +100,13 @@ def cascade_job(number: int, row: Row, folder: str, model: str, take: int = 0, r
 
 
 def base_options(content: dict[str, Any]) -> BaseOptions:
-    """Of a job's content."""
+    """Options of the base from a job's content."""
     settings, acceleration = _parted(content["base"])
     return BaseOptions(**settings, acceleration=acceleration)
 
 
 def refine_options(content: dict[str, Any]) -> RefineOptions:
-    """Of a job's content."""
+    """Options of the refiner from a job's content."""
     settings, acceleration = _parted(content["refine"])
     return RefineOptions(**settings, acceleration=acceleration)
 
@@ -150,7 +150,7 @@ class Model:
         return _open(self, device)
 
     def hash(self, stage: str) -> str:
-        """Of every file of the folder, the LoRA files, and every setting that changes the pixels: all is read once."""
+        """Hash of every file of the folder, the LoRA files, and every setting that changes the pixels: all is read once."""
         loras = tuple((fingerprint(str(file)), strength) for file, strength in self.loras)
         whole = hashlib.sha256(repr((stage, self.refiner, self.detail_gain, self.dtype, *loras)).encode())
         for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):

@@ -120,7 +120,7 @@ def _too_long(text: str) -> str:
 
 
 def unread(text: str) -> str:
-    """What of a prompt comes after CLIP's first 75 tokens, in its own lower case; empty if nothing does."""
+    """The end of a prompt, after CLIP's first 75 tokens, in the tokenizer's lower case; empty if it is not as long."""
     return _tokenizer().cut_off(text)
 
 

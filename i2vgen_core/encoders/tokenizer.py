@@ -81,7 +81,7 @@ class Tokenizer:
         return tokens
 
     def cut_off(self, prompt: str) -> str:
-        """What of a prompt is not read, in lower case; empty if nothing."""
+        """The end of a prompt that is not read, in lower case; empty if all of it is."""
         text = _plain(prompt)
         places = self._bpe(
             text, truncation=True, max_length=self.length, split_special_tokens=True, return_offsets_mapping=True

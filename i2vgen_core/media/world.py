@@ -71,7 +71,7 @@ class Pace:
         return {"clockwise": 1, "anticlockwise": -1}.get(motion, 0) * self.turn[speed]
 
     def growth(self, motion: str, speed: Speed) -> float:
-        """Of the logarithm of the size."""
+        """Growth of the logarithm of the size."""
         return {"growing": 1, "shrinking": -1}.get(motion, 0) * self.grow[speed]
 
 

@@ -35,7 +35,7 @@ def steered_channels(config: UNetConfig) -> list[int]:
 
 @dataclass(frozen=True)
 class AdapterSize:
-    """Of one adapter.
+    """Sizes of one adapter.
 
     Args:
         channels: of the features.

@@ -55,7 +55,7 @@ class Person:
 def animation_conditions(
     network: UNet, person: Person, windows: Sequence[range], height: int, width: int
 ) -> list[list[Prepared]]:
-    """Of each window of a video what the network reads with the person and without, as guidance weighs them.
+    """Conditions of each window of a video: what the network reads with the person and without, as guidance weighs them.
 
     Without, everything falls together: the image's tokens are zeros themselves, not the projection of zeros, there are zeros
     beside the noise, and in the frame in front.

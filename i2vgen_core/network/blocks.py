@@ -202,7 +202,7 @@ class FrameGate(nn.Module):
 
 
 def largest_and_mean(x: Tensor) -> Tensor:
-    """Of the channels [..., c], in this order: [..., 2]."""
+    """The largest and the mean of the channels [..., c], in this order: [..., 2]."""
     return torch.stack([x.amax(dim=-1), x.mean(dim=-1)], dim=-1)
 
 

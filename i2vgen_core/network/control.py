@@ -39,7 +39,7 @@ class Hint:
     scale: Tensor | None = None
 
     def of_frames(self, frames: range) -> Hint:
-        """The same of one video's window: its part of the mask and all key frames, or its frames of the latent."""
+        """The hint of one window of a video: its part of the mask and all key frames, or its frames of the latent."""
         part = slice(frames.start, frames.stop)
         if self.keys is not None:
             return replace(self, keys=self.keys[:, part])
@@ -105,7 +105,7 @@ class ControlBranch(nn.Module):
         return embedding[:, None] + told[:, None] * (hint.keys >= 0)[..., None]
 
     def noise_level_embedding(self, level: Tensor, dtype: torch.dtype) -> Tensor:
-        """Of the hint's noise levels [v]: [v, e]."""
+        """Embedding [v, e] of the hint's noise levels [v]."""
         return self.hint_time_zero_linear(self.time_embed(self._sinusoidal(level, dtype)))
 
     def _sinusoidal(self, numbers: Tensor, dtype: torch.dtype) -> Tensor:

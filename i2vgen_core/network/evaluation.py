@@ -106,7 +106,7 @@ class Evaluation:
         return Context(self.prepared.poses.context, *self.prepared.poses.keys_values[block])
 
     def towards(self, skip: Tensor) -> Evaluation:
-        """The same, for a block whose output is to meet these features [n, c, h, w] next."""
+        """The evaluation as a block gets it whose output is to meet these features [n, c, h, w] next."""
         return replace(self, size=skip.shape[-2:])
 
     def run(self, part: nn.Module, x: Tensor) -> Tensor:

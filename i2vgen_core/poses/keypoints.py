@@ -75,7 +75,7 @@ class Poses:
 
     @property
     def somebody(self) -> list[bool]:
-        """Of each picture, whether a body was seen in it."""
+        """Whether a body was seen in each picture."""
         return [bool(each.any()) for each in self.seen]
 
 

@@ -50,7 +50,7 @@ class ControlOptions:
             raise InputError("key frames", "different ones", found, "Name each once.")
 
     def strength_at(self, step: int, steps: int) -> float:
-        """Of one of a run's steps; 0 where it is not steered."""
+        """Strength of the control at one of a run's steps; 0 where it does not steer."""
         outside = step / steps < self.start or (step + 1) / steps > self.end
         return 0.0 if outside else self.strength
 

@@ -48,7 +48,7 @@ class Budget:
 
     @property
     def whole(self) -> int:
-        """All of it."""
+        """All bytes together."""
         return self.trained + self.frozen + self.encoders + self.step
 
 
@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the arithmetic, and of weights that are not trained."""
+        """Type of the arithmetic, and of weights that are not trained."""
         return DTYPES[self.precision]
 
     def budget(self, encoders: int = 0) -> Budget:

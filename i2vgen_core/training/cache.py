@@ -107,7 +107,7 @@ class Cached:
         self._images = torch.cat([shard["images"] for shard in shards])
 
     def draw(self, shapes: Sequence[ClipShape], size: tuple[int, int], number: int, seed: int) -> Encoded:
-        """As Clips has it. Raises InputError where the clips are of another size, or all shorter than a shape."""
+        """Draws a batch as Clips does. Raises InputError where the clips are of another size, or all shorter than a shape."""
         if size != self._size:
             expected = f"clips of {size[0]}x{size[1]}"
             raise InputError("--data", expected, f"{self._size[0]}x{self._size[1]}", "Encode them at that size.")

@@ -201,7 +201,7 @@ class Folder:
             writer.writerows(sorted((str(each), why) for each, why in self.left_out.items()))
 
     def clip(self, number: int, width: int, height: int, frames: int, fps: float) -> Sample:
-        """As Source has it. Raises InputError where no video is as long as the clip, or none of those can be read."""
+        """A clip, see Source. Raises InputError where no video is as long as the clip, or none of those can be read."""
         seconds = (frames - 1) / fps
         files = [file for file, length in self._seconds.items() if length >= seconds]
         if self._forms:

@@ -108,7 +108,7 @@ _HELD_OUT_SHARE = 10  # one in so many names
 
 @dataclass(frozen=True)
 class Emoji:
-    """One of them.
+    """One animated emoji.
 
     Attributes:
         code: its code points in lower-case hexadecimal, joined by hyphens: the file's name.

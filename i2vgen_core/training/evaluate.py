@@ -183,7 +183,7 @@ class Case:
 
     @cached_property
     def tracker(self) -> Tracker:
-        """Of the main shape."""
+        """Tracker of the main shape."""
         return Tracker(self.truth.frames[0], self.truth.masks[0, 0])
 
     def obeyed(self, masks: Tensor) -> bool:
@@ -258,7 +258,7 @@ def evaluate(
 
 
 def mean_spectra(spectra: Mapping[str, Mapping[str, Sequence[Spectrum]]]) -> dict[str, dict[str, Spectrum]]:
-    """Those of an Evaluation, of what the videos of each name have; an axis without videos is left out."""
+    """Mean spectra of the videos of each name, as an Evaluation keeps them; an axis without videos is left out."""
     return {
         axis: {name: measure.mean_spectrum(each) for name, each in videos.items()}
         for axis, videos in spectra.items()

@@ -114,7 +114,7 @@ def animation(
     noise: Tensor,
     to: dict[str, Any],
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The same of an animator: what stands beside the noise and in front of the video is zeros without the person, as are
+    """Conditions of an animator: what stands beside the noise and in front of the video is zeros without the person, as are
     the image's tokens."""
     network, unet = model.network, model.diffusion_model
     if not isinstance(condition, PersonCondition):

@@ -46,14 +46,14 @@ class PerVideo(comfy.conds.CONDCrossAttn):
 
 
 class PerVideoNumber(comfy.conds.CONDRegular):
-    """The same of numbers, [1] or [1, n]."""
+    """A PerVideo condition of numbers, [1] or [1, n]."""
 
     def process_cond(self, batch_size: int, **_: Any) -> PerVideoNumber:
         return self._copy_with(self.cond)
 
 
 class Rows(comfy.conds.CONDRegular):
-    """Of each frame [f, 4] its conditioning's number, its number in that one's video, its number in its clip, and the
+    """Four numbers of each frame [f, 4]: its conditioning's number, its number in that one's video, its number in its clip, and the
     clip's length. Rows that are taken out of it become a clip of their own."""
 
     def _copy_with(self, cond: Tensor) -> Rows:
@@ -68,7 +68,7 @@ class Rows(comfy.conds.CONDRegular):
 
 
 class Places(comfy.conds.CONDRegular):
-    """Of each place of each frame [f, 1, 1, h, w] its number, by rows. It has five axes, since one pack fails on what has
+    """The number of each place of each frame [f, 1, 1, h, w], by rows. It has five axes, since one pack fails on what has
     the latent's size and four; who leaves it as it is, has cut the latent at places that nobody knows."""
 
     def process_cond(self, batch_size: int, area: Any = None, **_: Any) -> Places:
@@ -98,7 +98,7 @@ class Details(comfy.conds.CONDNoiseShape):
         self._clips: dict[int, Tensor] = {len(cond): cond}
 
     def of_clip(self, frames: int) -> Details:
-        """Those of a clip of so many frames."""
+        """Details of a clip of so many frames."""
         if frames not in self._clips:
             if self._encode is None:
                 found = f"{frames} of the {len(self.cond)} frames of a tile"
@@ -142,7 +142,7 @@ class Frames(comfy.conds.CONDNoiseShape):
         self._made = {} if made is None else made
 
     def of_frames(self, rows: list[int]) -> Frames:
-        """Those of a window."""
+        """Features of a window's frames."""
         if self._encode is None:
             found = f"{len(rows)} of the {len(self.cond)} frames of a tile"
             raise InputError("what stands beside the noise", "all frames of a tile", found, _REMEDY)

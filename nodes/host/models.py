@@ -93,12 +93,12 @@ class HintCondition:
     inserted: int
 
     def windows(self, frames: int) -> list[range]:
-        """Those of a video of so many frames."""
+        """Windows of a video of so many frames."""
         return refiner_windows(frames, self.window, self.joining, self.inserted)
 
     @property
     def numbers(self) -> list[int]:
-        """All of it that is a number, in the order of HostUNet's `told`."""
+        """Its numbers, in the order of HostUNet's `told`."""
         return [self.level, self.scale, self.window, JOININGS.index(self.joining), self.inserted]
 
 

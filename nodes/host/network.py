@@ -46,7 +46,7 @@ class _Inputs(NamedTuple):
     pieces: list[Piece]
 
     def of_window(self, window: range) -> _Inputs:
-        """Those of some frames of each clip."""
+        """Inputs of some frames of each clip."""
         part, count = slice(window.start, window.stop), len(self.pieces)
         return _Inputs(
             {name: each.unflatten(0, (count, -1))[:, part].flatten(0, 1) for name, each in self.by_frame.items()},
@@ -55,7 +55,7 @@ class _Inputs(NamedTuple):
         )
 
     def of_clip(self, number: int) -> _Inputs:
-        """Those of one clip."""
+        """Inputs of one clip."""
         by_frame, by_clip = (
             {name: each.chunk(len(self.pieces))[number] for name, each in group.items()}
             for group in (self.by_frame, self.by_clip)
@@ -63,11 +63,11 @@ class _Inputs(NamedTuple):
         return _Inputs(by_frame, by_clip, [self.pieces[number]])
 
     def apart(self) -> list[_Inputs]:
-        """Those of each clip."""
+        """Inputs of each clip by itself."""
         return [self.of_clip(number) for number in range(len(self.pieces))]
 
     def prepared(self, channels: Mapping[BlockName, int]) -> Prepared | Tensor:
-        """See unpacked."""
+        """The context as it was prepared before the steps, see unpacked."""
         clip = self.by_clip
         return unpacked(clip.get("prepared"), clip["context"], clip.get("fps_embedding"), channels)
 
@@ -332,7 +332,7 @@ class HostUNet(UNet):
 
     @property
     def channels(self) -> dict[BlockName, int]:
-        """Of the keys and values that each block makes of a context."""
+        """Channels of the keys and values that each block makes of a context."""
         return {each.block: each.channels for each in self.spatial_transformers}
 
 
