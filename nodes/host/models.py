@@ -32,7 +32,7 @@ from ...i2vgen_core.sampling.windows import refiner_windows
 from . import compat, family, geometry
 from .inputs import video_latent
 from .network import HostUNet, no_control, packed
-from .notes import hook_notes, text_notes, write_notes
+from .notes import text_notes, write_notes
 from .preview import VideoLatent
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
@@ -156,7 +156,6 @@ class VideoModel(comfy.model_base.BaseModel):
             found = "text alone" if condition is None else "one of another network"
             raise InputError("conditioning", "an image's, for a base model", found, remedy)
         _check_video(condition, noise)
-        write_notes(hook_notes(kwargs.get("hooks")))
         embedding = self.image_embedding(kwargs.get("unclip_conditioning")).to(**to)
         image_tokens = self.diffusion_model.context_embedding(embedding)
         fps, hooks = torch.tensor([float(condition.fps)], device=device), kwargs.get("hooks")

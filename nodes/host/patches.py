@@ -12,8 +12,10 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ...i2vgen_core.config import TEXT_TOKENS
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.network.hooks import AttentionHooks, BlockHooks, BlockName, Hooks, LayerName
 from . import compat
@@ -79,6 +81,8 @@ class _StockAttention(AttentionHooks):
             keys = values = context.repeat_interleave(len(x) // len(context), dim=0)
         for patch in patches:
             queries, keys, values = _three(patch(queries, keys, values, self._options))
+        if name.over == "context" and len(keys) > len(x):
+            keys, values = _with_picture(keys, values, context)
         return queries, keys, values
 
     def attend(self, name: LayerName, heads: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -215,6 +219,32 @@ def _three(made: Any) -> tuple[Tensor, Tensor, Tensor]:
         found = "something else"
     remedy = "Take out the node that patches it: it is for another network."
     raise InputError("what a patch of attention gives", "queries, and as many keys as values", found, remedy)
+
+
+def _with_picture(keys: Tensor, values: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """What a patch has made of the context [b, n, d] where it has added rows, [r, m, d], with the picture's tokens in all of them.
+
+    Packs that give parts of the frame prompts of their own know words alone, and repeat all rows to one length. Their rows get
+    the picture of the row before, which they were added to; and each row is there once, which attention cannot tell from more.
+    """
+    tokens, pictures = context.shape[1], context[:, TEXT_TOKENS:].flatten(1)
+    if not pictures.numel() or keys.shape[1] % tokens:
+        return keys, values
+    likeness = F.cosine_similarity(keys[:, None, TEXT_TOKENS:tokens].flatten(2), pictures[None], dim=-1)
+    whole = likeness.amax(dim=1) > _LIKE
+    rows = torch.where(whole, torch.arange(len(keys), device=keys.device), 0).cummax(dim=0).values
+    added = context[likeness.argmax(dim=1)[rows], TEXT_TOKENS:]
+
+    def once(made: Tensor) -> Tensor:
+        return torch.where(
+            whole[:, None, None], made[:, :tokens], torch.cat([made[:, :TEXT_TOKENS], added.to(made)], dim=1)
+        )
+
+    return once(keys), once(values)
+
+
+_LIKE = 0.99
+"""Cosine from which on tokens are the picture's, weighed or in 16 bit too."""
 
 
 def _through(patches: list[Any], x: Tensor, options: dict[str, Any]) -> Tensor:

@@ -127,6 +127,18 @@ def _area(graph: Graph) -> Graph:
     return _positive("ConditioningCombine", conditioning_1=["part", 0], conditioning_2=POSITIVE)(graph)
 
 
+def _in_two_parts(graph: Graph) -> Graph:
+    """The first steps and the last by two samplers, the noise that is left handed on."""
+    inputs = {"model": MODEL, "positive": POSITIVE, "negative": NEGATIVE, "noise_seed": 1, "steps": STEPS, "cfg": CFG}
+    inputs |= {"sampler_name": "ddim", "scheduler": "ddim_uniform"}
+    first = {"add_noise": "enable", "start_at_step": 0, "end_at_step": 2, "return_with_leftover_noise": "enable"}
+    last = {"add_noise": "disable", "start_at_step": 2, "end_at_step": STEPS, "return_with_leftover_noise": "disable"}
+    return graph | {
+        "first": node("KSamplerAdvanced", latent_image=LATENT, **inputs, **first),
+        "base": node("KSamplerAdvanced", latent_image=["first", 0], **inputs, **last),
+    }
+
+
 def _differential(graph: Graph) -> Graph:
     graph = _model("DifferentialDiffusion", strength=1.0)(graph) | {
         "fitted": node(
@@ -233,6 +245,11 @@ ROWS: tuple[Row, ...] = (
     Row("KSampler", lambda graph: graph, note="`ddim`, `ddim_uniform`; the others are below."),
     Row("I2VGenXLBaseSampler", _ours, note="Ours, to compare with."),
     Row("KSampler on the refiner", _refined, width=288, height=144, note="Denoise 0.3."),
+    Row(
+        "KSamplerAdvanced",
+        _in_two_parts,
+        note="Two, one after the other; the noise that is left goes from one to the other.",
+    ),
     Row("SamplerCustomAdvanced, CFGGuider", _custom(node("CFGGuider", positive=POSITIVE, cfg=CFG, **_GUIDED))),
     Row(
         "DualCFGGuider",
@@ -259,9 +276,28 @@ ROWS: tuple[Row, ...] = (
         "releases have.",
     ),
     Row("PerturbedAttentionGuidance", _model("PerturbedAttentionGuidance", scale=1.0)),
+    Row(
+        "NAGuidance",
+        _model("NAGuidance", nag_scale=1.5, nag_alpha=0.25, nag_tau=1.5),
+        note="`nag_scale` 1.5 here: it is of each layer, and adds to the sampler's own guidance.",
+    ),
     Row("SelfAttentionGuidance", _model("SelfAttentionGuidance", scale=0.5, blur_sigma=2.0)),
     Row("HyperTile", _model("HyperTile", tile_size=64, swap_size=2, max_depth=0, scale_depth=False)),
     Row("TomePatchModel", _model("TomePatchModel", ratio=0.3)),
+    Row(
+        "PatchModelAddDownscale",
+        _model(
+            "PatchModelAddDownscale",
+            block_number=3,
+            downscale_factor=2.0,
+            start_percent=0.0,
+            end_percent=0.35,
+            downscale_after_skip=True,
+            downscale_method="bicubic",
+            upscale_method="bicubic",
+        ),
+        note="Deep Shrink.",
+    ),
     Row(
         "EasyCache",
         _model("EasyCache", reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False),
@@ -310,6 +346,12 @@ ROWS: tuple[Row, ...] = (
         note="STG: `blocks` are numbers of our layers over the frames, 0 to 12 in the built-in, 0 to 16 in the releases.",
     ),
     Row("ModelSamplingDiscrete", _model("ModelSamplingDiscrete", sampling="v_prediction", zsnr=True)),
+    Row(
+        "ModelSamplingSD3",
+        _model("ModelSamplingSD3", shift=3.0),
+        refused="the schedule it was trained with",
+        note="As all of these blocks that make another model's schedule: the sampler says so.",
+    ),
     Row(
         "LoraLoaderModelOnly",
         _model("LoraLoaderModelOnly", lora_name="matrix.safetensors", strength_model=1.0),
@@ -360,6 +402,14 @@ ROWS: tuple[Row, ...] = (
         ),
         refused="A latent's batch is the frames of one video",
         note="The batch is the frames of one video; the sampler says so.",
+    ),
+    Row(
+        "RebatchLatents before the sampler",
+        lambda graph: changed(
+            graph | {"apart": node("RebatchLatents", latents=LATENT, batch_size=4)}, base__latent_image=["apart", 0]
+        ),
+        refused="A latent's batch is the frames of one video",
+        note="It cuts the video, which the sampler says; a refiner takes each part for a video of its own.",
     ),
     Row(
         "VAEDecodeTiled",

@@ -290,6 +290,50 @@ def test_a_sampler_asks_twice_at_one_level(sample, host, monkeypatch, sampler):
     assert evaluated == 3 * math.ceil(STEPS / 2)
 
 
+# ---- parts of the frame with prompts of their own
+
+
+def _coupled(words: Tensor) -> Change:
+    """A pack's half of the picture for a prompt of its own: rows of these words beside the positive's, all repeated to one length,
+    and of what the two attend to the half each."""
+
+    def halves(q: Tensor, k: Tensor, _: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        sides = options["cond_or_uncond"]
+        length = math.lcm(k.shape[1], words.shape[1])
+        queries, keys = [], []
+        for side, own, context in zip(sides, q.chunk(len(sides)), k.chunk(len(sides)), strict=True):
+            queries += [own] * (2 - side)
+            keys.append(context.repeat(1, length // k.shape[1], 1))
+            if side == 0:
+                keys.append(words.to(k).repeat(len(own), length // words.shape[1], 1))
+        k = torch.cat(keys)
+        return torch.cat(queries), k, k
+
+    def together(y: Tensor, options: dict[str, Any]) -> Tensor:
+        sides, made = options["cond_or_uncond"], []
+        rows = list(y.chunk(sum(2 - side for side in sides)))
+        for side in sides:
+            parts = [rows.pop(0) for _ in range(2 - side)]
+            left = torch.arange(y.shape[1], device=y.device)[:, None] % 2
+            made.append(parts[0] if side else torch.where(left == 0, *parts))
+        return torch.cat(made)
+
+    def change(model: Any) -> None:
+        model.set_model_attn2_patch(halves)
+        model.set_model_attn2_output_patch(together)
+
+    return change
+
+
+@pytest.mark.parametrize("stage", ["base", "refiner"])
+def test_a_part_of_the_frame_with_words_of_its_own_sees_the_picture(sample, made, stage):
+    """The same words there as everywhere are as none: the picture's tokens, which the pack does not know, are with them."""
+    (words, _), *_ = made.positive if stage == "base" else made.words
+
+    assert relative_error(sample(_coupled(words), stage), sample(stage=stage)) < 1e-3
+    assert relative_error(sample(_coupled(words.flip(-1)), stage), sample(stage=stage)) > 1e-3
+
+
 # ---- what fits no more
 
 
