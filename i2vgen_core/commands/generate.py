@@ -375,8 +375,9 @@ def write_whole(out: Path, frames: torch.Tensor, fps: Fraction | float, sound: P
     """
     try:
         write_video(out, frames, fps, sound=sound)
-    except OSError as error:
-        found = f"'{out.parent}', where the video could not be written ({error.strerror or error})"
+    except (OSError, InputError) as error:  # the latter of a folder that takes nothing more since it was looked at
+        reason = error.found if isinstance(error, InputError) else error.strerror or error
+        found = f"'{out.parent}', where the video could not be written ({reason})"
         expected = "a folder with room to write"
         for folder in (Path(tempfile.gettempdir()), Path.home()):
             other = folder / f"{uuid.uuid4().hex[:8]}-{out.name}"

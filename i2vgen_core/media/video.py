@@ -1,6 +1,7 @@
 """Frames to a video file and back; and a contact sheet for looking at frames in one picture."""
 
 import os
+import tempfile
 import uuid
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -83,9 +84,12 @@ def check_video_file(
         raise InputError("the video file", "a file's name", found, "Use a shorter, plain name.") from error
     if not path.parent.is_dir():
         raise InputError("the video file", "a path in a folder that exists", f"'{path}'", "Create the folder first.")
-    if not os.access(path.parent, os.W_OK):
-        found = f"'{path.parent}', which may not be written to"
-        raise InputError("the video file", "a path in a folder of yours", found, "Choose another folder.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        found = f"'{path.parent}', which may not be written to ({error.strerror})"
+        raise InputError("the video file", "a path in a folder of yours", found, "Choose another folder.") from error
     if path.is_dir():
         raise InputError("the video file", "the path of a file", f"the folder '{path}'", "Add a file name.")
     check_target(path, inputs)

@@ -162,11 +162,14 @@ class Loop(Generic[Batch]):
                     seconds = (time.monotonic() - start) / (self.step - first)
                     logged = self._log(figures, rate, seconds, (last - self.step) * seconds)
                     figures = []
-                if self.step % config.save_every == 0 or ends:
+                saved = self.step % config.save_every == 0 or ends
+                if saved:
                     self._save()
                 for watch in self.watchers:
                     watch(self.step, logged)
                 if asked and self.step < last:
+                    if not saved:  # it came after the step, while that was logged or watched
+                        self._save()
                     raise Stopped(self.step)
 
     def averaged(self) -> AbstractContextManager[None]:

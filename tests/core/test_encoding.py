@@ -1,5 +1,6 @@
 """Frames into files: the ending says the format, the same frames give the same bytes, sound is kept, inputs stay."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -82,6 +83,17 @@ def test_other_endings_are_refused(tmp_path, name):
         with pytest.raises(InputError, match=r"the video file: expected a (name|number)"):
             refused()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_takes_no_file_is_said_before_the_work(tmp_path, monkeypatch):
+    """Whatever the system says of its permissions: to root, /proc is writable."""
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("i2vgen_core.media.video.tempfile.TemporaryFile", refuse)
+    with pytest.raises(InputError, match=r"which may not be written to \(Read-only file system\)"):
+        check_video_file(tmp_path / "a.mp4", 8)
 
 
 def test_an_input_is_never_the_output(tmp_path):

@@ -19,6 +19,7 @@ from test_encoding import heard, with_sound
 
 from i2vgen_core.__main__ import main
 from i2vgen_core.config import RELEASES
+from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import FRAME_SIZES, size_like
 from i2vgen_core.media.video import read_video, video_seconds, write_video
 
@@ -165,7 +166,8 @@ def test_what_is_refused_before_any_work(stubbed, tmp_path, monkeypatch, caplog,
 # ---------------------------------------------------------------- where it goes
 
 
-def test_a_full_disk_loses_no_frames(stubbed, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("kind", [OSError, InputError])
+def test_a_full_disk_loses_no_frames(stubbed, tmp_path, monkeypatch, caplog, kind):
     """The video is written elsewhere, and the message says where."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -174,7 +176,10 @@ def test_a_full_disk_loses_no_frames(stubbed, tmp_path, monkeypatch, caplog):
 
     def full(path, *arguments, **options):
         if Path(path).parent != elsewhere:
-            raise OSError(28, "No space left on device")
+            full = "No space left on device"
+            raise (
+                OSError(28, full) if kind is OSError else InputError("the video file", "a folder of yours", full, "Go.")
+            )
         write_video(path, *arguments, **options)
 
     monkeypatch.setattr("i2vgen_core.commands.generate.write_video", full)

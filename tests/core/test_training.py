@@ -98,6 +98,13 @@ class TestLoop:
         steps = [row["step"] for row in csv.DictReader((tmp_path / "parts" / LOG).open()) if row["figure"] == "loss"]
         assert steps == ["10", "20", "30", "34", "40", "50", "60"]
 
+    def test_a_signal_while_a_step_is_watched_saves_too(self, tmp_path):
+        loop = regression(tmp_path, self.CONFIG)
+        loop.watchers.append(lambda step, _: signal.raise_signal(signal.SIGTERM) if step == 7 else None)
+        with pytest.raises(Stopped, match="stopped at step 7"):
+            loop.run()
+        assert regression(tmp_path, self.CONFIG).step == 7
+
     def test_a_signal_at_the_last_step_changes_nothing(self, tmp_path):
         loop = regression(tmp_path, LoopConfig(steps=1))
         draw = loop.batch
