@@ -99,6 +99,20 @@ function offerFiles() {
   }
 }
 
+// The front end looks when a graph is opened. Here a choice is answered as well, in the block or in one that holds it.
+function answerChoices(node) {
+  for (const choice of node.widgets ?? []) {
+    if (![RELEASED[0], WITH_BASE].some((value) => choice.options?.values?.includes?.(value))) continue
+    const { callback } = choice
+    choice.callback = function (...values) {
+      callback?.apply(this, values)
+      forgetText(node) // of what was chosen before
+      offerFiles()
+      app.refreshMissingModels?.({ reloadDefs: false, silent: false })
+    }
+  }
+}
+
 // ---- the search for blocks
 
 // The front end ranks what it finds by the shown name and by the id, whichever fits better. Every id here begins with the
@@ -141,14 +155,7 @@ app.registerExtension({
   },
   afterConfigureGraph: offerFiles,
   nodeCreated(node) {
-    const choice = node.widgets?.find((each) => each.name === CHOICES[node.comfyClass])
-    if (!choice) return
-    const { callback } = choice
-    choice.callback = function (...values) {
-      callback?.apply(this, values)
-      forgetText(node) // of what was chosen before
-      offerFiles()
-    }
+    setTimeout(() => answerChoices(node)) // a block that holds others has their widgets by then
   },
   setup() {
     app.api.addEventListener('progress_text', ({ detail }) => showTextOutside(detail))

@@ -1,5 +1,9 @@
-"""`python -m tests.templates.drawn`: thumbnails of the templates whose files do not come with the pack, so that no run can
-show what they make. Above what goes in, below what comes of it, both drawn by hand and said to be."""
+"""Thumbnails of the templates whose files do not come with the pack, so that no run can show what they make.
+
+    python -m tests.templates.drawn
+
+After `make --pictures`, which gives them their graphs. Above is what goes in, below what comes of it, said to be drawn.
+"""
 
 from __future__ import annotations
 

@@ -34,6 +34,12 @@ TINY: dict[str, dict[str, Any]] = {"I2VGenXLGlobalEncode": {"frames": FRAMES}, "
 """A length and steps that take seconds, by node type."""
 
 
+_CARDS = (
+    "[...document.querySelectorAll('[data-testid^=template-workflow-]')].map(card => card.dataset.testid.slice(18))"
+)
+"""Titles that the templates' dialog shows, in their order."""
+
+
 def _saved_sizes(result, server) -> list[tuple[int, int, int]]:
     """Frames, height and width of every video that a run has saved, in the order of the nodes' ids."""
     found = []
@@ -65,8 +71,13 @@ def test_templates_are_offered(front_end):
         search.fill(words)
         dialog.get_by_test_id(f"template-workflow-{TITLES[name]}").wait_for()
     page.screenshot(path=front_end.screenshots / "templates_search.png")
+    search.fill("i2vgen")
+    page.wait_for_function(f"{_CARDS}[0] === {json.dumps(TITLES['cascade'])}")
     search.fill("")
     dialog.get_by_text("i2vgen_xl", exact=True).click()
+    page.wait_for_function(f"{_CARDS}.every(title => title.startsWith('I2VGen-XL '))")
+    listed = page.evaluate(_CARDS)
+    assert listed[0] == TITLES["cascade"] and listed == sorted(listed)
     for name in WORKFLOWS:
         card = dialog.get_by_test_id(f"template-workflow-{TITLES[name]}")
         card.scroll_into_view_if_needed()
