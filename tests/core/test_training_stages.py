@@ -33,7 +33,7 @@ from i2vgen_core.training.loop import CHECKPOINT, LoopConfig
 from i2vgen_core.training.recipe import parse_recipe
 from i2vgen_core.training.refiner import RefinerTraining, with_branch
 from i2vgen_core.training.stages import LORA, STAGES, TrainingJob
-from i2vgen_core.training.worse import worse
+from i2vgen_core.training.worse import blurred, worse
 
 
 @pytest.fixture(scope="module")
@@ -317,8 +317,10 @@ class TestHint:
 
     def test_clips_are_made_worse_in_four_ways_the_same_each_time(self):
         clip = World().clip(0, 64, 64, 2, 8).frames
-        made = [worse(clip, random.Random(seed)) for seed in range(12)]
+        made, outside = [worse(clip, random.Random(seed)) for seed in range(12)], blurred(clip, 1.5)
         assert all(torch.equal(each, worse(clip, random.Random(seed))) for seed, each in enumerate(made))
         assert all(each.shape == clip.shape and each.min() >= 0 and each.max() <= 1 for each in made)
         distances = {round((each - clip).square().mean().item(), 9) for each in made}
         assert 0 in distances and 6 < len(distances) < 12
+        with torch.autocast("cpu", torch.bfloat16):  # as the loop asks for a batch
+            assert torch.equal(blurred(clip, 1.5), outside)
