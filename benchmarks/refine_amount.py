@@ -11,14 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from statistics import fmean
 
-import kornia
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from i2vgen_core.cascade import Cascade
@@ -27,6 +23,7 @@ from i2vgen_core.media.spectrum import band_level, spatial_spectrum
 from i2vgen_core.media.world import caption, render, sample_scene
 from i2vgen_core.sampling.options import RefineOptions
 from i2vgen_core.training.judge import ssim
+from i2vgen_core.training.worse import blurred, compressed, noisy
 
 from .plot import Plot, draw
 
@@ -41,31 +38,13 @@ Figures = list[float]
 """PSNR in dB, SSIM, and the level of the high band in dB."""
 
 
-def _blurred(frames: Tensor, _: torch.Generator) -> Tensor:
-    return kornia.filters.gaussian_blur2d(frames.movedim(-1, 1), (9, 9), (1.5, 1.5)).movedim(1, -1)
-
-
-def _noisy(frames: Tensor, generator: torch.Generator) -> Tensor:
-    return (frames + 0.05 * torch.randn(frames.shape, generator=generator)).clamp(0, 1)
-
-
-def _compressed(frames: Tensor, _: torch.Generator) -> Tensor:
-    """As JPEG of quality 20."""
-    made = []
-    for frame in frames:
-        file = BytesIO()
-        Image.fromarray((255 * frame).round().byte().numpy()).save(file, "JPEG", quality=20)
-        made.append(torch.from_numpy(np.array(Image.open(file))).float() / 255)
-    return torch.stack(made)
-
-
 GIVEN: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "clean": lambda frames, _: frames,
-    "blurred": _blurred,
-    "noisy": _noisy,
-    "compressed": _compressed,
+    "blurred": lambda frames, _: blurred(frames, 1.5),
+    "noisy": lambda frames, generator: noisy(frames, 0.05, generator),
+    "compressed": lambda frames, _: compressed(frames, 20),
 }
-"""What is refined: a clip that is sharp, blurred by 1.5 pixels, with noise of 13 of 255, or compressed."""
+"""What is refined: a clip that is sharp, blurred by 1.5 pixels, with noise of 13 of 255, or a JPEG of quality 20."""
 
 
 def figures(frames: Tensor, truth: Tensor) -> Figures:

@@ -57,7 +57,8 @@ def sample_refiner(network: UNet, encoders: Encoders, clip: Sample) -> Tensor:
     frames = _blurred(clip.frames).to(_device(network))
     latent = encoders.latents(frames[None])[0]
     both = [network.prepare(text) for text in texts]
-    denoise = guided(network, stage.schedule, both, stage.settings.guidance, stage.settings.rescale)
+    hint = None if network.config.control is None else stage.hint(network.config.control, latent)
+    denoise = guided(network, stage.schedule, both, stage.settings.guidance, stage.settings.rescale, hint=hint)
     x = stage.add_noise(latent, stage.noise(tuple(latent.shape)).to(latent))
     return encoders.vae.decode(stage.sample(denoise, x) / VAE_SCALE, frames_per_batch=1).cpu()
 

@@ -17,7 +17,7 @@ from ..checkpoints.bundle import stored, write_index, write_tower, write_unet, w
 from ..checkpoints.load import open_base, open_refiner
 from ..checkpoints.read import read_config, read_state_dict
 from ..checkpoints.unet_keys import GLOBAL_ENCODER
-from ..config import UNetConfig
+from ..config import UNetConfig, release_of
 from ..errors import InputError, check_range
 from ..memory import DTYPES
 from ..network.unet import UNet
@@ -35,7 +35,7 @@ from .grow import grow_vae
 from .loop import Loop
 from .lora import add_lora, save_lora
 from .recipe import read_recipe
-from .refiner import RefinerTraining, build_refiner, train_refiner
+from .refiner import RefinerTraining, build_refiner, release_with_branch, train_refiner, with_branch
 from .samples import sample_base, sample_refiner
 from .vae import VAETraining, build_vae, fit_latent_rgb, normalise_latents, train_vae, unseen_pictures
 
@@ -219,12 +219,15 @@ def run_refiner(job: TrainingJob) -> None:
         network = build_refiner(config)
     else:
         network = _trainable(checkpoint.build_network(plan.dtype if config.lora_rank else torch.float32))
+    if config.hint:
+        network, release = _hinted(network, release, config.loop.seed)
     if config.lora_rank:
         torch.manual_seed(config.loop.seed)
         add_lora(network, config.lora_rank, config.lora_rank)
     encoders = Encoders(job.model, job.device, _encoder_type(job, config.loop.precision))
     source = job.source(config.data, config.loop.seed, config.buckets)
-    loop = train_refiner(network, encoders, source, job.run, config, job.device)
+    settings = release_of(network.config.kind, release)
+    loop = train_refiner(network, encoders, source, job.run, config, job.device, settings)
     _with_samples(job, loop, source, config, lambda clip: sample_refiner(network, encoders, clip))
     _with_left_out(job, loop, source, config)
 
@@ -236,6 +239,19 @@ def run_refiner(job: TrainingJob) -> None:
         )
 
     _finish(loop, job, write)
+
+
+def _hinted(network: UNet, release: dict[str, Any], seed: int) -> tuple[UNet, dict[str, Any]]:
+    """A refiner with a control branch that alone is trained, and its settings."""
+    if network.config.control is None:
+        torch.manual_seed(seed)
+        network, release = with_branch(network), release_with_branch(network.config.kind, release)
+    elif network.config.control.key_frames:
+        remedy = "Leave it out, or train the branch of STAR or of a plain refiner."
+        raise InputError("hint", "a refiner without key frames", network.config.kind, remedy)
+    network.requires_grad_(False)
+    network.VideoControlNet.requires_grad_(True)
+    return network, release
 
 
 def _with_samples(

@@ -9,12 +9,14 @@ import pytest
 import torch
 import toy
 
+from benchmarks.measure import live_peak
 from i2vgen_core.cascade import Cascade, inserted_like
 from i2vgen_core.config import HINTED, RELEASES, ControlConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.enlarge import held, padding_of
 from i2vgen_core.network.control import Hint
 from i2vgen_core.network.hooks import BlockHooks, Hooks
+from i2vgen_core.network.unet import UNet
 from i2vgen_core.parts import StageNetwork
 from i2vgen_core.sampling.options import RefineOptions
 from i2vgen_core.sampling.schedules import schedule_for
@@ -69,6 +71,21 @@ def test_both_guided_halves_share_what_they_can(networks, kind):
     for hook in hooks:
         hook.remove()
     assert rows == [3, 3 if kind == "star" else 2], "of one video, and of its key frames"
+
+
+def test_the_branch_adds_little_to_what_is_alive_at_once():
+    """Its features are made block by block, after the UNet's own way down. Counted at a width where blocks weigh most."""
+
+    def peak(kind):
+        sizes = {"channel_mult": (1, 2, 4, 4), "attention_levels": (True, True, True, False), "num_res_blocks": 2}
+        unet = UNet(replace(toy.config_of(kind), **sizes), device="meta").eval()
+        x = torch.empty(8, 4, 32, 32, device="meta")
+        text = torch.empty(1, 7, unet.config.context_dim, device="meta")
+        hint = Hint(x) if unet.config.control else None
+        return live_peak(lambda: unet(x, torch.zeros(1, device="meta"), text, 8, hint=hint))
+
+    plain = peak("vid2vid_xl")
+    assert all(1 < peak(kind) / plain < 1.3 for kind in HINTED)
 
 
 def test_inserted_frames_do_not_see_a_hint_directly(networks):

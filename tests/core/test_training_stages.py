@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -19,17 +20,20 @@ from i2vgen_core.__main__ import main
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_unet
 from i2vgen_core.checkpoints.lora import merge_lora
-from i2vgen_core.config import UNetConfig
+from i2vgen_core.config import ControlConfig, UNetConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import read_image, write_image
 from i2vgen_core.media.video import read_video
 from i2vgen_core.memory import DTYPES
+from i2vgen_core.network.control import Hint
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from i2vgen_core.training import base, diffusion, stages
 from i2vgen_core.training.data import World
 from i2vgen_core.training.loop import CHECKPOINT, LoopConfig
 from i2vgen_core.training.recipe import parse_recipe
+from i2vgen_core.training.refiner import RefinerTraining, with_branch
 from i2vgen_core.training.stages import LORA, STAGES, TrainingJob
+from i2vgen_core.training.worse import blurred, worse
 
 
 @pytest.fixture(scope="module")
@@ -273,3 +277,50 @@ class TestCommands:
     def test_seeds_are_a_range(self, seeds):
         with pytest.raises(SystemExit):
             main(["evaluate", f"--seeds={seeds}"])
+
+
+class TestHint:
+    """A control branch on a refiner (RefinerTraining.hint)."""
+
+    def test_it_begins_as_nothing(self):
+        config = toy.config_of("vid2vid_xl")
+        plain = toy.network(config)
+        hinted = with_branch(plain).eval()
+        given = toy.inputs(config) | {"hint": Hint(torch.randn(3, 4, 8, 8))}
+        with torch.no_grad():
+            assert toy.error(hinted(**given), plain(**toy.inputs(config))) < 1e-4
+        state, own = hinted.VideoControlNet.state_dict(), plain.state_dict()
+        assert all(torch.equal(state[key], own[key]) for key in state.keys() & own.keys())
+        assert len(state.keys() & own.keys()) > 100
+
+    @pytest.mark.slow
+    def test_the_branch_alone_is_trained_and_the_settings_stay(self, trained, tmp_path):
+        recipe = tmp_path / "recipe.json"
+        loop = {"steps": 2, "learning_rate": 0.1, "warmup": 1, "ema": 0}
+        recipe.write_text(json.dumps(SMALL["refiner"] | {"hint": True, "loop": loop}))
+        others = shutil.ignore_patterns("unet", "refiner")
+        shutil.copytree(trained / "model", tmp_path / "run", ignore=others)
+        STAGES["refiner"](TrainingJob(trained / "model", str(recipe), tmp_path / "run", dtype="fp32"))
+        before, made = open_unet(trained / "model" / "refiner"), open_unet(tmp_path / "run" / "refiner")
+        assert made.config.kind == "star" and made.config.control == ControlConfig()
+        assert all(torch.equal(made.network[key], value) for key, value in before.network.items())
+        trained_parts = {key for key in made.network if key.startswith("VideoControlNet.") and made.network[key].any()}
+        assert any(".zero_convs." in key for key in trained_parts)
+        assert replace(made.release, enlarging=0.0) == before.release
+        STAGES["refiner"](TrainingJob(tmp_path / "run", str(recipe), tmp_path / "further", dtype="fp32", until=1))
+
+    def test_what_cannot_have_a_branch_of_this_kind_is_said(self):
+        with pytest.raises(InputError, match="hint: expected a refiner without key frames, found venhancer"):
+            stages._hinted(toy.network(toy.config_of("venhancer")), {}, 0)
+        with pytest.raises(InputError, match="lora rank: expected 0 with a hint, found 4"):
+            RefinerTraining(hint=True, lora_rank=4)
+
+    def test_clips_are_made_worse_in_four_ways_the_same_each_time(self):
+        clip = World().clip(0, 64, 64, 2, 8).frames
+        made, outside = [worse(clip, random.Random(seed)) for seed in range(12)], blurred(clip, 1.5)
+        assert all(torch.equal(each, worse(clip, random.Random(seed))) for seed, each in enumerate(made))
+        assert all(each.shape == clip.shape and each.min() >= 0 and each.max() <= 1 for each in made)
+        distances = {round((each - clip).square().mean().item(), 9) for each in made}
+        assert 0 in distances and 6 < len(distances) < 12
+        with torch.autocast("cpu", torch.bfloat16):  # as the loop asks for a batch
+            assert torch.equal(blurred(clip, 1.5), outside)
