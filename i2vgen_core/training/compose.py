@@ -84,7 +84,9 @@ def compose_from(base: UNet, fps: float, seed: int = 0) -> UNet:
             tensor.copy_(learnt[name])
     first, known = network.state_dict()["input_blocks.0.0.weight"], learnt["input_blocks.0.0.weight"]
     first[:, : known.shape[1]] = known
-    network.time_embed[-1].bias += base.prepare(torch.zeros(1, 1, config.context_dim), torch.tensor([fps])).fps[0]
+    rate = base.prepare(torch.zeros(1, 1, config.context_dim), torch.tensor([fps])).fps
+    assert rate is not None
+    network.state_dict()["time_embed.2.bias"] += rate[0]
     return network
 
 
