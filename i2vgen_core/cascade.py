@@ -36,7 +36,7 @@ from .sampling.held import Held, free_at, hold
 from .sampling.options import BaseOptions, RefineOptions
 from .sampling.schedules import schedule_for
 from .sampling.solvers import Callback, Denoise
-from .sampling.stages import BaseStage, RefineStage
+from .sampling.stages import AnimateStage, BaseStage, FewStepStage, RefineStage, first_stage
 from .sampling.windows import Around
 
 
@@ -235,9 +235,6 @@ class Cascade(Parts):
             InputError: a setting that cannot be, or a video that this machine has not the memory for.
         """
         pictures = as_images(image)
-        if self.base.unet.config.kind not in BASES:
-            remedy = "Use family.compose or family.animate."
-            raise InputError("the network", "a base", self.base.unet.config.kind, remedy)
         settings = self._base_stage(options).settings
         pictures = pictures[:1].to(self.device)
         base, encoder = self.base.unet, self.base.global_encoder
@@ -314,6 +311,11 @@ class Cascade(Parts):
         noise = stage.noise(shape) if noise is None else noise
         check_shape("noise", noise.shape, shape, "Draw it in the shape of the conditions.")
         denoise, noise = self.denoiser(conditions, options, control), noise.to(self.device, torch.float32)
+        if isinstance(stage, FewStepStage):
+            if held is not None:
+                remedy = "Take a base of many steps."
+                raise InputError("what is given of the video", f"nothing for {settings.title}", "something", remedy)
+            return stage.sample(denoise, noise, callback) / VAE_SCALE
         if held is None:
             if options.denoise < 1:
                 raise InputError("denoise", "1 without a latent to begin from", f"{options.denoise:g}", "Give one.")
@@ -490,8 +492,13 @@ class Cascade(Parts):
         denoise = denoiser([positive, negative], settings.guidance, settings.rescale)
         return stage.sample(denoise, x, callback) / VAE_SCALE
 
-    def _base_stage(self, options: BaseOptions) -> BaseStage:
-        return BaseStage(options, self.base.release, schedule_for(self.base.unet.config.kind))
+    def _base_stage(self, options: BaseOptions) -> BaseStage | FewStepStage:
+        kind = self.base.unet.config.kind
+        if kind not in BASES:
+            raise InputError("the network", "a base", kind, "Use family.compose or family.animate.")
+        stage = first_stage(options, kind, self.base.release, schedule_for(kind))
+        assert not isinstance(stage, AnimateStage)
+        return stage
 
     def _refine_stage(self, options: RefineOptions) -> RefineStage:
         return RefineStage(options, self.refiner.release, schedule_for(self.refiner.unet.config.kind))

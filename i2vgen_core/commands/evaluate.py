@@ -26,10 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=Path, default=assets.FOLDER, metavar="DIR", help="model folder (the built-in tiny cascade)")
     add("--data", type=Path, metavar="DIR", help="prepared emoji, to be tried on instead of moving shapes")
-    add("--seeds", type=_seeds, metavar="A:B", help="held-out scenes A to B - 1 (0:64; of emoji 0:24)")
+    add(
+        "--seeds",
+        type=_seeds,
+        metavar="A:B",
+        help="held-out scenes A to B - 1 (0:64; of emoji 0:24, with --guides 0:16, with --teacher 0:32)",
+    )
     add("--refined", type=int, default=16, metavar="N", help="how many of them are refined too (%(default)s)")
     add("--ablations", action="store_true", help="the paper's ablations instead, at inference")
     add("--edits", action="store_true", help="edits by the first frame instead, with --seeds, --steps and --sheet")
+    add("--guides", action="store_true", help="of a composer: with each guide against without it")
+    add("--teacher", type=Path, metavar="DIR", help="of a base of few steps: beside the one that it was distilled from")
     add("--steps", type=int, help="of the base (the model's own)")
     add("--guidance", type=float, help="of the base (the model's own)")
     add("--solver", choices=BASE_SOLVERS, default="ddim", help="of the base (%(default)s)")
@@ -60,7 +67,18 @@ def run(options: argparse.Namespace) -> int:
     base.check()
     for file, strength in loras_of(options):
         cascade.add_lora(file, strength)
-    seeds = options.seeds or range(24 if options.data else 64)
+    if options.teacher:
+        from ..training.students import WITHIN, beside_teacher
+
+        teacher = Cascade(options.teacher, dtype=cascade.dtype, device=options.device)
+        rows, sheet = beside_teacher(cascade, teacher, options.seeds or range(32))
+        sys.stdout.write(plain_table(rows) + "\n")
+        _write_json(options.json, rows)
+        if options.sheet:
+            write_image(options.sheet, sheet)
+        nearer = list(rows.values())[-1]["nearer than the teacher, dB"]
+        return int(nearer is None or nearer < -WITHIN)
+    seeds = options.seeds or range(24 if options.data else 16 if options.guides else 64)
     if options.edits:
         from ..training.edits import edits
 
@@ -76,7 +94,11 @@ def run(options: argparse.Namespace) -> int:
             sys.stdout.write(plain_table(rows) + "\n\n")
         _write_json(options.json, tables)
         return 0
-    if options.data:
+    if options.guides:
+        from ..training.followed import followed
+
+        result = followed(cascade, seeds, base)
+    elif options.data:
         result = judge.judge(cascade, options.data, seeds, refined=options.refined, base=base)
     else:
         result = evaluate.evaluate(cascade, seeds, refined=options.refined, base=base)

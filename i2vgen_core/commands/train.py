@@ -16,7 +16,12 @@ logger = logging.getLogger("i2vgen_xl")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
     add = parser.add_argument
-    add("stage", choices=["vae", "clip", "base", "refiner"], help="what to train; the video networks need vae and clip")
+    stages = ["vae", "clip", "base", "refiner", "compose", "distil"]
+    add(
+        "stage",
+        choices=stages,
+        help="what to train; the video networks need vae and clip, a composer and few steps a base",
+    )
     add("--config", required=True, metavar="RECIPE", help="a JSON file, or the name of one in training/recipes")
     add(
         "--model",

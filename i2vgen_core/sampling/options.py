@@ -63,6 +63,7 @@ class FewStepOptions:
         frames: 1..4096.
         steps: 1..50.
         seed: of the noise, 0..2^64 - 1.
+        fps: motion's frame rate, 1..120, where the network reads it.
     """
 
     width: int | None = None
@@ -70,11 +71,12 @@ class FewStepOptions:
     frames: int | None = None
     steps: int | None = None
     seed: int = 0
+    fps: float | None = None
 
     def check(self) -> None:
         """Raises InputError for a setting that cannot be."""
         _check_size(self.width, self.height)
-        check_settings({name: getattr(self, name) for name in ("frames", "steps", "seed")})
+        check_settings({name: getattr(self, name) for name in ("frames", "steps", "seed", "fps")})
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ class FewStepStage:
     def __init__(self, options: FewStepOptions, release: Release, schedule: Schedule):
         options.check()
         self.options, self.schedule = options, schedule
-        names = ("width", "height", "frames", "steps")
+        names = ("width", "height", "frames", "steps", "fps")
         self.settings = _with(release, {name: getattr(options, name) for name in names})
         check_size(self.settings.width, self.settings.height)
         self.timesteps = lcm_timesteps(self.settings.steps)
@@ -258,7 +258,7 @@ def first_stage(options: BaseOptions, kind: Kind, release: Release, schedule: Sc
         return AnimateStage(AnimateOptions(**{name: getattr(options, name) for name in read}), release, schedule)
     if options.guidance not in (None, 1):
         raise InputError("guidance scale", "1, since guidance is in the weights", f"{options.guidance:g}", remedy)
-    names = ("width", "height", "frames", "steps", "seed")
+    names = ("width", "height", "frames", "steps", "seed", "fps")
     return FewStepStage(FewStepOptions(**{name: getattr(options, name) for name in names}), release, schedule)
 
 

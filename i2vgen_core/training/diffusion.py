@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
 from ..config import VAE_SCALE
 from ..encoders.clip import ImageEncoder
+from ..media.guides import stretched_clip_pixels
 from ..media.images import clip_pixels
 from ..memory import encoding_bytes
 from ..network.attention import Attention, scaled_dot_product_attention
@@ -87,11 +88,19 @@ class Encoders:
         return tokens[torch.tensor([distinct.index(text) for text in texts], device=tokens.device)]
 
     def images(self, images: Tensor) -> Tensor:
-        """CLIP image embeddings [b, 1, image_dim] of images [b, H, W, 3]."""
+        """CLIP image embeddings [b, 1, image_dim] of images [b, H, W, 3], as a base reads them."""
+        pixels = clip_pixels(images, images.shape[2], self._image_encoder().config.image_size)
+        return self._image_encoder().encode(pixels)[:, None]
+
+    def stretched_images(self, images: Tensor) -> Tensor:
+        """The same as a composer reads them: not cropped, but stretched."""
+        pixels = stretched_clip_pixels(images, self._image_encoder().config.image_size)
+        return self._image_encoder().encode(pixels)[:, None]
+
+    def _image_encoder(self) -> ImageEncoder:
         if self._image is None:
             self._image = load_image_encoder(self._folder / "image_encoder", **self._place)
-        pixels = clip_pixels(images, images.shape[2], self._image.config.image_size)
-        return self._image.encode(pixels)[:, None]
+        return self._image
 
 
 def draw_timesteps(count: int, levels: int, bias: float, generator: torch.Generator) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.bundle import stored, write_index, write_tower, write_unet, write_vae
-from ..checkpoints.load import open_base, open_refiner
+from ..checkpoints.load import UNetCheckpoint, open_base, open_refiner
 from ..checkpoints.read import read_config, read_state_dict
 from ..checkpoints.unet_keys import GLOBAL_ENCODER
-from ..config import UNetConfig, release_of
+from ..config import COMPOSERS, UNetConfig, release_of
 from ..errors import InputError, check_range
 from ..memory import DTYPES
 from ..network.unet import UNet
@@ -28,14 +28,16 @@ from .budget import Plan
 from .cache import LISTING as ENCODED
 from .cache import Cached
 from .clip import CLIPTraining, build_clip, standardise_tokens, train_clip
+from .compose import ComposeTraining, compose_from, train_compose
 from .data import Folder, Sample, Source
 from .diffusion import Encoders
+from .distil import DistilTraining, train_distil
 from .emoji import LISTING
 from .grow import grow_vae
 from .loop import Loop
 from .lora import add_lora, save_lora
 from .recipe import read_recipe
-from .refiner import RefinerTraining, build_refiner, release_with_branch, train_refiner, with_branch
+from .refiner import RefinerTraining, build_refiner, train_refiner
 from .samples import sample_base, sample_refiner
 from .vae import VAETraining, build_vae, fit_latent_rgb, normalise_latents, train_vae, unseen_pictures
 
@@ -175,22 +177,13 @@ def run_base(job: TrainingJob) -> None:
         longest = max(config.shapes, key=lambda shape: shape.frames)
         release = {"width": config.width, "height": config.height, "frames": longest.frames, "fps": longest.fps[-1]}
     else:
-        encoder = checkpoint.build_global_encoder(torch.float32)
-        if encoder is None:
-            remedy = "Train an I2VGen-XL base."
-            raise InputError(str(folder), "a base with a global encoder", checkpoint.config.kind, remedy)
-        network = checkpoint.build_network(plan.dtype if config.lora_rank else torch.float32)
-        base = TrainedBase(_trainable(network), _trainable(encoder))
+        base = _base_of(checkpoint, plan.dtype if config.lora_rank else torch.float32)
     if config.lora_rank:
         base.requires_grad_(False)
         torch.manual_seed(config.loop.seed)
         add_lora(base.network, config.lora_rank, config.lora_rank)
     encoders = Encoders(job.model, job.device, _encoder_type(job, config.loop.precision))
-    source: Source | Cached
-    if job.data is not None and (job.data / ENCODED).is_file():
-        source = Cached(job.data, job.device)
-    else:
-        source = job.source(config.data, config.loop.seed, config.buckets)
+    source = _clips(job, config.data, config.loop.seed, config.buckets)
     loop = train_base(base, encoders, source, job.run, config, job.device)
     _with_samples(job, loop, source, config, lambda clip: sample_base(base, encoders, clip))
     _with_left_out(job, loop, source, config)
@@ -198,11 +191,31 @@ def run_base(job: TrainingJob) -> None:
     def write() -> None:
         if config.lora_rank:
             return write_lora(job, base.network)
-        state = {**base.network.state_dict()}
-        state |= {GLOBAL_ENCODER + key: value for key, value in base.encoder.state_dict().items()}
-        return write_unet(job.result / "unet", base.network.config, stored(state, DTYPES[job.dtype]), release)
+        return _write_base(job, base, release)
 
     _finish(loop, job, write)
+
+
+def _base_of(checkpoint: UNetCheckpoint, dtype: torch.dtype = torch.float32) -> TrainedBase:
+    """A checkpoint's network, and its global encoder in float32. Raises InputError where it has none."""
+    encoder = checkpoint.build_global_encoder(torch.float32)
+    if encoder is None:
+        kind = checkpoint.config.kind
+        raise InputError("the network", "a base with a global encoder", kind, "Train an I2VGen-XL base.")
+    return TrainedBase(_trainable(checkpoint.build_network(dtype)), _trainable(encoder))
+
+
+def _clips(job: TrainingJob, world: Source, seed: int, buckets: bool = False) -> Source | Cached:
+    """A base's clips, which may be encoded already."""
+    if job.data is not None and (job.data / ENCODED).is_file():
+        return Cached(job.data, job.device)
+    return job.source(world, seed, buckets)
+
+
+def _write_base(job: TrainingJob, base: TrainedBase, release: Mapping[str, Any]) -> None:
+    state = {**base.network.state_dict()}
+    state |= {GLOBAL_ENCODER + key: value for key, value in base.encoder.state_dict().items()}
+    write_unet(job.result / "unet", base.network.config, stored(state, DTYPES[job.dtype]), release)
 
 
 def run_refiner(job: TrainingJob) -> None:
@@ -252,6 +265,61 @@ def _hinted(network: UNet, release: dict[str, Any], seed: int) -> tuple[UNet, di
     network.requires_grad_(False)
     network.VideoControlNet.requires_grad_(True)
     return network, release
+
+
+def run_compose(job: TrainingJob) -> None:
+    """Trains a composer on the world of shapes: the folder's, or a new one that begins with its I2VGen-XL base."""
+    config = read_recipe(ComposeTraining, job.recipe)
+    job.check("unet")
+    if job.data is not None:
+        remedy = "Leave it out: of other videos depth, motion and holes are not known."
+        raise InputError("--data", "none for a composer", f"'{job.data}'", remedy)
+    checkpoint = open_base(job.model / "unet")
+    kind, release = checkpoint.config.kind, read_config(job.model / "unet").get("release", {})
+    if kind in COMPOSERS:
+        network = _trainable(checkpoint.build_network(torch.float32))
+    elif kind == "i2vgen_xl":
+        _check_beside(job)
+        longest = max(config.shapes, key=lambda shape: shape.frames)
+        network = compose_from(checkpoint.build_network(torch.float32), longest.fps[0], config.loop.seed)
+        release |= {"title": f"Composer on {release.get('title', 'I2VGen-XL base')}", "prompt_suffix": ""}
+        release |= {"width": config.width, "height": config.height, "frames": longest.frames, "fps": longest.fps[0]}
+    else:
+        raise InputError(str(job.model / "unet"), "a composer or an I2VGen-XL base", kind, "Name another model.")
+    encoders = Encoders(job.model, job.device, _encoder_type(job, config.loop.precision))
+    loop = train_compose(network, encoders, job.run, config, job.device)
+
+    def write() -> None:
+        state = stored(network.state_dict(), DTYPES[job.dtype])
+        write_unet(job.result / "unet", network.config, state, release)
+
+    _finish(loop, job, write)
+
+
+def run_distil(job: TrainingJob) -> None:
+    """Distils the base of the model's folder into one of few steps, with its global encoder."""
+    config = read_recipe(DistilTraining, job.recipe)
+    job.check("unet")
+    _check_beside(job)
+    folder = job.model / "unet"
+    checkpoint, own = open_base(folder), read_config(folder).get("release", {})
+    release = release_of(checkpoint.config.kind, own)
+    if checkpoint.config.kind != "i2vgen_xl" or release.sampler != "ddim":
+        remedy = "Train an I2VGen-XL base."
+        raise InputError(str(folder), "a base with a global encoder, for many steps", release.title, remedy)
+    student, teacher = (_base_of(checkpoint) for _ in range(2))
+    encoders = Encoders(job.model, job.device, _encoder_type(job, config.loop.precision))
+    guidance = release.guidance if config.guidance is None else config.guidance
+    source, negative = _clips(job, config.data, config.loop.seed), release.negative_prompt
+    loop = train_distil(student, teacher, encoders, source, job.run, config, guidance, negative, job.device)
+    own |= {"title": f"{release.title}, few steps", "sampler": "lcm", "steps": 4, "guidance": 1.0}
+    _finish(loop, job, lambda: _write_base(job, student, own))
+
+
+def _check_beside(job: TrainingJob) -> None:
+    """Raises InputError where what is trained would be written over the base that it begins with."""
+    if job.result.resolve() == job.model.resolve():
+        raise InputError("--out", "another folder than --model", f"'{job.model}'", "Name one: the base is kept.")
 
 
 def _with_samples(
@@ -339,6 +407,8 @@ STAGES: dict[str, Callable[[TrainingJob], None]] = {
     "clip": run_clip,
     "base": run_base,
     "refiner": run_refiner,
+    "compose": run_compose,
+    "distil": run_distil,
 }
 
 

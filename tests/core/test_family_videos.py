@@ -1,6 +1,7 @@
 """Videos of the networks beside the cascade's, from the library and the command line, and what is said of wrong inputs."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ from i2vgen_core.family import Driving, animate, compose, pose_pictures
 from i2vgen_core.media.guides import Guides
 from i2vgen_core.media.images import write_image
 from i2vgen_core.poses.keypoints import poses_of_whole_body
-from i2vgen_core.sampling.options import AnimateOptions, BaseOptions
+from i2vgen_core.sampling.options import AnimateOptions, BaseOptions, RefineOptions
 
 FOLDER = toy.GOLDEN / "unianimate"
 POINTS = load_file(FOLDER / "pose.safetensors")
@@ -145,3 +146,25 @@ def test_the_command_animates(folders, files, caplog):
     (files / "reference.json").write_text("{", encoding="utf-8")
     assert main([str(word) for word in [*command, *said]]) == 2
     assert "a JSON file of keypoints" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tft2v_composer", "animate_x", "text2video"])
+def test_a_refinement_is_what_it_is_after_a_base(tmp_path, kind):
+    """The same frames and noise give the same bits, whatever network is in the folder's unet/ and has run."""
+    scaffold(tmp_path / "base", toy.SIZE)
+    shutil.copytree(tmp_path / "base", tmp_path / "other", ignore=shutil.ignore_patterns("unet"))
+    scaffold(tmp_path / "kind", toy.SIZE, base=kind)
+    (tmp_path / "kind" / "unet").rename(tmp_path / "other" / "unet")
+    base, cascade = Cascade(tmp_path / "base"), Cascade(tmp_path / "other")
+    if kind == "animate_x":
+        driving, reference = poses()
+        options, moves = AnimateOptions(width=64, height=64, frames=3, steps=1), Driving(pictures(3), driving)
+        latent = animate(cascade, pictures(1), pose_pictures(driving, reference), options, driving=moves)
+    else:
+        latent = compose(cascade, "a fox", None, SMALL)
+    refine = RefineOptions(width=64, height=80, steps=1, seed=5)
+    refined = [
+        each.sample_refiner(each.encode_video(each.decode(latent), refine), "a fox", refine) for each in (cascade, base)
+    ]
+    assert refined[0].isfinite().all() and torch.equal(*refined)

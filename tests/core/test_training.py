@@ -18,14 +18,16 @@ from i2vgen_core.config import TIMESTEPS, UNetConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.sampling.schedules import cosine_zero_snr
 from i2vgen_core.training import base, clip, diffusion, refiner, vae
+from i2vgen_core.training.compose import ComposeTraining
 from i2vgen_core.training.data import World
+from i2vgen_core.training.distil import DistilTraining
 from i2vgen_core.training.loop import CHECKPOINT, LOG, Loop, LoopConfig, Stopped
 from i2vgen_core.training.muon import orthogonal
 from i2vgen_core.training.recipe import BUILT_IN, parse_recipe, read_recipe
 from i2vgen_core.training.watch import draw_curves, read_log
 
 STAGE_OF_RECIPE = {"vae": vae.VAETraining, "clip": clip.CLIPTraining, "base": base.BaseTraining}
-STAGE_OF_RECIPE["refiner"] = refiner.RefinerTraining
+STAGE_OF_RECIPE |= {"refiner": refiner.RefinerTraining, "compose": ComposeTraining, "distil": DistilTraining}
 
 
 def regression(folder: Path, config: LoopConfig) -> Loop[torch.Tensor]:
