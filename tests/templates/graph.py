@@ -41,6 +41,10 @@ _ROOM = {
     "SaveVideo": 360,
     "I2VGenXLBaseSampler": 620,
     "I2VGenXLRefineSampler": 700,
+    "I2VGenXLPrompt": 200,
+    "I2VGenXLShots": 680,
+    "I2VGenXLCtrlAdapterLoader": 130,
+    "ControlNetLoader": 120,
     "KSampler": 520,
     "SamplerCustomAdvanced": 370,
 }
