@@ -19,7 +19,7 @@ _STORY = """8: A brown star resting in place.
 A brown star travelling quickly towards the right.
 A brown star rotates quickly in a clockwise direction.
 A brown star slides quickly to the bottom."""
-_WORDS = "A (green:1.2) triangle slides gently up."
+_WORDS = "A [green] triangle slides gently up."
 _WRITER = "gemma4_e4b_it_fp8_scaled.safetensors"
 
 

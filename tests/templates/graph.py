@@ -42,7 +42,7 @@ _ROOM = {
     "I2VGenXLBaseSampler": 620,
     "I2VGenXLRefineSampler": 700,
     "I2VGenXLPrompt": 200,
-    "I2VGenXLShots": 680,
+    "I2VGenXLShots": 760,
     "I2VGenXLCtrlAdapterLoader": 130,
     "ControlNetLoader": 120,
     "KSampler": 520,

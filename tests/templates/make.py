@@ -65,9 +65,9 @@ THUMBNAILS: dict[str, tuple[tuple[str, int | str], tuple[str, int | str]]] = {
     "camera": (_PICTURE, ("the camera pans", -1)),
     "shots": (_PICTURE, ("a story of four shots", -1)),
     "prompt_help": (_PICTURE, ("a prompt, checked", -1)),
-    "video_recolour": (_PICTURE, ("the whole clip follows", -1)),
-    "video_image_edit": (("an edited first frame", 0), ("the whole clip follows", -1)),
-    "video_style": (("a style for one frame", 0), ("the whole clip follows", -1)),
+    "video_recolour": (("its first frame, painted", 0), ("the whole clip follows", -1)),
+    "video_image_edit": (("its first frame, for a model", 0), ("before and after", -1)),
+    "video_style": (("a style for its first frame", 0), ("the whole clip follows", -1)),
 }
 """What the two halves of a thumbnail say and show: which of the run's pictures and videos, in the order of the nodes' ids,
 or a file of an earlier one."""

@@ -457,8 +457,8 @@ Memory is that of the longest shot, time that of all. *overlap* is how many fram
 
 PROMPT_HELP = f"""# Help with the prompt
 
-*Prompt* says what a prompt lacks: what is too long for CLIP, names no motion, is not English, or does nothing here. Weights in brackets, as \
-in these words, do nothing. The hints are below; what goes on to *CLIP Encode* is the prompt.
+*Prompt* says what a prompt lacks: what is too long for CLIP, names no motion, is not English, or does nothing here. Square brackets, as \
+in these words, change no weight. The hints are below; what goes on to *CLIP Encode* is the prompt.
 
 **A text model writes it.** Group 3 is bypassed as it opens, since its file does not come with ComfyUI. Select it, press Ctrl+B, and ComfyUI \
 offers the download of Gemma 4 (text_encoders). It sees the picture, and makes a caption of a few words in any language that it knows. Qwen's does too.
