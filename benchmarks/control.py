@@ -11,8 +11,9 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import torch
 from torch import Tensor
@@ -38,8 +39,10 @@ _SHOWN = 5
 """Frames of a sheet's row."""
 _ACROSS, _DOWN = 0.3, 0.2
 """How far a shape is dragged, in widths and heights."""
-_PANNED = 0.25
-"""How far the camera pans, in widths; what a prompt tells of alone goes half as far."""
+_NEAR = 6.0
+"""% of the width that a dragged thing may be off its path."""
+_CAMERA = {"pan": 0.25, "tilt": 0.25, "zoom": 1.3, "roll": 15.0}
+"""How the camera moves, in widths, heights, times and degrees. Of these the world has words for a pan, half as far."""
 
 Runs = dict[int, dict[str, Tensor]]
 
@@ -84,9 +87,14 @@ def run(cascade: Cascade, case: Case) -> dict[str, Tensor]:
     rough = drag_of(dragged)
     made |= {"drag, rough": rough.frames}
     made |= videos(dragged, {"drag, without": None, "drag": follow(cascade, rough, options)})
-    rough = camera(first, *cascade.video_size(options), pan=pan_of(case))
-    made |= {"camera, rough": rough.frames}
-    return made | videos(turned, {"camera, without": None, "camera": follow(cascade, rough, options)})
+    for name in _CAMERA:
+        rough = camera(first, *cascade.video_size(options), **move_of(case, name))
+        told = turned if name == "pan" else still_case(case)
+        given = {name: follow(cascade, rough, options)}
+        if _without(name) not in made:
+            given |= {_without(name): None}
+        made |= {f"{name}, rough": rough.frames} | videos(told, given)
+    return made
 
 
 def dragged_case(case: Case) -> Case:
@@ -111,15 +119,25 @@ def drag_of(case: Case) -> Rough:
     return drag(case.truth.frames[:1], part, path.tolist(), width, height, frames)
 
 
-def camera_case(case: Case) -> Case:
-    """The scene whose shapes stay, told that the camera pans: of its moves, the one that the world has words for."""
+def still_case(case: Case) -> Case:
+    """The scene whose shapes stay."""
     shapes = tuple(replace(shape, motion="still") for shape in case.scene.shapes)
-    return _told(case, replace(case.scene, shapes=shapes, pan=math.copysign(TRAVEL["slowly"], pan_of(case))))
+    return _told(case, replace(case.scene, shapes=shapes))
 
 
-def pan_of(case: Case) -> float:
-    """The camera's, in widths: to the side on which the main shape stays in sight."""
-    return math.copysign(_PANNED, case.scene.shapes[0].x - 0.5)
+def camera_case(case: Case) -> Case:
+    """The scene whose shapes stay, told that the camera pans."""
+    scene, pan = still_case(case).scene, move_of(case, "pan")["pan"]
+    return _told(case, replace(scene, pan=math.copysign(TRAVEL["slowly"], pan)))
+
+
+def move_of(case: Case, name: str, share: float = 1.0) -> dict[str, float]:
+    """A share of a camera's move, for warp.camera: pans and tilts go to the side on which the main shape stays in sight."""
+    main, far = case.scene.shapes[0], _CAMERA[name]
+    if name == "zoom":
+        return {name: far**share}
+    at = {"pan": main.x, "tilt": main.y}.get(name, 1.0)
+    return {name: share * math.copysign(far, at - 0.5)}
 
 
 def _told(case: Case, scene: Scene) -> Case:
@@ -143,15 +161,29 @@ def outside(case: Case, frames: Tensor) -> float:
     return psnr(frames[:, apart][:, None], case.truth.frames[:, apart][:, None])
 
 
-def moved(case: Case, frames: Tensor) -> float:
-    """The share of the pan that brings a video's first frame nearest to its last one."""
+def moved(case: Case, frames: Tensor, name: str) -> float:
+    """The share of a camera's move that brings a video's first frame nearest to its last one."""
     height, width = frames.shape[1:3]
 
     def distance(share: float) -> float:
-        rough = camera(frames[:1], width, height, 2, pan=share * pan_of(case))
+        rough = camera(frames[:1], width, height, 2, **move_of(case, name, share))
         return (rough.frames[-1] - frames[-1])[rough.mask[-1] > 0].square().mean().item()
 
     return min((number / 20 for number in range(-20, 41)), key=distance)
+
+
+def directions(judged: Sequence[Case], runs: Runs, given: bool) -> float:
+    """% of the scenes and moves in which the camera goes the right way, a quarter as far as it is asked or more."""
+    right = []
+    for name in _CAMERA:
+        video = name if given else _without(name)
+        right += [moved(case, runs[case.seed][video], name) >= 0.25 for case in judged]
+    return 100 * mean(right)
+
+
+def _without(name: str) -> str:
+    """The run that a camera's move is compared with: no words tell the moves but the pan apart."""
+    return "pan, without" if name == "pan" else "tilt, without"
 
 
 def jump(frames: Tensor) -> float:
@@ -192,15 +224,35 @@ def rows(judged: Sequence[Case], runs: Runs) -> list[tuple[str, str, float, floa
         ),
         (
             "drag: the thing's greatest distance from its path, % of the width",
-            "6 or less",
+            "",
             *medians("drag, without", "drag", lambda case, frames: off_the_way(dragged_case(case), frames)),
+        ),
+        (
+            f"drag: scenes in which it is never further than {_NEAR:g} %, %",
+            "90 or more",
+            *(
+                100 * mean(off_the_way(dragged_case(case), runs[case.seed][name]) <= _NEAR for case in judged)
+                for name in ("drag, without", "drag")
+            ),
         ),
         (
             "drag: the picture elsewhere, PSNR, dB",
             "1 less at most",
             *medians("drag, without", "drag", lambda case, frames: outside(dragged_case(case), frames)),
         ),
-        ("camera: share of a pan that is seen", "0.7 to 1.3", *medians("camera, without", "camera", moved)),
+        (
+            "camera: pans, tilts, zooms and rolls that go the right way, %",
+            "95 or more",
+            *(directions(judged, runs, given) for given in (False, True)),
+        ),
+        *(
+            (
+                f"camera: share of a {name} that is seen",
+                "0.7 to 1.3",
+                *medians(_without(name), name, partial(moved, name=name)),
+            )
+            for name in _CAMERA
+        ),
     ]
 
 
@@ -217,7 +269,7 @@ def write(judged: Sequence[Case], runs: Runs) -> None:
         "mask": (None, "without"),
         "last": (None, "without"),
         "drag": ("drag, rough", "drag, without"),
-        "camera": ("camera, rough", "camera, without"),
+        **{name: (f"{name}, rough", _without(name)) for name in _CAMERA},
     }
     for name, (above, without) in shown.items():
         parts = []

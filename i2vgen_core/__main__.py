@@ -6,12 +6,16 @@ import argparse
 import importlib
 import io
 import logging
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import __version__
 from .commands import pages
-from .errors import InputError
+from .errors import NO_ROOM, InputError
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -39,15 +43,37 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a console of few characters, or a pipe, stops nothing
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser(arguments).parse_args(arguments)
     try:
-        return options.command(options) or 0
+        with _ended_by_sigterm():
+            options = _parser(arguments).parse_args(arguments)
+            return options.command(options) or 0
     except InputError as error:
         logger.error("error: %s", error)
+        return 2
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        found, remedy = f"none ({error.strerror})", "Free some, or choose another folder."
+        logger.error("error: %s", InputError(str(error.filename or "the disk"), "room to write", found, remedy))
         return 2
     except KeyboardInterrupt:
         logger.error("stopped")
         return 130
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """While it lasts, SIGTERM ends a command as Ctrl-C does, unless it is handled or ignored: what is unfinished is removed."""
+    handler = signal.getsignal(signal.SIGTERM)
+    in_main_thread = threading.current_thread() is threading.main_thread()  # signals come there alone
+    if not in_main_thread or handler != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ from .media.enlarge import (
     without_padding,
 )
 from .media.given import ImageLike, as_images
-from .media.images import check_images, check_size, clip_pixels, resize_video, size_like, video_frame
+from .media.images import check_images, check_size, clip_pixels, nearest_side, resize_video, size_like, video_frame
 from .network.acceleration import EXACT
 from .network.evaluation import Prepared
 from .parts import Parts
@@ -98,15 +98,15 @@ def sized_like(frames: Tensor, options: RefineOptions, release: Release) -> Refi
     if options.width is None and options.height is None:
         usual = size_like(width, height, (release.width, release.height))
         return replace(options, width=usual[0], height=usual[1])
-    wide = options.width or max(64, 8 * round((options.height or 0) * width / height / 8))
-    return replace(options, width=wide, height=options.height or max(64, 8 * round(wide * height / width / 8)))
+    wide = options.width or nearest_side((options.height or 0) * width / height)
+    return replace(options, width=wide, height=options.height or nearest_side(wide * height / width))
 
 
 class Cascade(Parts):
     """The cascade on its parts, which it reads from a folder when a stage first needs them, and keeps until freed.
 
-    `cascade(image, prompt)` makes a video in one call. `condition`, `sample_base`, `decode`, `encode_video` and
-    `sample_refiner` are its steps. A part may be replaced by assignment: `cascade.vae = load_vae("other.safetensors")`.
+    `cascade(image, prompt)` makes a video in one call, and `refine` runs the second stage alone. `condition`,
+    `sample_base`, `decode`, `encode_video`, `sample_refiner` and `decode_refined` are their steps. A part may be replaced by assignment: `cascade.vae = load_vae("other.safetensors")`.
 
     Args:
         folder: `unet/ vae/ text_encoder/ image_encoder/ tokenizer/`, and `refiner/` for the second stage; the built-in
@@ -175,19 +175,44 @@ class Cascade(Parts):
         video = self._decode_until(cancel, self.sample_base(conditions, base, held=held, callback=counted(0)))
         if not refines:
             return Videos(video)
-        latent = self.encode_video(video, refine)
-        refined_prompt = prompt if refine_prompt is None else refine_prompt
+        prompt = prompt if refine_prompt is None else refine_prompt
+        return Videos(video, self.refine(video, prompt, refine, callback=counted(first), cancel=cancel))
+
+    @checked
+    def refine(
+        self,
+        frames: Tensor,
+        prompt: str,
+        options: RefineOptions | None = None,
+        *,
+        callback: Callback | None = None,
+        cancel: Event | None = None,
+    ) -> Tensor:
+        """Runs the second stage on a video, of the base or of any other origin: encode_video, sample_refiner, decode_refined.
+
+        Args:
+            frames: [F, H, W, 3] in 0..1.
+            prompt: a short one; the release's suffix is appended.
+            options: the release's if None.
+            callback: see solvers.Callback.
+            cancel: looked at between a step's windows, and between the frames that are decoded.
+
+        Returns:
+            Images [F, H, W, 3] in 0..1 of the refined size; more of them where the network inserts frames (VEnhancer).
+
+        Raises:
+            InputError: a setting, video or prompt that cannot be.
+            Cancelled: `cancel` was set.
+        """
+        options = options or RefineOptions()
+        latent, canvas = self.encode_video(frames, options), self.canvas(frames, options)
 
         def look_between(make: Callable[[], Tensor]) -> Tensor:
             _stop_if(cancel)
             return make()
 
-        latent = self.sample_refiner(latent, refined_prompt, refine, callback=counted(first), around=look_between)
-        canvas = self.canvas(video, refine)
-        if canvas is None:
-            return Videos(video, self._decode_until(cancel, latent))
-        _stop_if(cancel)
-        return Videos(video, self.decode_refined(latent, canvas))
+        latent = self.sample_refiner(latent, prompt, options, callback=callback, around=look_between)
+        return self._refined(self._decode_until(cancel, latent), canvas)
 
     def _decode_until(self, cancel: Event | None, latent: Tensor) -> Tensor:
         frames = []
@@ -346,10 +371,12 @@ class Cascade(Parts):
             height, width = self._enlarged_size(images, options)
             padding = self._padding(height, width)
             sides = width + padding.left + padding.right, height + padding.top + padding.bottom
-            frames = held(images, stage.settings.inserted)
-            self.check_video(self.refiner.unet, max(map(len, stage.windows(len(frames)))), *sides)
-            ready = (padded(enlarged(frame, height, width), padding) for frame in frames.split(1))
-            return torch.cat([self.vae.encode(each.to(self.device), frames_per_batch=1).cpu() for each in ready])
+            inserted = stage.settings.inserted
+            frames = (len(images) - 1) * (inserted + 1) + 1
+            self.check_video(self.refiner.unet, max(map(len, stage.windows(frames))), *sides)
+            ready = (padded(enlarged(frame, height, width), padding) for frame in images.split(1))
+            latents = [self.vae.encode(each.to(self.device), frames_per_batch=1).cpu() for each in ready]
+            return held(torch.cat(latents), inserted)  # a frame that is held has the latent of its own
         width = options.width or self.refiner.release.width
         height = options.height or self.refiner.release.height
         check_size(width, height)
@@ -390,13 +417,16 @@ class Cascade(Parts):
         Returns:
             Images [frames, H, W, 3] in 0..1, without what was put around them, in the originals' colours.
         """
+        return self._refined(self.decode(latent), canvas)
+
+    def _refined(self, frames: Tensor, canvas: Canvas | None) -> Tensor:
         if canvas is None:
-            return self.decode(latent)
-        frames = [without_padding(self.decode(frame), canvas.padding) for frame in latent.split(1)]
-        if canvas.originals is not None:
-            originals = canvas.originals.to(frames[0]).split(1)
-            frames = [match_statistics(*pair) for pair in zip(frames, originals, strict=True)]
-        return torch.cat(frames)
+            return frames
+        frames = without_padding(frames, canvas.padding)
+        if canvas.originals is None:
+            return frames
+        pairs = zip(frames.split(1), canvas.originals.to(frames).split(1), strict=True)
+        return torch.cat([match_statistics(*pair) for pair in pairs])
 
     @checked
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import numbers
 import types
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What the system says where a disk takes no more."""
 
 _WORDS = {
     "str": "text",

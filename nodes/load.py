@@ -125,7 +125,7 @@ class RefinerLoader(io.ComfyNode):
             node_id="I2VGenXLRefinerLoader",
             display_name="I2VGen-XL Refiner Loader",
             category=CATEGORY,
-            description="Loads the second stage, MS-Vid2Vid-XL or VGen's SR600.",
+            description="Loads the second stage: MS-Vid2Vid-XL, VGen's SR600, STAR or VEnhancer.",
             inputs=[
                 io.Combo.Input(
                     "model_name",

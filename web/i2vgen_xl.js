@@ -118,6 +118,17 @@ function rankBehindWholeStages(definition) {
   }
 }
 
+// ---- the list of templates
+
+// The host lists a pack's templates as its disk does, and the front end keeps that order, where a search finds several
+// alike too. Ours are numbered.
+const listTemplates = app.api.getWorkflowTemplates.bind(app.api)
+app.api.getWorkflowTemplates = async () => {
+  const found = await listTemplates()
+  for (const titles of Object.values(found)) if (titles.some((title) => NETWORK.test(title))) titles.sort()
+  return found
+}
+
 app.registerExtension({
   name: 'i2vgen_xl',
   beforeRegisterVueAppNodeDefs(definitions) {

@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from .outputs import NO_ROOM, NoRoom
+from ..errors import NO_ROOM
+from .outputs import NoRoom
 
 _NAME = "window"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import json
 import logging
@@ -15,14 +14,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import InputError
+from ..errors import NO_ROOM, InputError
 
 logger = logging.getLogger("i2vgen_xl")
 
 MANIFEST = "manifest.jsonl"
 RESULTS = "results"
 UNFINISHED = "unfinished"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class NoRoom(InputError):

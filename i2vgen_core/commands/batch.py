@@ -117,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
         needed = ("video",) if videos else ("image", "prompt")
         check_header(table, (*COLUMNS, options.names, "takes"), needed)
     count = count_jobs(table)
+    cascade = None if workflow else _model(options)
     ray = None if plain else _ray(options.address)
     outputs = Outputs(options.out.resolve())
     ledger = None
@@ -130,8 +131,8 @@ def run(options: argparse.Namespace) -> int:
         if workflow:
             model = workflow.hash
             plans, make = [_comfy(options, workflow, gpus)], partial(workflow.job, folder=folder_of(table))
-        else:
-            plans, model = _cascade(options, gpus, videos)
+        elif cascade:
+            plans, model = _cascade(options, *cascade, gpus, videos)
             refines = any(plan.kind is Refine for plan in plans)
             make = partial(cascade_job, folder=folder_of(table), model=model, refines=refines)
         ledger = Ledger([plan.name for plan in plans], outputs, count)
@@ -209,12 +210,19 @@ def _jobs(
             yield number, name_of(row, model), error
 
 
-def _cascade(options: argparse.Namespace, gpus: float, videos: bool = False) -> tuple[list[Plan], str]:
-    """The cascade's stages, the last two alone of a table of videos, and the hash of all that changes the pixels."""
+def _model(options: argparse.Namespace) -> tuple[Model, str]:
+    """The model and its last stage. Raises InputError for what is no model folder, and for a LoRA of another network."""
     loras = tuple((file.resolve(), strength) for file, strength in loras_of(options))
     model = Model(options.model.resolve(), options.refiner, options.detail_gain, options.dtype, loras)
     stage = options.stage or ("cascade" if (model.folder / "refiner").is_dir() else "base")
-    model.new("cpu")  # says so if it is no model folder, or a LoRA is of another network
+    model.new("cpu")
+    return model, stage
+
+
+def _cascade(
+    options: argparse.Namespace, model: Model, stage: str, gpus: float, videos: bool = False
+) -> tuple[list[Plan], str]:
+    """The cascade's stages, the last two alone of a table of videos, and the hash of all that changes the pixels."""
     kinds: list[type[Stage]] = [Encode, Base, Refine, Decode] if stage == "cascade" else [Encode, Base, Decode]
     kinds = kinds[2:] if videos and stage == "cascade" else kinds
     plans = []

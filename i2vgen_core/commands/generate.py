@@ -275,14 +275,7 @@ def run(options: argparse.Namespace) -> None:
             with _timed(seconds, "decode"):
                 frames = cascade.decode(latent)
             if stage == "cascade":
-                with _timed(seconds, "encode for refinement"):
-                    latent, canvas = cascade.encode_video(frames, refine), cascade.canvas(frames, refine)
-                with _timed(seconds, "refine"):
-                    latent = cascade.sample_refiner(latent, refined_prompt, refine, callback=callback)
-                    if out is outputs[-1]:
-                        cascade.free("text_encoder", "refiner")
-                with _timed(seconds, "decode refined"):
-                    frames = cascade.decode_refined(latent, canvas)
+                frames = _refined(cascade, frames, refined_prompt, refine, callback, seconds, out is outputs[-1])
             write_whole(out, frames, fps)
     _say_costs(seconds, cascade)
 
@@ -315,12 +308,10 @@ def _film(
         clips = list(film(cascade, image, shots, base, overlap=options.overlap, callback=callback))
         cascade.free("base", "image_encoder")
     if refine is not None:
-        with _timed(seconds, "refine"), progress("refine", len(shots)) as callback:
+        with progress("refine", len(shots)) as callback:
             for number, (frames, shot) in enumerate(zip(clips, shots, strict=True)):
                 prompt = shot.prompt if options.refine_prompt is None else options.refine_prompt
-                latent, canvas = cascade.encode_video(frames, refine), cascade.canvas(frames, refine)
-                latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
-                clips[number] = cascade.decode_refined(latent, canvas)
+                clips[number] = _refined(cascade, frames, prompt, refine, callback, seconds, shot is shots[-1])
     write_whole(options.out, torch.cat(clips), _FILE_FPS if options.file_fps is None else options.file_fps)
 
 
@@ -348,17 +339,32 @@ def _refine_video(options: argparse.Namespace, cascade: Cascade, refine: RefineO
     refine = inserted_like(source.rate, sized_like(source.frames, refine, release), release)
     inserted = release.inserted if refine.inserted is None else refine.inserted
     seconds: dict[str, float] = {}
-    with _timed(seconds, "encode for refinement"):
-        latent, canvas = cascade.encode_video(source.frames, refine), cascade.canvas(source.frames, refine)
     prompts = (options.refine_prompt, options.prompt, "")
     prompt = next(text for text in prompts if text is not None)
-    with _timed(seconds, "refine"), progress("refine", 1) as callback:
-        latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
-        cascade.free("text_encoder", "refiner")
-    with _timed(seconds, "decode refined"):
-        frames = cascade.decode_refined(latent, canvas)
+    with progress("refine", 1) as callback:
+        frames = _refined(cascade, source.frames, prompt, refine, callback, seconds, last=True)
     write_whole(options.out, frames, fps * (inserted + 1), sound)
     _say_costs(seconds, cascade)
+
+
+def _refined(
+    cascade: Cascade,
+    frames: torch.Tensor,
+    prompt: str,
+    refine: RefineOptions,
+    callback: Callback | None,
+    seconds: dict[str, float],
+    last: bool,
+) -> torch.Tensor:
+    """As Cascade.refine, and says how long each part took. Of the last video it frees what decoding does not read."""
+    with _timed(seconds, "encode for refinement"):
+        latent, canvas = cascade.encode_video(frames, refine), cascade.canvas(frames, refine)
+    with _timed(seconds, "refine"):
+        latent = cascade.sample_refiner(latent, prompt, refine, callback=callback)
+        if last:
+            cascade.free("text_encoder", "refiner")
+    with _timed(seconds, "decode refined"):
+        return cascade.decode_refined(latent, canvas)
 
 
 def write_whole(out: Path, frames: torch.Tensor, fps: Fraction | float, sound: Path | None = None) -> None:

@@ -60,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Trains, or trains further; 130 where a signal stopped it."""
     from ..training.loop import Stopped
-    from ..training.stages import STAGES, Job
+    from ..training.stages import STAGES, TrainingJob
 
-    job = Job(
+    job = TrainingJob(
         options.model,
         options.config,
         options.run,

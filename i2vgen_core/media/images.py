@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ..config import VAE_STEP
 from ..errors import InputError
 from .photo import read_pixels
 
@@ -212,13 +213,17 @@ def size_like(width: int, height: int, usual: tuple[int, int]) -> tuple[int, int
 _SHORTEST, _LONGEST = 64, 16384
 
 
+def nearest_side(side: float) -> int:
+    """The nearest width or height in pixels that a video can have."""
+    return min(max(_SHORTEST, round(side / VAE_STEP) * VAE_STEP), _LONGEST)
+
+
 def check_size(width: int, height: int) -> None:
     """Raises InputError unless both sides are 64 to 16384 pixels and multiples of 8 (the VAE's step)."""
     for name, side in (("width", width), ("height", height)):
-        if not _SHORTEST <= side <= _LONGEST or side % 8:
-            nearest = min(max(_SHORTEST, round(side / 8) * 8), _LONGEST)
-            expected = f"a multiple of 8 from {_SHORTEST} to {_LONGEST} pixels"
-            raise InputError(name, expected, str(side), f"Use {nearest}.")
+        if not _SHORTEST <= side <= _LONGEST or side % VAE_STEP:
+            expected = f"a multiple of {VAE_STEP} from {_SHORTEST} to {_LONGEST} pixels"
+            raise InputError(name, expected, str(side), f"Use {nearest_side(side)}.")
 
 
 def cover(images: Tensor, width: int, height: int) -> Tensor:

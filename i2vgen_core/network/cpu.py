@@ -39,6 +39,13 @@ class _Operators(TorchFunctionMode):
             return _convolve(*args, **kwargs)
         return function(*args, **kwargs)
 
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        try:
+            super().__exit__(kind, *rest)
+        except RuntimeError:  # Ctrl-C came where torch had taken the mode off for a call: it is gone already
+            if kind is None:
+                raise
+
 
 def _are_plain(x: Tensor, weight: Tensor, *_: Any, **__: Any) -> bool:
     """Whether input and weight are ordinary tensors of one type, not a quantised kind."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..media.world import Pace, Speed
 from .data import Sample
-from .emoji import FPS, EmojiFolder, Split
+from .emoji import CAST, FPS, EmojiFolder, Split
 from .photos import Photos
 from .words import action, agreed, background_words, camera_words, noun, travel_words
 
@@ -162,8 +162,7 @@ def sample_scene(emoji: EmojiFolder, seed: int, split: Split = "train", photos: 
     speed: Speed = rng.choice(("slowly", "quickly"))
     u = rng.random()
     if u < 0.45:  # it lives
-        main = _thing(rng, emoji, split, moving=True)
-        main = replace(main, alive=True, start=rng.uniform(0, emoji[main.code].frames / FPS))
+        main = replace(_thing(rng, emoji, split, moving=True), alive=True, start=0.0)
         if rng.random() < 0.15:
             main = _placed(rng, replace(main, move=rng.choice(MOVES[1:5]), speed=speed))
     elif u < 0.88:  # it moves as a whole
@@ -328,8 +327,8 @@ def _two(rng: random.Random, emoji: EmojiFolder, split: Split, main: Thing) -> l
     side = rng.choice((-1, 1))
     main = replace(main, size=size, x=side * 0.44)
     other = replace(_thing(rng, emoji, split), size=rng.uniform(0.6, 0.72), x=-side * 0.44)
-    if emoji[other.code].frames > 1 and rng.random() < 0.5:
-        other = replace(other, alive=True)
+    if emoji[other.code].family in CAST and rng.random() < 0.5:
+        other = replace(other, alive=True, start=0.0)
     return [main, other]
 
 

@@ -18,8 +18,8 @@ from ..sampling.schedules import schedule_for
 from .cache import Cached, Fresh
 from .data import Source, World
 from .diffusion import (
+    ClipShape,
     Encoders,
-    Shape,
     add_noise,
     attention_for,
     draw_timesteps,
@@ -61,7 +61,7 @@ class BaseTraining:
     still: bool = False
     width: int = 128
     height: int = 64
-    shapes: tuple[Shape, ...] = (Shape(16),)
+    shapes: tuple[ClipShape, ...] = (ClipShape(16),)
     image_only: bool = False
     spatial_rate: float = 1.0
     repeats: int = 1
@@ -77,7 +77,7 @@ class BaseTraining:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-class Base(nn.Module):
+class TrainedBase(nn.Module):
     """The video network and its global encoder, which are trained together.
 
     Args:
@@ -108,13 +108,13 @@ class Base(nn.Module):
         return self.network(x, timesteps, context, frames, fps, details, Hooks(AttentionHooks(attention_for(x.device))))
 
 
-def build_base(config: BaseTraining) -> Base:
+def build_base(config: BaseTraining) -> TrainedBase:
     """A new base with the seed's weights."""
     network = UNet(config.unet)
     initialise(network, config.loop.seed)
     if config.still:
         stand_still(network)
-    return Base(network, GlobalEncoder(config.unet.in_channels, config.unet.context_dim, Layers()))
+    return TrainedBase(network, GlobalEncoder(config.unet.in_channels, config.unet.context_dim, Layers()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class _Batch:
 
 
 def train_base(
-    base: Base,
+    base: TrainedBase,
     encoders: Encoders,
     source: Source | Cached,
     folder: Path,

@@ -18,7 +18,7 @@ from ..memory import DTYPES, machine_bytes
 from ..network.blocks import Block
 from ..network.hooks import AttentionHooks, Hooks
 from ..network.unet import UNet
-from .diffusion import Shape
+from .diffusion import ClipShape
 from .lora import LAYERS
 
 _TRAINED = {"adamw": 4 * 5, "muon": 4 * 4}
@@ -65,7 +65,7 @@ class Plan:
 
     network: UNetConfig
     size: tuple[int, int]
-    shapes: Sequence[Shape]
+    shapes: Sequence[ClipShape]
     repeats: int = 1
     lora_rank: int = 0
     checkpointing: bool = False

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import InputError
 from .alive import Alive, caption, opposite, render
 from .data import Source
-from .diffusion import Encoders, Shape, draw_clips
+from .diffusion import ClipShape, Encoders, draw_clips
 from .loop import PRECISIONS, autocast
 
 logger = logging.getLogger("i2vgen_xl")
@@ -53,7 +53,7 @@ class Encoded:
 class Clips(Protocol):
     """Batches of encoded clips by number, the same ones on every run."""
 
-    def draw(self, shapes: Sequence[Shape], size: tuple[int, int], number: int, seed: int) -> Encoded:
+    def draw(self, shapes: Sequence[ClipShape], size: tuple[int, int], number: int, seed: int) -> Encoded:
         """The batch of a number: of one of the shapes, and of this width and height."""
         ...
 
@@ -72,7 +72,7 @@ class Fresh:
     encoders: Encoders
     device: torch.device | str = "cpu"
 
-    def draw(self, shapes: Sequence[Shape], size: tuple[int, int], number: int, seed: int) -> Encoded:
+    def draw(self, shapes: Sequence[ClipShape], size: tuple[int, int], number: int, seed: int) -> Encoded:
         samples = draw_clips(self.source, shapes, size, number, seed)
         frames = torch.stack([sample.frames for sample in samples]).to(self.device)
         image = self.encoders.images(frames[:, 0])
@@ -106,7 +106,7 @@ class Cached:
         self._latents = torch.cat([shard["latents"] for shard in shards])
         self._images = torch.cat([shard["images"] for shard in shards])
 
-    def draw(self, shapes: Sequence[Shape], size: tuple[int, int], number: int, seed: int) -> Encoded:
+    def draw(self, shapes: Sequence[ClipShape], size: tuple[int, int], number: int, seed: int) -> Encoded:
         """As Clips has it. Raises InputError where the clips are of another size, or all shorter than a shape."""
         if size != self._size:
             expected = f"clips of {size[0]}x{size[1]}"
@@ -127,7 +127,7 @@ class Cached:
             torch.tensor(fps, device=device),
         )
 
-    def _part(self, rng: random.Random, shape: Shape, which: int) -> tuple[Tensor, Tensor, str, float]:
+    def _part(self, rng: random.Random, shape: ClipShape, which: int) -> tuple[Tensor, Tensor, str, float]:
         """Latents, embedding, prompt and frame rate of a part of one clip."""
         row, length = self._rows[which], self._latents.shape[1]
         strides = [round(row["fps"] / fps) for fps in shape.fps if row["fps"] % fps == 0]

@@ -29,7 +29,7 @@ _ENCODING = 2**30
 
 
 @dataclass(frozen=True)
-class Shape:
+class ClipShape:
     """Length and frame rates of a batch's clips.
 
     Args:
@@ -45,7 +45,9 @@ class Shape:
     weight: float = 1.0
 
 
-def draw_clips(source: Source, shapes: Sequence[Shape], size: tuple[int, int], number: int, seed: int) -> list[Sample]:
+def draw_clips(
+    source: Source, shapes: Sequence[ClipShape], size: tuple[int, int], number: int, seed: int
+) -> list[Sample]:
     """The clips of a batch's number, of one shape and of this width and height, each at a frame rate of its own."""
     rng = random.Random(f"{seed} {number}")
     shape = rng.choices(shapes, [shape.weight for shape in shapes])[0]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..cascade import BaseConditions, Cascade
+from ..config import GLOBAL_TOKENS, TEXT_TOKENS
 from ..errors import InputError
 from ..media.compare import psnr
 from ..media.spectrum import Spectrum, band_levels, plot, spatial_spectrum, temporal_spectrum
@@ -29,10 +30,10 @@ logger = logging.getLogger("i2vgen_xl")
 FRAME_RATES = (8, 16)
 NOISE_LEVELS = (200, 400, 600, 800)
 
-_TEXT, _GLOBAL = 77, 64  # tokens of the context; the CLIP image's come last
 _LEAST_STATIC = 0.05  # of the picture, for jitter to be measured
 _SHEET = (4, 8)  # scenes and frames of a contact sheet
 _AS_IT_COMES = BaseOptions()
+_BEFORE_IMAGE = TEXT_TOKENS + GLOBAL_TOKENS  # tokens of the context; the CLIP image's come last
 _TURNS = 36  # angles that a turning shape is compared at
 
 
@@ -292,9 +293,7 @@ ABLATIONS: dict[str, Callable[[BaseConditions], BaseConditions]] = {
     ),
     "without the CLIP image tokens": lambda conditions: replace(
         conditions,
-        positive=torch.cat(
-            [conditions.positive[:, : _TEXT + _GLOBAL], conditions.negative[:, _TEXT + _GLOBAL :]], dim=1
-        ),
+        positive=torch.cat([conditions.positive[:, :_BEFORE_IMAGE], conditions.negative[:, _BEFORE_IMAGE:]], dim=1),
     ),
     "without the detail path": lambda conditions: replace(conditions, details=_details(conditions) * 0),
     "detail gain once": lambda conditions: replace(conditions, details=_details(conditions) / 2),
@@ -489,7 +488,7 @@ def _sized(frames: Tensor, width: int, height: int) -> Tensor:
 
 
 def _without_global(context: Tensor) -> Tensor:
-    return torch.cat([context[:, :_TEXT], context[:, _TEXT + _GLOBAL :]], dim=1)
+    return torch.cat([context[:, :TEXT_TOKENS], context[:, _BEFORE_IMAGE:]], dim=1)
 
 
 def _details(conditions: BaseConditions) -> Tensor:

@@ -264,8 +264,9 @@ class Loop(Generic[Batch]):
             for name, parameter in self.parameters.items():
                 parameter.copy_(state["module"][name])
                 self.average[name].copy_(state["average"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
+        self._resume_optimiser(file, state)
+        if state["scaler"]:  # of a run in fp16
+            self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         self._cut_log()
         logger.info("resumed at step %d", self.step)
@@ -275,6 +276,22 @@ class Loop(Generic[Batch]):
         ]
         if changed:
             logger.warning("the checkpoint in %s had other settings: %s", self.folder, "; ".join(changed))
+
+    def _resume_optimiser(self, file: Path, state: dict[str, Any]) -> None:
+        """Takes the optimiser's state of a checkpoint; its settings stay those of the recipe."""
+        groups = self.optimiser.param_groups
+        settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        there, here = state["config"]["optimiser"], self.config.optimiser
+        alike = [len(group["params"]) for group in state["optimiser"]["param_groups"]] == [
+            len(group["params"]) for group in groups
+        ]
+        if there != here or not alike:
+            found = f"one of {there}" if there != here else "other groups of tensors, by learning rate and decay"
+            remedy = "Use the recipe that the run began with, or another folder."
+            raise InputError(str(file), f"a checkpoint of this recipe, of {here}", found, remedy)
+        self.optimiser.load_state_dict(state["optimiser"])
+        for group, own in zip(self.optimiser.param_groups, settings, strict=True):
+            group.update(own)
 
     def _cut_log(self) -> None:
         """Drops what was logged after the checkpoint, by a run that was killed: it will be logged again."""

@@ -16,8 +16,8 @@ from ..network.unet import UNet
 from ..sampling.schedules import schedule_for
 from .data import Source, World, form_of, of_form
 from .diffusion import (
+    ClipShape,
     Encoders,
-    Shape,
     add_noise,
     attention_for,
     draw_clips,
@@ -55,7 +55,7 @@ class RefinerTraining:
     width: int = 288
     height: int = 144
     crop: tuple[int, ...] | None = None
-    shapes: tuple[Shape, ...] = (Shape(16),)
+    shapes: tuple[ClipShape, ...] = (ClipShape(16),)
     levels: int = 600
     repeats: int = 1
     bias: float = 1.0

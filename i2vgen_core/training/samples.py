@@ -11,7 +11,7 @@ from ..sampling.guidance import guided
 from ..sampling.options import BaseOptions, RefineOptions
 from ..sampling.schedules import schedule_for
 from ..sampling.stages import BaseStage, RefineStage
-from .base import Base
+from .base import TrainedBase
 from .data import Sample
 from .diffusion import Encoders
 
@@ -19,7 +19,7 @@ _STEPS = 20
 
 
 @torch.no_grad()
-def sample_base(base: Base, encoders: Encoders, clip: Sample) -> Tensor:
+def sample_base(base: TrainedBase, encoders: Encoders, clip: Sample) -> Tensor:
     """A video [F, H, W, 3] in 0..1 of the clip's first frame and caption, of its size, length and frame rate.
 
     Args:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ..memory import DTYPES
 from ..network.unet import UNet
 from . import watch
 from .alive import Alive
-from .base import Base, BaseTraining, build_base, train_base
+from .base import BaseTraining, TrainedBase, build_base, train_base
 from .budget import Plan
 from .cache import LISTING as ENCODED
 from .cache import Cached
@@ -43,11 +44,14 @@ logger = logging.getLogger("i2vgen_xl")
 LORA = "lora.safetensors"
 LEFT_OUT = "left_out.csv"
 _RESULT = "result.txt"
+_FOR_ALL = ("vae", "text_encoder")
+"""The encoders that the training of a base and of a refiner load; a base's loads the picture's too."""
+
 _PROMPTS = 256  # that the text's tokens are standardised over
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What a stage is run on.
 
     Args:
@@ -82,22 +86,18 @@ class Job:
         return self.run if self.out is None else self.out
 
     def check(self, *parts: str) -> None:
-        """Asks, before anything is loaded, whether the run's and the result's folders can be written.
+        """Asks, before anything is loaded, whether the run's and the result's folders can be written. It leaves nothing there.
 
         Args:
             parts: that the stage writes into the result's folder.
 
         Raises:
-            InputError: one cannot be written, or holds a part that this run has not made.
+            InputError: one cannot be written, or holds a part that this run has not made; or a package is missing.
         """
         for folder in (self.run, self.result):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=folder):
-                    pass
-            except OSError as error:
-                found = f"'{folder}' ({error.strerror})"
-                raise InputError("train", "a folder that can be written", found, "Choose another.") from error
+            _check_writable(folder)
+        if self.tensorboard:
+            watch.summary_writer()
         check_range("--sample-every", self.sample_every, 0, 10**9, whole=True)
         if self.sample_every and not set(parts) & {"unet", "refiner", LORA}:
             remedy = "Leave it out; they say how well they do in the log."
@@ -108,7 +108,12 @@ class Job:
         if there := [part for part in parts if (self.result / part).exists() and not mine]:
             remedy = "Choose another folder, or name it as --model too, to train it further and write over it."
             raise InputError("--out", f"a folder without {there[0]}", f"one in '{self.result}'", remedy)
-        mark.write_text(str(result), encoding="utf-8")
+
+    def begin(self) -> None:
+        """Makes both folders, and notes in the run's which one its result goes into."""
+        for folder in (self.run, self.result):
+            folder.mkdir(parents=True, exist_ok=True)
+        (self.run / _RESULT).write_text(str(self.result.resolve()), encoding="utf-8")
 
     def source(self, world: Source, seed: int, buckets: bool = False) -> Source:
         """The clips."""
@@ -117,7 +122,7 @@ class Job:
         return Alive.at(self.data, seed) if (self.data / LISTING).is_file() else Folder(self.data, seed, buckets)
 
 
-def run_vae(job: Job) -> None:
+def run_vae(job: TrainingJob) -> None:
     """Trains the VAE, and normalises its latent space at the end where its encoder was trained."""
     config = read_recipe(VAETraining, job.recipe)
     job.check("vae")
@@ -140,7 +145,7 @@ def run_vae(job: Job) -> None:
     _finish(loop, job, write)
 
 
-def run_clip(job: Job) -> None:
+def run_clip(job: TrainingJob) -> None:
     """Trains both of CLIP's towers, from new weights."""
     config = read_recipe(CLIPTraining, job.recipe)
     job.check("text_encoder", "image_encoder")
@@ -156,7 +161,7 @@ def run_clip(job: Job) -> None:
     _finish(loop, job, write)
 
 
-def run_base(job: Job) -> None:
+def run_base(job: TrainingJob) -> None:
     """Trains the base network with its global encoder."""
     config = read_recipe(BaseTraining, job.recipe)
     job.check(LORA if config.lora_rank else "unet")
@@ -164,7 +169,7 @@ def run_base(job: Job) -> None:
     if folder.is_dir():
         checkpoint, release = open_base(folder), read_config(folder).get("release", {})
     plan = _plan(config, checkpoint.config if checkpoint else config.unet, (config.width, config.height))
-    plan.check(job.device, _encoder_bytes(job, config.loop.precision))
+    plan.check(job.device, _encoder_bytes(job, config.loop.precision, (*_FOR_ALL, "image_encoder")))
     if checkpoint is None:
         base = build_base(config)
         longest = max(config.shapes, key=lambda shape: shape.frames)
@@ -175,7 +180,7 @@ def run_base(job: Job) -> None:
             remedy = "Train an I2VGen-XL base."
             raise InputError(str(folder), "a base with a global encoder", checkpoint.config.kind, remedy)
         network = checkpoint.build_network(plan.dtype if config.lora_rank else torch.float32)
-        base = Base(_trainable(network), _trainable(encoder))
+        base = TrainedBase(_trainable(network), _trainable(encoder))
     if config.lora_rank:
         base.requires_grad_(False)
         torch.manual_seed(config.loop.seed)
@@ -200,7 +205,7 @@ def run_base(job: Job) -> None:
     _finish(loop, job, write)
 
 
-def run_refiner(job: Job) -> None:
+def run_refiner(job: TrainingJob) -> None:
     """Trains the refinement network."""
     config = read_recipe(RefinerTraining, job.recipe)
     job.check(LORA if config.lora_rank else "refiner")
@@ -209,7 +214,7 @@ def run_refiner(job: Job) -> None:
         checkpoint, release = open_refiner(folder), read_config(folder).get("release", {})
     width, height = config.crop or (config.width, config.height)
     plan = _plan(config, checkpoint.config if checkpoint else config.unet, (width, height))
-    plan.check(job.device, _encoder_bytes(job, config.loop.precision))
+    plan.check(job.device, _encoder_bytes(job, config.loop.precision, _FOR_ALL))
     if checkpoint is None:
         network = build_refiner(config)
     else:
@@ -234,7 +239,7 @@ def run_refiner(job: Job) -> None:
 
 
 def _with_samples(
-    job: Job,
+    job: TrainingJob,
     loop: Loop[Any],
     source: Any,
     config: BaseTraining | RefinerTraining,
@@ -251,11 +256,12 @@ def _with_samples(
     loop.watchers.append(watch.samples(loop, job.sample_every, shape.fps[0], lambda: sample(clip)))
 
 
-def _with_left_out(job: Job, loop: Loop[Any], source: Any, config: BaseTraining | RefinerTraining) -> None:
+def _with_left_out(job: TrainingJob, loop: Loop[Any], source: Any, config: BaseTraining | RefinerTraining) -> None:
     """Names in RUN/left_out.csv what of a folder is left out, now and as files are drawn."""
     if not isinstance(source, Folder):
         return
     source.name_short([(shape.frames, fps) for shape in config.shapes for fps in shape.fps])
+    job.begin()
     file = job.run / LEFT_OUT
     source.write_left_out(file)
     if source.left_out:
@@ -277,28 +283,51 @@ def _plan(config: BaseTraining | RefinerTraining, network: UNetConfig, size: tup
     )
 
 
-def _encoder_type(job: Job, precision: str) -> torch.dtype:
+def _encoder_type(job: TrainingJob, precision: str) -> torch.dtype:
     """Of the frozen encoders: as the arithmetic's, but on the CPU, where 16 bits cost time."""
     return torch.float32 if torch.device(job.device).type == "cpu" else DTYPES[precision]
 
 
-def _encoder_bytes(job: Job, precision: str) -> int:
-    folders = [job.model / name for name in ("vae", "text_encoder", "image_encoder")]
+def _encoder_bytes(job: TrainingJob, precision: str, names: Sequence[str]) -> int:
+    """Of the encoders that a stage loads."""
+    folders = [job.model / name for name in names]
     numbers = sum(
         value.numel() for folder in folders if folder.is_dir() for value in read_state_dict(folder)[0].values()
     )
     return numbers * _encoder_type(job, precision).itemsize
 
 
-def write_lora(job: Job, network: UNet) -> None:
+def _check_writable(folder: Path) -> None:
+    """Raises InputError unless a file can be written into a folder, which may have to be made. Nothing is left of either."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        found = f"'{folder}' ({error.strerror})"
+        raise InputError("train", "a folder that can be written", found, "Choose another.") from error
+    finally:
+        for each in made:
+            with suppress(OSError):
+                each.rmdir()
+
+
+def write_lora(job: TrainingJob, network: UNet) -> None:
     """Writes the low-rank matrices into the result's folder."""
     save_lora(network, job.result / LORA)
 
 
-STAGES: dict[str, Callable[[Job], None]] = {"vae": run_vae, "clip": run_clip, "base": run_base, "refiner": run_refiner}
+STAGES: dict[str, Callable[[TrainingJob], None]] = {
+    "vae": run_vae,
+    "clip": run_clip,
+    "base": run_base,
+    "refiner": run_refiner,
+}
 
 
-def _finish(loop: Loop[Any], job: Job, write: Callable[[], None]) -> None:
+def _finish(loop: Loop[Any], job: TrainingJob, write: Callable[[], None]) -> None:
+    job.begin()
     loop.watchers.append(watch.curves(job.run))
     if job.tensorboard:
         loop.watchers.append(watch.tensorboard(job.run))

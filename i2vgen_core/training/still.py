@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import TIMESTEPS
+from ..config import TIMESTEPS, VAE_CHANNELS
 from ..errors import InputError
 from ..network.blocks import GROUPS, sinusoidal_embedding
 from ..network.unet import UNet
@@ -29,7 +29,7 @@ CHANNELS = 3 * GROUPS
 """That a network must have for it: groups of three."""
 
 LEFT_ALONE = ("network.local_image_concat.", "network.local_temporal_encoder.", "network.input_blocks.0.1.")
-"""How the names of a Base's parameters begin that training leaves as they are: the picture's way to all frames."""
+"""How the names of a TrainedBase's parameters begin that training leaves as they are: the picture's way to all frames."""
 
 SLOW = (
     "network.input_blocks.0.0.",
@@ -43,7 +43,6 @@ takes away, so that steps of the usual size shake the picture's level."""
 
 SLOWLY = 0.1
 
-_LATENT = 4  # channels
 _LATER = 6.0  # added to the details of the later frames, which hold no picture: more than a latent's mean ever is
 _SPREAD = (
     0.15  # between a latent's channels, below which it is taken for a later frame's details, whose channels are equal
@@ -109,16 +108,16 @@ def _details(network: Any) -> None:
     which are equal: the third convolution adds what a unit says of the sum of the channels' differences.
     """
     first, second, third = (network.local_image_concat[i] for i in (0, 2, 4))
-    for j in range(_LATENT):
+    for j in range(VAE_CHANNELS):
         for place, sign in ((2 * j, 1.0), (2 * j + 1, -1.0)):
             _set(first, place, {j: sign})
-            _set(first, 8 + place, {j: sign * _SHARP, (j + 1) % _LATENT: -sign * _SHARP})
+            _set(first, 8 + place, {j: sign * _SHARP, (j + 1) % VAE_CHANNELS: -sign * _SHARP})
             _set(second, place, {2 * j: sign, 2 * j + 1: -sign})
     strength = 10.0
     _set(second, 8, {8 + k: -strength / _SPREAD / _SHARP for k in range(8)}, strength)
     gain = network.detail_encoder.gain
     passed = 0.5 if gain == "official" else 1.0
-    for j in range(_LATENT):
+    for j in range(VAE_CHANNELS):
         _set(third, j, {2 * j: passed, 2 * j + 1: -passed, 8: passed * _LATER / F.silu(torch.tensor(strength)).item()})
     block = network.local_temporal_encoder.layers[0]
     for last in (block[0].fn.to_out[0], block[1].net[2]):
@@ -138,21 +137,21 @@ def _picture(j: int) -> int:
 
 
 def _detail(j: int) -> int:
-    return 6 * _LATENT + 3 * j
+    return 6 * VAE_CHANNELS + 3 * j
 
 
-_IS_LATER = 9 * _LATENT
+_IS_LATER = 9 * VAE_CHANNELS
 
 
 def _spread(network: Any) -> None:
     """The first convolution takes in what it is given, and its transformer spreads the first frame's details to all."""
     convolution, transformer = network.input_blocks[0]
-    for j in range(_LATENT):
+    for j in range(VAE_CHANNELS):
         for place, source, sign in (
             (_noisy(j), j, 1.0),
             (_noisy(j) + 1, j, -1.0),
-            (_detail(j), _LATENT + j, 1.0),
-            (_detail(j) + 1, _LATENT + j, -1.0),
+            (_detail(j), VAE_CHANNELS + j, 1.0),
+            (_detail(j) + 1, VAE_CHANNELS + j, -1.0),
         ):
             _set(convolution, place, {source: sign})
         for place, value in (
@@ -172,11 +171,15 @@ def _spread(network: Any) -> None:
     deviation = (2 * _DETAIL**2 / 9) ** 0.5  # of the details' groups
     small = 0.2  # of a token's constants
     into = transformer.proj_in
-    for j in range(_LATENT):
+    for j in range(VAE_CHANNELS):
         each = {_detail(j): small * deviation / 2, _detail(j) + 1: -small * deviation / 2}
         _set(into, source + j, each)
         _set(into, target + j, {})
-    _set(into, later, {c: v / _LATENT for j in range(_LATENT) for c, v in _pair(j, small * deviation / 2).items()})
+    _set(
+        into,
+        later,
+        {c: v / VAE_CHANNELS for j in range(VAE_CHANNELS) for c, v in _pair(j, small * deviation / 2).items()},
+    )
     for place in range(constant, known):
         _set(into, place, {}, 1.0 if place % 2 else -1.0)
     _set(into, known, {})
@@ -191,7 +194,7 @@ def _spread(network: Any) -> None:
     attention.to_q.weight[0, constant] = width**0.5 / scale
     attention.to_k.weight[0].zero_()
     attention.to_k.weight[0, later] = -4.0 / small / scale
-    for j in range(_LATENT):
+    for j in range(VAE_CHANNELS):
         attention.to_v.weight[j].zero_()
         attention.to_v.weight[j, source + j] = 1 / scale
         attention.to_v.weight[j, constant : constant + 2] = (
@@ -237,7 +240,7 @@ def _last_block(network: Any, first: Line, later: Line) -> None:
     for number, (value, wanted, plus, of_first) in enumerate(gates):
         shift, slope = _gate(wanted)
         weight, bias = _fitted(embedded, shift)
-        for j in range(_LATENT):
+        for j in range(VAE_CHANNELS):
             for sign in (1.0, -1.0):
                 place = 3 * (8 * j + 2 * number + int(sign < 0))
                 units = below + value(j)
@@ -255,7 +258,7 @@ def _last_block(network: Any, first: Line, later: Line) -> None:
                 _add(block.out_layers[3], 3 * j, place, plus * sign * slope)
                 _add(block.out_layers[3], 3 * j + 1, place, -plus * sign * slope)
     through = block.skip_connection
-    for j in range(_LATENT):
+    for j in range(VAE_CHANNELS):
         z = below + _picture(j)
         _set(through, 3 * j, {z: -highest})
         _set(through, 3 * j + 1, {z: highest})

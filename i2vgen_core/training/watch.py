@@ -67,17 +67,18 @@ def draw_curves(figures: dict[str, list[tuple[int, float]]]) -> Tensor:
     return torch.from_numpy(np.array(image)).float() / 255
 
 
-def tensorboard(folder: Path) -> Watcher:
-    """Writes the figures for TensorBoard into RUN/tensorboard, through its own library.
-
-    Raises:
-        InputError: the package is not installed.
-    """
+def summary_writer() -> Any:
+    """TensorBoard's own class that writes figures. Raises InputError where the package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InputError("--tensorboard", "the package tensorboard", "none", "pip install tensorboard") from None
-    writer: Any = SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter
+
+
+def tensorboard(folder: Path) -> Watcher:
+    """Writes the figures for TensorBoard into RUN/tensorboard, through its own library. Raises InputError as above."""
+    writer = summary_writer()(str(folder / "tensorboard"))
 
     def watch(step: int, figures: dict[str, float]) -> None:
         for name, value in figures.items():

@@ -9,7 +9,7 @@ them, never from a ratio of lengths; where they do not fit together, a sentence 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import comfy.conds
@@ -250,11 +250,11 @@ def pieces_of(
     return clips, [known[clip.condition] for clip in clips if clip.condition is not None]
 
 
-def of_clips(reads: Sequence[int], *conditions: Tensor | None) -> tuple[Any, ...]:
+def of_clips(reads: Sequence[int], conditions: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What each clip reads of each condition, by the rows that `pieces_of` says; those that are read whole and in their order
     are the same tensors."""
     rows = list(reads)
-    return tuple(each if each is None or rows == list(range(len(each))) else each[rows] for each in conditions)
+    return {name: each if rows == list(range(len(each))) else each[rows] for name, each in conditions.items()}
 
 
 def _check(right: bool, what: str, expected: str, found: str) -> None:

@@ -30,8 +30,9 @@ from ...i2vgen_core.network.image_conditioning import GlobalEncoder
 from ...i2vgen_core.sampling.schedules import Schedule, schedule_for
 from ...i2vgen_core.sampling.windows import refiner_windows
 from . import compat, family, geometry
+from .inputs import video_latent
 from .network import HostUNet, no_control, packed
-from .notes import text_notes, write_notes
+from .notes import hook_notes, text_notes, write_notes
 from .preview import VideoLatent
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
@@ -138,6 +139,7 @@ class VideoModel(comfy.model_base.BaseModel):
 
     def _conds(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         noise, device = kwargs["noise"], kwargs["device"]
+        video_latent({"samples": noise})
         self.check_sampling(self.model_sampling)
         to = {"device": device, "dtype": self.manual_cast_dtype or self.get_dtype()}
         made_for = geometry.conditions(len(noise), noise.shape[-2], noise.shape[-1], device)
@@ -154,6 +156,7 @@ class VideoModel(comfy.model_base.BaseModel):
             found = "text alone" if condition is None else "one of another network"
             raise InputError("conditioning", "an image's, for a base model", found, remedy)
         _check_video(condition, noise)
+        write_notes(hook_notes(kwargs.get("hooks")))
         embedding = self.image_embedding(kwargs.get("unclip_conditioning")).to(**to)
         image_tokens = self.diffusion_model.context_embedding(embedding)
         fps, hooks = torch.tensor([float(condition.fps)], device=device), kwargs.get("hooks")

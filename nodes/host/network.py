@@ -36,52 +36,55 @@ class _Inputs(NamedTuple):
     """What the host hands over for one evaluation, of one clip or of more behind each other.
 
     Args:
-        x, timesteps, details, in_front, motion: by frame, [(b f), ...]; in_front alike in all frames of a clip.
-        context, fps, prepared, fps_embedding: by clip, [b, ...].
-        hint, told: by frame, and by clip, of a refiner with a control branch; see models.HintCondition.
+        by_frame: [(b f), ...] by name: `x` and `timesteps`, and those of _BY_FRAME that there are.
+        by_clip: [b, ...] by name: `context`, and those of _BY_CLIP that there are.
         pieces: what each clip is a piece of.
     """
 
-    x: Tensor
-    timesteps: Tensor
-    details: Tensor | None
-    context: Tensor
-    fps: Tensor | None
-    prepared: Tensor | None
-    fps_embedding: Tensor | None
-    in_front: Tensor | None
-    motion: Tensor | None
-    hint: Tensor | None
-    told: Tensor | None
+    by_frame: dict[str, Tensor]
+    by_clip: dict[str, Tensor]
     pieces: list[Piece]
 
     def of_window(self, window: range) -> _Inputs:
         """Those of some frames of each clip."""
-        part = slice(window.start, window.stop)
-
-        def cut(values: Tensor) -> Tensor:
-            return values.unflatten(0, (len(self.pieces), -1))[:, part].flatten(0, 1)
-
-        return self._replace(
-            x=cut(self.x),
-            timesteps=cut(self.timesteps),
-            **{
-                name: cut(value)
-                for name in ("details", "in_front", "motion", "hint")
-                if (value := getattr(self, name)) is not None
-            },
-            pieces=[piece._replace(frames=piece.frames[part]) for piece in self.pieces],
+        part, count = slice(window.start, window.stop), len(self.pieces)
+        return _Inputs(
+            {name: each.unflatten(0, (count, -1))[:, part].flatten(0, 1) for name, each in self.by_frame.items()},
+            self.by_clip,
+            [piece._replace(frames=piece.frames[part]) for piece in self.pieces],
         )
+
+    def of_clip(self, number: int) -> _Inputs:
+        """Those of one clip."""
+        by_frame, by_clip = (
+            {name: each.chunk(len(self.pieces))[number] for name, each in group.items()}
+            for group in (self.by_frame, self.by_clip)
+        )
+        return _Inputs(by_frame, by_clip, [self.pieces[number]])
 
     def apart(self) -> list[_Inputs]:
         """Those of each clip."""
-        count = len(self.pieces)
-        *tensors, pieces = self
-        parts = [[None] * count if each is None else each.chunk(count) for each in tensors]
-        return [_Inputs._make([*part, [piece]]) for *part, piece in zip(*parts, pieces, strict=True)]
+        return [self.of_clip(number) for number in range(len(self.pieces))]
+
+    def prepared(self, channels: Mapping[BlockName, int]) -> Prepared | Tensor:
+        """See unpacked."""
+        clip = self.by_clip
+        return unpacked(clip.get("prepared"), clip["context"], clip.get("fps_embedding"), channels)
 
 
-_IN_FRONT, _MOTION, _HINT = "the frame in front of the video", "the tokens of body points", "the hint"
+_BY_FRAME = ("details", "in_front", "motion", "hint")
+"""What a network may read of each frame; `in_front` is alike in all frames of a clip. See HostUNet.forward."""
+
+_BY_CLIP = ("fps", "prepared", "fps_embedding", "told")
+"""What it may read of each clip beside its context; `told` and `hint` are a control branch's, see models.HintCondition."""
+
+_WORDS = {
+    "fps": "the frame rate",
+    "in_front": "the frame in front of the video",
+    "motion": "the tokens of body points",
+    "hint": "the hint",
+    "told": "what is told of the hint",
+}
 
 _CUT = "Take out the node that cuts the latent or its conditions: it takes some of them along, and not others."
 
@@ -157,29 +160,25 @@ class HostUNet(UNet):
         y: Any = None,
         control: Any = None,
         transformer_options: dict[str, Any] | None = None,
-        details: Tensor | None = None,
-        fps: Tensor | None = None,
-        prepared: Tensor | None = None,
-        fps_embedding: Tensor | None = None,
-        in_front: Tensor | None = None,
-        motion: Tensor | None = None,
         rows: Tensor | None = None,
         places: Tensor | None = None,
         owner: Tensor | None = None,
-        hint: Tensor | None = None,
-        told: Tensor | None = None,
-        **_: Any,
+        **conditions: Any,
     ) -> Tensor:
         if control is not None:
             raise no_control("ControlNet")
-        self._check_there(details, fps, in_front, motion, hint, told)
-        pieces, reads = pieces_of(x, context, rows, places, owner)
-        others = fps, prepared, fps_embedding, told
-        _check_rows(x, timesteps, {self._beside: details, _IN_FRONT: in_front, _HINT: hint}, motion, context, *others)
-        context, fps, prepared, fps_embedding, told = of_clips(reads, context, *others)
-        inputs = _Inputs(
-            x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, hint, told, pieces
+        by_frame, by_clip = (
+            {name: conditions[name] for name in names if conditions.get(name) is not None}
+            for names in (_BY_FRAME, _BY_CLIP)
         )
+        self._check_there({**by_frame, **by_clip})
+        pieces, reads = pieces_of(x, context, rows, places, owner)
+        self._check_rows(x, timesteps, by_frame)
+        for each in by_clip.values():
+            if len(each) != len(context):
+                raise InputError("the network's contexts", f"{len(context)} of each kind", f"{len(each)} of one", _CUT)
+        by_clip = of_clips(reads, {"context": context, **by_clip})
+        inputs = _Inputs({"x": x, "timesteps": timesteps, **by_frame}, by_clip, pieces)
         options = {} if transformer_options is None else transformer_options
         run, may_part = _run_of(options), len(pieces) > 1 and changes_nothing(options)
         if not may_part or run is None or run != self._parted:
@@ -200,37 +199,42 @@ class HostUNet(UNet):
             ]
         )
 
-    @property
-    def _beside(self) -> str:
-        """What stands beside the noise, in words."""
-        return "the image's details" if self.config.reads_details else "what stands beside the noise"
+    def _words(self, name: str) -> str:
+        """What a condition is called in a sentence."""
+        beside = "the image's details" if self.config.reads_details else "what stands beside the noise"
+        return _WORDS.get(name, beside)
 
-    def _check_there(
-        self,
-        details: Tensor | None,
-        fps: Tensor | None,
-        in_front: Tensor | None,
-        motion: Tensor | None,
-        hint: Tensor | None,
-        told: Tensor | None,
-    ) -> None:
+    def _check_there(self, found: Mapping[str, Tensor]) -> None:
         """Raises InputError where what the network reads beside its context has been lost on the way: without, it would make
         another video."""
         config = self.config
-        read = (
-            (self._beside, config.reads_details or bool(config.stems), details),
-            ("the frame rate", config.reads_image, fps),
-            (_IN_FRONT, config.reads_reference, in_front),
-            (_MOTION, config.poses is not None, motion),
-            (_HINT, config.control is not None, hint),
-            ("what is told of the hint", config.control is not None, told),
-        )
-        for what, reads, found in read:
-            if reads and found is None:
-                remedy = (
-                    "Take out the node that calls the network by itself: it passes on the conditions that it knows."
-                )
-                raise InputError(what, "some, in every call of the network", "none", remedy)
+        reads = {
+            "details": config.reads_details or bool(config.stems),
+            "fps": config.reads_image,
+            "in_front": config.reads_reference,
+            "motion": config.poses is not None,
+            "hint": config.control is not None,
+            "told": config.control is not None,
+        }
+        lost = [name for name, read in reads.items() if read and name not in found]
+        if lost:
+            remedy = "Take out the node that calls the network by itself: it passes on the conditions that it knows."
+            raise InputError(self._words(lost[0]), "some, in every call of the network", "none", remedy)
+
+    def _check_rows(self, x: Tensor, timesteps: Tensor, by_frame: Mapping[str, Tensor]) -> None:
+        """Raises InputError unless all that goes by frame is of the latent's frames and places."""
+        if x.shape[1] != VAE_CHANNELS:
+            remedy = "Take out the node that puts something beside the latent: it is for another network."
+            raise InputError("the network's latent", f"{VAE_CHANNELS} channels", f"{x.shape[1]}", remedy)
+        for name, each in by_frame.items():
+            if name != "motion" and (len(each), each.shape[2:]) != (len(x), x.shape[2:]):
+                found = f"{list(each.shape)} for a latent of {list(x.shape)}"
+                raise InputError(self._words(name), "those of the frames and places that are evaluated", found, _CUT)
+        motion = by_frame.get("motion", x)
+        if len(motion) != len(x):
+            raise InputError(self._words("motion"), f"those of {len(x)} frames", f"{len(motion)}", _CUT)
+        if len(timesteps) != len(x):
+            raise InputError("the network's batch", f"{len(x)} levels of noise, one a frame", f"{len(timesteps)}", _CUT)
 
     def _together(self, inputs: _Inputs, options: dict[str, Any]) -> Tensor:
         if SOURCE in options:
@@ -238,30 +242,32 @@ class HostUNet(UNet):
         windows = _windows_of(inputs)
         if len(windows) > 1:
             return self._in_windows(inputs, options, windows)
-        x, timesteps, details, context, fps, prepared, fps_embedding, in_front, motion, hint, told, pieces = inputs
+        by_frame, by_clip, pieces = inputs
+        x, timesteps, context = by_frame["x"], by_frame["timesteps"], by_clip["context"]
         frames, reuse = len(pieces[0].frames), reuse_in(options, x, pieces)
         control: Control | None = options.get(CONTROL)
         steered = BlockHooks() if control is None else control.steer(x, timesteps, pieces, options)
         hooks = stock_patches(
             options, reuse, steered, self.config.model_channels, x, timesteps, context, self._passed_over(options)
         )
-        timesteps = timesteps[::frames]
-        known = unpacked(prepared, context, fps_embedding, self.channels)
+        known = inputs.prepared(self.channels)
+        fps, in_front, beside = by_clip.get("fps"), by_frame.get("in_front"), by_frame.get("details")
         if in_front is not None:  # of an animator, whose halves differ in what stands beside the noise, too
             known = self.prepare(known) if isinstance(known, Tensor) else known
+            motion = by_frame.get("motion")
             poses = None if motion is None else self.pose_keys_values(_with_front(motion, frames))
-            known, details = replace(known, details=details, in_front=in_front[::frames], poses=poses), None
-        if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(x, timesteps, details, fps, hint, told):
-            x, timesteps, details = x[:frames], timesteps[:1], None if details is None else details[:frames]
-            hint, told = None if hint is None else hint[:frames], None if told is None else told[:1]
-        return super().forward(x, timesteps, known, frames, fps, details, hooks, self._hint(hint, told, frames))
+            known, beside = replace(known, details=beside, in_front=in_front[::frames], poses=poses), None
+        shared: Any = x, timesteps[::frames], beside, by_frame.get("hint"), by_clip.get("told")
+        if len(pieces) == 2 and changes_nothing(options) and _halves_are_alike(*shared, fps):
+            shared = [None if each is None else each.chunk(2)[0] for each in shared]
+        x, timesteps, beside, hint, told = shared
+        return super().forward(x, timesteps, known, frames, fps, beside, hooks, self._hint(hint, told, frames))
 
     def _in_windows(self, inputs: _Inputs, options: dict[str, Any], windows: list[range]) -> Tensor:
         """The clips' velocities from those of windows, each evaluated by itself."""
-        assert inputs.told is not None
-        step = int(inputs.timesteps[0])  # a frame to cut at is drawn anew in each, the same for both halves
-        share = share_of(JOININGS[int(inputs.told[0, 3])], torch.Generator().manual_seed(step))
-        videos = inputs.x.unflatten(0, (len(inputs.pieces), -1)).transpose(0, 1)
+        step = int(inputs.by_frame["timesteps"][0])  # a frame to cut at is drawn anew in each, the same for both halves
+        share = share_of(JOININGS[int(inputs.by_clip["told"][0, 3])], torch.Generator().manual_seed(step))
+        videos = inputs.by_frame["x"].unflatten(0, (len(inputs.pieces), -1)).transpose(0, 1)
 
         def predict(_: Tensor, number: int) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -283,16 +289,16 @@ class HostUNet(UNet):
 
     def _beside_source(self, inputs: _Inputs, options: dict[str, Any], source: Source) -> Tensor:
         """The clips' velocities, with the source's features; the same frames of it go through the network with them."""
-        x, timesteps, details, context, fps, prepared, fps_embedding, *_, pieces = inputs
-        frames, count = pieces[0].frames, len(pieces[0].frames)
+        by_frame, by_clip, pieces = inputs
+        x, frames, count = by_frame["x"], pieces[0].frames, len(pieces[0].frames)
         if any(piece.frames != frames for piece in pieces):
             return torch.cat([self._beside_source(each, options, source) for each in inputs.apart()])
         if x.shape[2:] != source.x.shape[2:]:
             expected, here = ("{}x{}".format(*each.shape[:1:-1]) for each in (source.x, x))
             remedy = "Take out the node that cuts the video into tiles or areas: an edit follows its source as a whole."
             raise InputError("the latent that is evaluated", f"the whole of {expected}", here, remedy)
-        known = unpacked(prepared, context, fps_embedding, self.channels)
-        known = known if isinstance(known, Prepared) else self.prepare(context, fps)
+        known = inputs.prepared(self.channels)
+        known = known if isinstance(known, Prepared) else self.prepare(known, by_clip.get("fps"))
         if source.prepared.context.shape[1] != known.context.shape[1]:
             found = f"{source.prepared.context.shape[1]} and {known.context.shape[1]}"
             remedy = "Encode both with CLIP Encode."
@@ -300,11 +306,11 @@ class HostUNet(UNet):
         rows = Prepared.together(
             [
                 replace(source.prepared, details=source.details.of_clip(count).cond.to(x)),
-                replace(known, details=details),
+                replace(known, details=by_frame.get("details")),
             ]
         )
         batch = torch.cat([source.x[list(frames)].to(x), x])
-        told = torch.cat([timesteps[:1], timesteps[::count]])
+        told = torch.cat([by_frame["timesteps"][:1], by_frame["timesteps"][::count]])
         attention = partial(compat.attention, transformer_options=options)
         hooks = injecting(self, source.injection, 1 + len(pieces), attention)
         return super().forward(batch, told, rows, count, hooks=hooks)[count:]
@@ -333,9 +339,9 @@ class HostUNet(UNet):
 def _windows_of(inputs: _Inputs) -> list[range]:
     """The windows of each clip, all of it where nothing is told."""
     frames = len(inputs.pieces[0].frames)
-    if inputs.told is None:
+    if "told" not in inputs.by_clip:
         return [range(frames)]
-    _, _, window, joining, inserted = inputs.told[0].tolist()
+    _, _, window, joining, inserted = inputs.by_clip["told"][0].tolist()
     return refiner_windows(frames, window, JOININGS[joining], inserted)
 
 
@@ -372,31 +378,6 @@ def _run_of(options: dict[str, Any]) -> Any:
     """What tells a sampling run's evaluations of both halves from those of other runs, which have conditions of their
     own; None where the caller does not say."""
     return frozenset(options["uuids"]) if "uuids" in options else None
-
-
-def _check_rows(
-    x: Tensor,
-    timesteps: Tensor,
-    by_place: Mapping[str, Tensor | None],
-    motion: Tensor | None,
-    context: Tensor,
-    *others: Tensor | None,
-) -> None:
-    """Raises InputError unless all that goes by frame or place, and all that goes by context, is of one size."""
-    if x.shape[1] != VAE_CHANNELS:
-        remedy = "Take out the node that puts something beside the latent: it is for another network."
-        raise InputError("the network's latent", f"{VAE_CHANNELS} channels", f"{x.shape[1]}", remedy)
-    for what, each in by_place.items():
-        if each is not None and (len(each), each.shape[2:]) != (len(x), x.shape[2:]):
-            found = f"{list(each.shape)} for a latent of {list(x.shape)}"
-            raise InputError(what, "those of the frames and places that are evaluated", found, _CUT)
-    if motion is not None and len(motion) != len(x):
-        raise InputError(_MOTION, f"those of {len(x)} frames", f"{len(motion)}", _CUT)
-    if len(timesteps) != len(x):
-        raise InputError("the network's batch", f"{len(x)} levels of noise, one a frame", f"{len(timesteps)}", _CUT)
-    for each in others:
-        if each is not None and len(each) != len(context):
-            raise InputError("the network's contexts", f"{len(context)} of each kind", f"{len(each)} of one", _CUT)
 
 
 def _with_front(motion: Tensor, frames: int) -> Tensor:

@@ -103,6 +103,21 @@ def text_notes(title: str, suffix: str = "", **conditionings: Any) -> list[str]:
     ]
 
 
+def hook_notes(hooks: Any) -> list[str]:
+    """A note where hooks of a base's conditioning give parts of the frame prompts of their own, which another pack keeps as words
+    alone, as prompt-control's COUPLE does.
+
+    Args:
+        hooks: the host's HookGroup, or None.
+    """
+    patches = [getattr(hook, "transformers_dict", {}).get("patches", {}) for hook in getattr(hooks, "hooks", ())]
+    if not any("attn2_patch" in each for each in patches):
+        return []
+    return [
+        "conditioning: parts of the frame with prompts of their own read these alone, not the picture; colours may drift there"
+    ]
+
+
 def latent_notes(latent: dict[str, Any]) -> list[str]:
     """Notes on a LATENT that a stage reads otherwise than it may be meant.
 

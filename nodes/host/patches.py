@@ -78,7 +78,7 @@ class _StockAttention(AttentionHooks):
         if name.over == "context":  # once a frame, as patches expect it
             keys = values = context.repeat_interleave(len(x) // len(context), dim=0)
         for patch in patches:
-            queries, keys, values = patch(queries, keys, values, self._options)
+            queries, keys, values = _three(patch(queries, keys, values, self._options))
         return queries, keys, values
 
     def attend(self, name: LayerName, heads: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -201,6 +201,20 @@ class _StockBlocks(BlockHooks):
 def _is_patched(name: LayerName) -> bool:
     """Whether the layer is of those that the host's own networks have."""
     return name.over in ("places", "context") and name.block.way != "control"
+
+
+def _three(made: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What a patch of attention has made queries, keys and values of. Raises InputError unless it is three tensors, of as many
+    keys as values."""
+    if isinstance(made, tuple | list) and len(made) == 3 and all(isinstance(each, Tensor) for each in made):
+        queries, keys, values = made
+        if keys.shape[:2] == values.shape[:2]:
+            return queries, keys, values
+        found = f"{list(keys.shape[:2])} keys and {list(values.shape[:2])} values"
+    else:
+        found = "something else"
+    remedy = "Take out the node that patches it: it is for another network."
+    raise InputError("what a patch of attention gives", "queries, and as many keys as values", found, remedy)
 
 
 def _through(patches: list[Any], x: Tensor, options: dict[str, Any]) -> Tensor:

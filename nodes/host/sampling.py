@@ -183,7 +183,7 @@ def sample_refiner(
     network = network_of(model)
     if network is None or not network.is_refiner:
         remedy = "Wire the Refiner Loader's MODEL into it."
-        raise InputError("model", "an MS-Vid2Vid-XL or SR600 refiner", found(network), remedy)
+        raise InputError("model", "a refiner", found(network), remedy)
     stage = RefineStage(options, model.model.release, model.model.schedule)
     samples = checked_latent(model, positive, negative, latent)
     stage.check_latent(samples)

@@ -33,7 +33,7 @@ from i2vgen_core.training.alive import (
     sample_scene,
     subject,
 )
-from i2vgen_core.training.diffusion import Encoders, Shape
+from i2vgen_core.training.diffusion import ClipShape, Encoders
 from i2vgen_core.training.emoji import FPS, EmojiFolder, kept, plain_name, split_of
 from i2vgen_core.training.judge import CRITERIA, Judge, moves_as_told, ssim, trial, whole_moves
 from i2vgen_core.training.photos import Photos
@@ -287,11 +287,11 @@ def encoded(folder, tmp_path_factory) -> Path:
 class TestCache:
     def test_parts_are_those_of_the_clips(self, encoded):
         clips = cache.Cached(encoded)
-        drawn = clips.draw([Shape(2, (8,), 4)], (64, 64), 0, 0)
+        drawn = clips.draw([ClipShape(2, (8,), 4)], (64, 64), 0, 0)
         assert drawn.latents.shape == (4, 2, 4, 8, 8)
         assert drawn.image.shape[:2] == (4, 1)
         assert set(drawn.fps.tolist()) == {8.0}
-        again = cache.Cached(encoded).draw([Shape(2, (8,), 4)], (64, 64), 0, 0)
+        again = cache.Cached(encoded).draw([ClipShape(2, (8,), 4)], (64, 64), 0, 0)
         assert torch.equal(drawn.latents, again.latents)
         assert drawn.prompts == again.prompts
 
@@ -299,7 +299,7 @@ class TestCache:
         content = json.loads((encoded / cache.LISTING).read_text())
         number, row = next((i, r) for i, r in enumerate(content["clips"]) if r["backwards"] not in ("", r["prompt"]))
         clips = cache.Cached(encoded)
-        parts = [clips._part(random.Random(i), Shape(4, (row["fps"],)), number) for i in range(20)]
+        parts = [clips._part(random.Random(i), ClipShape(4, (row["fps"],)), number) for i in range(20)]
         seen = {prompt: latents for latents, _, prompt, _ in parts}
         assert set(seen) == {row["prompt"], row["backwards"]}
         assert torch.equal(seen[row["prompt"]], seen[row["backwards"]].flip(0))
@@ -317,9 +317,9 @@ class TestCache:
     def test_other_sizes_and_longer_clips_are_refused(self, encoded):
         clips = cache.Cached(encoded)
         with pytest.raises(InputError, match="64x64"):
-            clips.draw([Shape(2)], (96, 64), 0, 0)
+            clips.draw([ClipShape(2)], (96, 64), 0, 0)
         with pytest.raises(InputError, match="at most 4"):
-            clips.draw([Shape(5)], (64, 64), 0, 0)
+            clips.draw([ClipShape(5)], (64, 64), 0, 0)
 
     def test_what_is_there_is_kept(self, encoded, folder, monkeypatch):
         monkeypatch.setattr(cache, "_SHARD", 4)

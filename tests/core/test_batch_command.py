@@ -18,7 +18,7 @@ from test_encoding import heard, with_sound
 
 from i2vgen_core.__main__ import main
 from i2vgen_core.batch.stages import cascade_job
-from i2vgen_core.commands.batch import _cascade, _per_stage, add_arguments
+from i2vgen_core.commands.batch import _cascade, _model, _per_stage, add_arguments
 from i2vgen_core.media.images import write_image
 from i2vgen_core.media.video import read_video
 
@@ -59,7 +59,7 @@ def generated(picture, model, seed, *more):
 @pytest.mark.slow
 def test_the_stages_make_what_generate_makes(bundles, tmp_path, picture):
     (tmp_path / "out").mkdir()
-    plans, model = _cascade(parsed("--model", bundles(), out=tmp_path / "out"), gpus=0)
+    plans, model = planned(parsed("--model", bundles(), out=tmp_path / "out"), gpus=0)
     job = cascade_job(1, {"image": "a.png", "prompt": "a fox", **SMALL, "file_fps": "12"}, str(tmp_path), model)
     value = None
     for plan in plans:
@@ -337,6 +337,11 @@ def test_a_refinement_that_uses_features_again_keeps_nothing(plain, counted, pic
 # ---------------------------------------------------------------- options
 
 
+def planned(options, **more):
+    """Plans and hash of a batch with these options."""
+    return _cascade(options, *_model(options), **more)
+
+
 def parsed(*arguments, out="out"):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
@@ -345,7 +350,7 @@ def parsed(*arguments, out="out"):
 
 def test_workers_and_gpus_are_for_all_stages_or_for_each(bundles):
     options = parsed("--model", bundles(), "--workers", "3,refine=8", "--gpus", "1,encode=0")
-    plans, _ = _cascade(options, gpus=16)
+    plans, _ = planned(options, gpus=16)
     assert [(plan.name, plan.workers, plan.gpus) for plan in plans] == [
         ("encode", 3, 0.0),
         ("base", 3, 1.0),
@@ -353,13 +358,13 @@ def test_workers_and_gpus_are_for_all_stages_or_for_each(bundles):
         ("decode", 3, 1.0),
     ]
     assert [plan.arguments[1] for plan in plans] == ["cpu", "cuda", "cuda", "cuda"]
-    plans, _ = _cascade(parsed("--model", bundles(), "--stage", "base"), gpus=1)
+    plans, _ = planned(parsed("--model", bundles(), "--stage", "base"), gpus=1)
     assert [(plan.name, plan.workers, plan.gpus) for plan in plans] == [
         ("encode", 1, 0.25),
         ("base", 1, 0.25),
         ("decode", 1, 0.25),
     ]
-    plans, _ = _cascade(parsed("--model", bundles()), gpus=0)
+    plans, _ = planned(parsed("--model", bundles()), gpus=0)
     assert {(plan.gpus, plan.arguments[1]) for plan in plans} == {(0, "cpu")}
 
 
@@ -385,6 +390,16 @@ def test_what_cannot_be_used_is_said(more, message, tmp_path, caplog):
     assert main(["batch", *more, "--out", str(tmp_path / "out")]) == 2
     assert f"error: {message}" in caplog.text
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--lora", "none.safetensors")])
+def test_a_model_that_is_none_leaves_no_folder(bundles, tmp_path, caplog, more):
+    (tmp_path / "jobs.csv").write_text("image,prompt\nfox.jpg,a fox\n")
+    model = bundles() if more else "nowhere"
+    assert (
+        main(["batch", str(tmp_path / "jobs.csv"), "--model", str(model), *more, "--out", str(tmp_path / "out")]) == 2
+    )
+    assert "error: " in caplog.text and not (tmp_path / "out").exists()
 
 
 def test_without_ray_the_remedy_is_said(monkeypatch, tmp_path, caplog):

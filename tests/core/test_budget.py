@@ -3,19 +3,24 @@
 from dataclasses import replace
 
 import pytest
+import torch
 import toy
 from torch.autograd.graph import saved_tensors_hooks
 
 from i2vgen_core.config import UNetConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.training.budget import Plan
-from i2vgen_core.training.diffusion import Shape
-from i2vgen_core.training.stages import STAGES, Job
+from i2vgen_core.training.diffusion import ClipShape, Encoders
+from i2vgen_core.training.stages import STAGES, TrainingJob
 
 pytest.importorskip("peft")
 
 GIB = 2**30
-PLAN = Plan(toy.CONFIG, (64, 64), (Shape(3, clips=2),))
+PLAN = Plan(toy.CONFIG, (64, 64), (ClipShape(3, clips=2),))
+
+
+def weight_bytes(module):
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
 def really_kept(config, checkpointing):
@@ -55,14 +60,14 @@ def test_what_is_trained():
 
 def test_clips_cost_by_their_number():
     step = PLAN.budget().step
-    for plan in (replace(PLAN, shapes=(Shape(1), Shape(3, clips=4))), replace(PLAN, repeats=2)):
+    for plan in (replace(PLAN, shapes=(ClipShape(1), ClipShape(3, clips=4))), replace(PLAN, repeats=2)):
         assert plan.budget().step == pytest.approx(2 * step, rel=0.05)
 
 
 @pytest.mark.slow
 def test_the_released_network():
     """docs/training.md has these figures."""
-    plan = Plan(UNetConfig(), (448, 256), (Shape(16, clips=1),), checkpointing=True, precision="bf16")
+    plan = Plan(UNetConfig(), (448, 256), (ClipShape(16, clips=1),), checkpointing=True, precision="bf16")
     assert plan.budget().trained / GIB == pytest.approx(26.45, abs=0.01)
     assert plan.budget().step / GIB == pytest.approx(5.29, abs=0.01)
     lora = replace(plan, lora_rank=16).budget()
@@ -82,11 +87,33 @@ def test_what_cannot_fit_is_refused_before_anything_is_read(bundles, tmp_path, m
         with pytest.raises(
             InputError, match=r"training: expected a run that fits into the 0\.0 GiB of cpu, found .* a step"
         ):
-            STAGES[stage](Job(bundles(), str(recipe), tmp_path / stage))
+            STAGES[stage](TrainingJob(bundles(), str(recipe), tmp_path / "run" / stage, out=tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == [recipe], "what is refused leaves nothing"
+
+
+def test_the_encoders_that_count_are_those_that_are_loaded(bundles, tmp_path, monkeypatch):
+    counted = {}
+
+    def check(plan, device, encoders):
+        counted[plan.network.kind] = encoders
+        raise InterruptedError
+
+    monkeypatch.setattr(Plan, "check", check)
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text('{"loop": {"steps": 1}}')
+    for stage in ("base", "refiner"):
+        with pytest.raises(InterruptedError):
+            STAGES[stage](TrainingJob(bundles(), str(recipe), tmp_path / stage))
+    encoders = Encoders(bundles())
+    loaded = [encoders.vae.model, encoders.text.model]
+    # the text encoder's last layer is left out where nothing reads it
+    assert counted["vid2vid_xl"] == pytest.approx(sum(map(weight_bytes, loaded)), rel=0.02)
+    encoders.images(torch.zeros(1, 64, 64, 3))
+    assert counted["i2vgen_xl"] - counted["vid2vid_xl"] == weight_bytes(encoders._image.model)
 
 
 def test_what_surely_fits_is_not_counted(monkeypatch):
     monkeypatch.setattr("i2vgen_core.training.budget._features", None)
     PLAN.check("cpu")
     with pytest.raises(TypeError):
-        replace(PLAN, shapes=(Shape(10**6),)).check("cpu")
+        replace(PLAN, shapes=(ClipShape(10**6),)).check("cpu")

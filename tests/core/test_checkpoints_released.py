@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import released
+import released_table
 import torch
 import toy
 from safetensors.torch import load_file, save_file
@@ -30,13 +31,13 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return [row.result(tmp_path_factory.mktemp("released"), number) for number, row in enumerate(released.ROWS)]
+    return [row.result(tmp_path_factory.mktemp("released"), number) for number, row in enumerate(released_table.ROWS)]
 
 
-@pytest.mark.parametrize("number", range(len(released.ROWS)), ids=lambda n: f"{n} {released.ROWS[n].file}")
+@pytest.mark.parametrize("number", range(len(released_table.ROWS)), ids=lambda n: f"{n} {released_table.ROWS[n].file}")
 @pytest.mark.slow
 def test_a_released_file_is_known_and_gives_what_the_official_code_gives(results, number):
-    row, result = released.ROWS[number], results[number]
+    row, result = released_table.ROWS[number], results[number]
     assert (result.kind, result.stored) == (row.kind, row.stored)
     assert result.error <= row.limit
 
@@ -44,8 +45,8 @@ def test_a_released_file_is_known_and_gives_what_the_official_code_gives(results
 @pytest.mark.slow
 def test_the_table_in_the_docs_is_up_to_date(results):
     text = DOCUMENT.read_text(encoding="utf-8")
-    written = text.partition(released.BEGIN)[2].partition(released.END)[0]
-    assert written == released.table(results), "run: python tests/core/released.py docs/checkpoints.md"
+    written = text.partition(released_table.BEGIN)[2].partition(released_table.END)[0]
+    assert written == released_table.table(results), "run: python tests/core/released_table.py docs/checkpoints.md"
 
 
 # ---------------------------------------------------------------- what comes with a network
@@ -255,6 +256,6 @@ def test_other_controlnets_are_not_called_by_these_names():
 
 def test_a_folder_with_whole_and_half_files_takes_the_whole_ones(tmp_path):
     state = to_diffusers(toy.whole_state(toy.CONFIG))
-    save_file(released.as_dtype(state, torch.float32), tmp_path / released.SAFE)
-    save_file(released.as_dtype(state, torch.float16), tmp_path / released.FP16)
-    assert toy.same(read_state_dict(tmp_path)[0], load_file(tmp_path / released.SAFE))
+    save_file(released.as_dtype(state, torch.float32), tmp_path / released_table.SAFE)
+    save_file(released.as_dtype(state, torch.float16), tmp_path / released_table.FP16)
+    assert toy.same(read_state_dict(tmp_path)[0], load_file(tmp_path / released_table.SAFE))

@@ -1,11 +1,13 @@
 """`python -m i2vgen_core`: a photo in, an MP4 out, and exit codes."""
 
+import errno
 import importlib
 import json
 import logging
 import re
 import runpy
 import shutil
+import signal
 import sys
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -489,6 +491,28 @@ def test_scaffold_writes_what_diffusers_layout_has(tmp_path, caplog, monkeypatch
 
     assert main(["scaffold", str(folder)]) == 2
     assert "error: folder: expected a new or empty one" in caplog.text
+
+
+def test_the_end_of_a_machine_and_a_full_disk_are_a_line(monkeypatch, tmp_path, caplog):
+    command = ["scaffold", str(tmp_path / "model")]
+    monkeypatch.setattr("i2vgen_core.commands.scaffold.run", lambda _: signal.raise_signal(signal.SIGTERM))
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert main(command) == 130 and caplog.messages == ["stopped"]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert main(command) == 0, "as nohup and its like ask for"
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "here.mp4")
+
+    monkeypatch.setattr("i2vgen_core.commands.scaffold.run", full)
+    assert main(command) == 2
+    assert caplog.messages[1:] == [
+        "error: here.mp4: expected room to write, found none (No space left on device). Free some, or choose another folder."
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules after import")  # runpy, since this file imports it too

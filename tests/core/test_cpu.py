@@ -47,6 +47,22 @@ def test_gradients_have_torchs_own():
         assert isinstance(cpu.cpu_operators(torch.zeros(1)), nullcontext)
 
 
+def test_ctrl_c_between_torchs_own_steps_is_not_lost(monkeypatch):
+    """torch takes a mode off for a call of its layers in Python, and puts it back: an interrupt may come before it has."""
+
+    def interrupted(_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    def run():
+        with torch.no_grad(), cpu.cpu_operators(torch.zeros(1)):
+            monkeypatch.setattr("torch.overrides._push_mode", interrupted)
+            functional.group_norm(torch.zeros(1, 4, 2, 2), 2)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+
+
 _VELOCITY = """
 import hashlib, torch, toy
 with torch.no_grad():

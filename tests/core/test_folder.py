@@ -12,7 +12,7 @@ from PIL import Image
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.video import write_video
 from i2vgen_core.training.data import Folder, of_form
-from i2vgen_core.training.diffusion import Shape, draw_clips
+from i2vgen_core.training.diffusion import ClipShape, draw_clips
 
 FRAMES, FPS = 4, 8
 
@@ -335,7 +335,7 @@ def test_clips_keep_their_form(tmp_path):
     expected = {"wide": (128, 64), "tall": (64, 128), "even": (64, 64)}
     seen = {}
     for number in range(30):
-        clips = draw_clips(Folder(tmp_path, buckets=True), [Shape(1, clips=2)], (128, 64), number, 0)
+        clips = draw_clips(Folder(tmp_path, buckets=True), [ClipShape(1, clips=2)], (128, 64), number, 0)
         for clip in clips:
             seen.setdefault(clip.prompt, set()).add((clip.frames.shape[2], clip.frames.shape[1]))
     assert seen == {name: {size} for name, size in expected.items()}

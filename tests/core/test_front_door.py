@@ -324,9 +324,11 @@ def test_shapes_that_do_not_belong_together(cascade, image):
 
 # ---------------------------------------------------------------- types
 
-PAGE = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
-(SNIPPET, *_) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
-"""The page's first example."""
+PAGES = (ROOT / "README.md", ROOT / "docs" / "library.md")
+FIRST, SNIPPET = (
+    re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)[0] for page in PAGES
+)
+"""The pages' first examples."""
 
 WRONG = {
     "seed=1": "sed=1",
@@ -340,10 +342,13 @@ WRONG = {
 @pytest.mark.slow
 def test_mypy_finds_a_wrong_argument(tmp_path):
     files = {}
-    for number, (right, wrong) in enumerate([("", ""), *WRONG.items()]):
-        assert SNIPPET.count(right) or not right
-        files[tmp_path / f"example_{number}.py"] = wrong
-        (tmp_path / f"example_{number}.py").write_text(SNIPPET.replace(right, wrong) if right else SNIPPET)
+    for example in (FIRST, SNIPPET):
+        for right, wrong in [("", ""), *WRONG.items()]:
+            file = tmp_path / f"example_{len(files)}.py"
+            if not right or right in example:
+                files[file] = wrong
+                file.write_text(example.replace(right, wrong) if right else example)
+    assert len(files) == 5 + 6
     done = subprocess.run(
         [sys.executable, "-m", "mypy", *map(str, files)], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -139,8 +139,13 @@ class TestLoop:
         regression(tmp_path, self.CONFIG).run(until=1)
         with pytest.raises(InputError, match=r"other tensors \(weight is 1x4 there, 2x4 here\)"):
             Loop(nn.Linear(4, 2), lambda *_: None, lambda _: None, tmp_path, self.CONFIG)
-        assert regression(tmp_path, replace(self.CONFIG, learning_rate=0.1)).step == 1
-        assert "had other settings: learning_rate was 0.2, is 0.1" in caplog.text
+        again = regression(tmp_path, replace(self.CONFIG, learning_rate=0.1, weight_decay=0.5, precision="fp16"))
+        assert again.step == 1 and {group["weight_decay"] for group in again.optimiser.param_groups} == {0.5, 0.0}
+        assert "had other settings: learning_rate was 0.2, is 0.1; weight_decay was" in caplog.text
+        with pytest.raises(InputError, match="a checkpoint of this recipe, of muon, found one of adamw"):
+            regression(tmp_path, replace(self.CONFIG, optimiser="muon"))
+        with pytest.raises(InputError, match="found other groups of tensors, by learning rate and decay"):
+            regression(tmp_path, replace(self.CONFIG, weight_decay=0.0))
 
     def test_a_full_disk_leaves_the_checkpoint_before(self, tmp_path, monkeypatch):
         regression(tmp_path, self.CONFIG).run(until=1)
@@ -233,7 +238,7 @@ class TestRecipes:
         assert said["loop"].keys() == {field.name for field in fields(LoopConfig)}
         assert recipe.unet == UNetConfig(recipe.unet.kind), "the released sizes"
         page = (BUILT_IN.parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
-        assert f"```json\n{content}```" in page or name.startswith("full")
+        assert f"```json\n{content}```" in page
         assert f"`{name}`" in page
 
     @pytest.mark.parametrize(

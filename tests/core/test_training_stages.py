@@ -29,7 +29,7 @@ from i2vgen_core.training import base, diffusion, stages
 from i2vgen_core.training.data import World
 from i2vgen_core.training.loop import CHECKPOINT, LoopConfig
 from i2vgen_core.training.recipe import parse_recipe
-from i2vgen_core.training.stages import LORA, STAGES, Job
+from i2vgen_core.training.stages import LORA, STAGES, TrainingJob
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
     for stage in ("vae", "clip", "base", "refiner"):
         recipe = root / f"{stage}.json"
         recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 2, "log_every": 1}}))
-        STAGES[stage](Job(root / "model", str(recipe), root / stage, out=root / "model", dtype="fp32"))
+        STAGES[stage](TrainingJob(root / "model", str(recipe), root / stage, out=root / "model", dtype="fp32"))
     return root
 
 
@@ -62,7 +62,9 @@ class TestStages:
         before = {key: value.clone() for key, value in load_file(file).items()}  # it is mapped, and written over
         recipe = tmp_path / "recipe.json"
         recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 1, "learning_rate": 1e-6, "warmup": 1}}))
-        STAGES[stage](Job(trained / "model", str(recipe), tmp_path / "run", out=trained / "model", dtype="fp32"))
+        STAGES[stage](
+            TrainingJob(trained / "model", str(recipe), tmp_path / "run", out=trained / "model", dtype="fp32")
+        )
         after = load_file(file)
         assert before.keys() == after.keys()
         differences = [(after[key] - before[key]).abs().max().item() for key in before]
@@ -70,7 +72,7 @@ class TestStages:
 
     def test_an_image_only_run_leaves_what_mixes_frames(self, trained, tmp_path):
         config = parse_recipe(base.BaseTraining, SMALL["base"] | {"image_only": True}, "")
-        config = replace(config, shapes=(diffusion.Shape(1, clips=2),), loop=LoopConfig(steps=2, warmup=1))
+        config = replace(config, shapes=(diffusion.ClipShape(1, clips=2),), loop=LoopConfig(steps=2, warmup=1))
         network = base.build_base(config)
         before = {name: p.detach().clone() for name, p in network.named_parameters()}
         base.train_base(network, diffusion.Encoders(trained / "model"), World(), tmp_path, config).run()
@@ -107,7 +109,7 @@ class TestOtherData:
         loop = {"steps": 2, "learning_rate": 0.1, "warmup": 1, "ema": 0, "precision": precision}
         for stage, folder in (("base", "unet"), ("refiner", "refiner")):
             recipe.write_text(json.dumps(SMALL[stage] | {"lora_rank": 2, "checkpointing": True, "loop": loop}))
-            STAGES[stage](Job(trained / "model", str(recipe), tmp_path / stage, dtype="fp32"))
+            STAGES[stage](TrainingJob(trained / "model", str(recipe), tmp_path / stage, dtype="fp32"))
             network = open_unet(trained / "model" / folder).build_network()
             weight = network.input_blocks[1][1].transformer_blocks[0].attn2.to_k.weight
             plain = weight.detach().clone()
@@ -128,7 +130,7 @@ class TestOtherData:
             recipe.write_text(json.dumps(SMALL[stage] | {"loop": {"steps": 4, "log_every": 2}}))
             for name, more in (("plain", {}), ("watched", {"sample_every": 2, "tensorboard": True})):
                 run = tmp_path / f"{stage}_{name}"
-                STAGES[stage](Job(trained / "model", str(recipe), run, dtype="fp32", **more))
+                STAGES[stage](TrainingJob(trained / "model", str(recipe), run, dtype="fp32", **more))
                 results[name] = load_file(run / part / "diffusion_pytorch_model.safetensors")
             assert toy.same(results["plain"], results["watched"])
             assert {file.name for file in (run / "samples").iterdir()} == {"step_000002.mp4", "step_000004.mp4"}
@@ -143,10 +145,10 @@ class TestOtherData:
         recipe = tmp_path / "recipe.json"
         recipe.write_text(json.dumps(SMALL["vae"] | {"loop": {"steps": 1}}))
         with pytest.raises(InputError, match="--sample-every: expected the base or the refiner, found vae"):
-            STAGES["vae"](Job(tmp_path, str(recipe), tmp_path / "run", sample_every=5))
+            STAGES["vae"](TrainingJob(tmp_path, str(recipe), tmp_path / "run", sample_every=5))
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
         with pytest.raises(InputError, match="--tensorboard: expected the package tensorboard, found none"):
-            STAGES["vae"](Job(tmp_path, str(recipe), tmp_path / "run", tensorboard=True))
+            STAGES["vae"](TrainingJob(tmp_path, str(recipe), tmp_path / "run", tensorboard=True))
 
     def test_a_folder_of_images(self, tmp_path):
         for i in range(3):
@@ -156,7 +158,7 @@ class TestOtherData:
         for stage, more in (("vae", {}), ("clip", {"seconds": 0, "batch": 3, "size": [64, 64]})):
             recipe = tmp_path / "recipe.json"
             recipe.write_text(json.dumps(SMALL[stage] | more | {"loop": loop}))
-            STAGES[stage](Job(tmp_path / "model", str(recipe), tmp_path / stage, tmp_path, tmp_path / "model"))
+            STAGES[stage](TrainingJob(tmp_path / "model", str(recipe), tmp_path / stage, tmp_path, tmp_path / "model"))
         assert {part.name for part in (tmp_path / "model").iterdir()} >= {"vae", "text_encoder", "image_encoder"}
 
 
@@ -236,7 +238,7 @@ class TestCommands:
         recipe = tmp_path / "recipe.json"
         recipe.write_text(json.dumps(SMALL["vae"] | {"loop": {"steps": 3}}))
         with monkeypatch.context() as patch:
-            patch.setattr(stages.Job, "source", lambda *_: Source())
+            patch.setattr(stages.TrainingJob, "source", lambda *_: Source())
             handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what the others of the batch ask for
             try:
                 assert vae_command("--run", tmp_path / "run") == 130

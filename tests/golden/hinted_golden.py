@@ -440,7 +440,11 @@ def program(folder: Folder, name: str, case: dict[str, Any]) -> Values:
     unet = folder.network(case.get("scale", {}))
     assert unet.config.control is not None
     keys = int((key_frames(frames, inserted) >= 0).sum())
-    hint = stage.hint(unet.config.control, latent, flat(noise("hint_noise", 1, 4, keys, *latent.shape[2:])))
+    hint_noise = flat(noise("hint_noise", 1, 4, keys, *latent.shape[2:]))
+    if case.get("noise_aug", 1):
+        hint = stage.hint(unet.config.control, latent, hint_noise)
+    else:
+        hint = hint_of_keys(folder.schedule, latent, hint_noise, inserted, -1, case["s_cond"])
     conditions = [unet.prepare(noise(text, 1, 77, 1024)) for text in ("text", "negative")]
     settings = stage.settings
     denoise = guided_and_joined(

@@ -121,6 +121,13 @@ def test_replaced_attention(sample, plain, name):
     assert relative_error(sample(values(1)), plain) < 1e-4, "there is one transformer a block"
 
 
+def test_a_patch_for_another_network_is_refused(sample):
+    """As one for prompts whose keys and values stand in turn, or for layers that read something else of it."""
+    for made in (lambda q, k, v, _: (q, k[:, 0::2], v[:, 1::2]), lambda *_: {}):
+        with pytest.raises(ValueError, match="what a patch of attention gives: expected queries, and as many keys"):
+            sample(lambda model, made=made: model.set_model_attn2_patch(made))
+
+
 PATCHES: dict[str, dict[str, Any]] = {
     "FreeU_V2": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
     "FreeU": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},

@@ -85,3 +85,21 @@ def test_what_the_built_in_cascade_cannot_know_is_one_line(host, picture, size, 
 def test_two_widths_that_are_not_equal_are_one_line(host):
     said = _said(host, _encoded(clip_encode__width=256))
     assert said == {"global_encode": ["width: 256 in CLIP Encode, 128 here; make the two equal"]}
+
+
+def test_parts_of_the_frame_that_read_words_alone_are_one_line(host):
+    """What a hook of another pack patches into the attention to the context, that pack has made of words alone."""
+    import comfy.hooks
+
+    hook = comfy.hooks.TransformerOptionsHook(hook_scope=comfy.hooks.EnumHookScope.HookedOnly)
+    hook.transformers_dict = {"patches": {"attn2_patch": [lambda q, k, v, _: (q, k, v)]}}
+    group = comfy.hooks.HookGroup()
+    group.add(hook)
+    positive = host.run(graphs.conditions("short"), {"positive": ("global_encode", 0)}).kept["positive"]
+    host.given["coupled"] = comfy.hooks.set_hooks_for_conditioning(positive, hooks=group)
+    graph = changed(graphs.base_latent("short") | {"coupled": node("GiveForTest", name="coupled")}, base__steps=1)
+    line = "conditioning: parts of the frame with prompts of their own read these alone, not the picture; colours may drift there"
+    for given, said in ((["coupled", 0], [line]), (["global_encode", 0], [])):
+        result = host.run(changed(graph, base__positive=given), {"latent": ("base", 0)})
+        assert result.error is None, result.error
+        assert [text for name, text in result.texts if name == "base" and not text.startswith("step")] == said

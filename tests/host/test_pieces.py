@@ -152,7 +152,7 @@ def test_windows_that_go_round(sample, host, monkeypatch):
     """Frames in any order: each window has the details of a clip of its length."""
     calls = _calls_of(host.module("nodes.host.network").HostUNet, "_together", monkeypatch)
     sample(_in_windows([*WINDOWS, [4, 5, 0, 1], [1, 3, 5, 0]]))
-    details = [inputs.details for inputs, _ in calls]
+    details = [inputs.by_frame["details"] for inputs, _ in calls]
     assert len(details) == 4 * STEPS and all(torch.equal(each, details[0]) for each in details)
     assert {piece.frames for inputs, _ in calls for piece in inputs.pieces} >= {(4, 5, 0, 1), (1, 3, 5, 0)}
 
@@ -415,6 +415,17 @@ def test_controls_are_refused_where_conditions_are_made(made):
     (text, extra), *_ = made.positive
     with pytest.raises(ValueError, match="no ControlNet, since none was trained"):
         model.extra_conds(**extra, cross_attn=text, noise=noise, device="cpu", control=object())
+
+
+@pytest.mark.parametrize("stage", ["base", "refiner"])
+def test_a_latent_with_an_axis_of_time_is_refused(made, stage):
+    """Of an empty latent for another network, which the host gives our channels."""
+    (text, extra), *_ = made.positive if stage == "base" else made.words
+    noise = torch.zeros(1, 4, FRAMES, graphs.HEIGHT // 8, graphs.WIDTH // 8)
+    with pytest.raises(
+        ValueError, match=r"latent: expected \[frames, 4, height / 8, width / 8\], found \[1, 4, 6, 8, 12\]"
+    ):
+        getattr(made, stage).model.extra_conds(**extra, cross_attn=text, noise=noise, device="cpu")
 
 
 @pytest.mark.parametrize("part", ["image_latent", "global_tokens"])

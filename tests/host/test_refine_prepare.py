@@ -18,6 +18,8 @@ from i2vgen_core.config import HINTED, RELEASES, Kind, released_config
 from i2vgen_core.network.unet import UNet
 from i2vgen_core.parts import StageNetwork
 from i2vgen_core.sampling.options import RefineOptions
+from i2vgen_core.sampling.schedules import schedule_for
+from i2vgen_core.sampling.stages import RefineStage
 
 from ..templates.graph import Graph
 from ..templates.restoring import RESTORING, restore_video
@@ -26,6 +28,7 @@ from .compare import relative_error
 from .graphs import node
 from .in_process import Host
 from .test_interrupts import Interrupter
+from .test_pieces import _changed, _without
 
 OPTIONS = RefineOptions(mode="normal", steps=2, seed=graphs.SEED, rescale=0.0)
 PREPARED = {"enlarging": 1.5, "noise_aug": 0, "scale_told": 0, "joining": "auto", "seed": graphs.SEED}
@@ -134,6 +137,37 @@ def test_the_stock_sampler_reads_the_hint_too(host: Host, refiners: dict[str, Pa
     host.given["clip"] = clip.flip(0)
     assert frames.shape == (5, 18, 24, 3)
     assert relative_error(frames, host.value(graph("star") | {"refine": stock})) > 1e-2
+
+
+def test_the_stock_sampler_gives_the_same_where_it_has_the_levels(
+    host: Host, refiners: dict[str, Path], clip: torch.Tensor
+) -> None:
+    """DPM-Solver++ without noise or rescaling, on levels that are timesteps. An amount of its own leaves out the releases'
+    second scaling of the start, which no stock sampler has."""
+    options = {"steps": 3, "noise_level": 700, "eta": 0.0, "rescale": 0.0, "amount": 0.9, "mode": "normal"}
+    stage = RefineStage(RefineOptions(seed=graphs.SEED, **options), RELEASES["star"], schedule_for("star"))
+    assert stage.timesteps == [699, 524, 349]
+    give(host, refiners["star"], clip)
+    host.given["sigmas"] = stage.plan.sigmas
+    stock = {
+        "solver": node("SamplerDPMPP_2M_SDE", solver_type="midpoint", eta=0.0, s_noise=1.0, noise_device="cpu"),
+        "sigmas": node("GiveForTest", name="sigmas"),
+        "refine": node(
+            "SamplerCustom",
+            model=["refiner", 0],
+            add_noise=True,
+            noise_seed=stage.noise_seed,
+            cfg=5.0,
+            positive=["prepare", 0],
+            negative=["prepare", 1],
+            sampler=["solver", 0],
+            sigmas=["sigmas", 0],
+            latent_image=["prepare", 2],
+        ),
+    }
+    given = graph("star")
+    ours = graphs.changed(given, **{f"refine__{name}": value for name, value in options.items()}, refine__cfg=5.0)
+    assert relative_error(host.value(given | stock), host.value(ours)) < 1e-4
 
 
 def test_a_step_is_cancelled_between_its_windows(
@@ -250,3 +284,25 @@ def test_what_cannot_be_is_said(
     given = graph("star") | {"other": node("GiveForTest", name="other")}
     result = host.run(graphs.changed(given, **changes), {"frames": ("base", 0)})
     assert result.error is not None and message in result.error
+
+
+def test_a_node_that_loses_the_hint_is_told(host: Host, refiners: dict[str, Path], clip: torch.Tensor) -> None:
+    """As one that calls the network with the conditions that it knows, or cuts the latent alone."""
+    give(host, refiners["star"], clip)
+    names = "positive", "negative", "latent"
+    kept = host.run(graph("star"), {name: ("prepare", i) for i, name in enumerate(names)}).kept
+    inputs = [kept[name] for name in names]
+    lost = "expected some, in every call of the network, found none."
+    changes = {
+        f"the hint: {lost}": _without("hint"),
+        f"what is told of the hint: {lost}": _without("told"),
+        "the hint: expected those of the frames and places that are evaluated, found": lambda given: {
+            **given,
+            "hint": given["hint"][..., :-1],
+        },
+    }
+    for message, change in changes.items():
+        model = host.given["model"].clone()
+        _changed(change)(model)
+        with pytest.raises(ValueError, match=message), torch.inference_mode():
+            host.module("nodes.host.sampling").sample_refiner(model, *inputs, OPTIONS)

@@ -49,8 +49,7 @@ def test_refiner_in_the_base_sampler(host):
 def test_base_in_the_refine_sampler(host):
     graph = changed(graphs.refined_latent(), refine__model=["loader", 0])
     assert _message(host, graph, "refine") == (
-        "model: expected an MS-Vid2Vid-XL or SR600 refiner, found a base (i2vgen_xl). "
-        "Wire the Refiner Loader's MODEL into it."
+        "model: expected a refiner, found a base (i2vgen_xl). Wire the Refiner Loader's MODEL into it."
     )
 
 
@@ -70,7 +69,7 @@ def test_another_model(host, values, make):
         "model: expected a base, a composer, an animator or text to video, found another model. Wire"
     )
     message = _message(host, changed(graph, refine__model=["other", 0]), "refine")
-    assert message.startswith("model: expected an MS-Vid2Vid-XL or SR600 refiner, found another model. Wire")
+    assert message.startswith("model: expected a refiner, found another model. Wire")
 
 
 # ---- frames, conditionings

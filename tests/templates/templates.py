@@ -31,7 +31,7 @@ _OFF: dict[str, Any] = {"bypassed": True}
 
 
 def cascade() -> Graph:
-    graph = Graph("cascade", notes.CASCADE, "I2VGen-XL 01 Image to video, refined")
+    graph = Graph("cascade", notes.CASCADE, "I2VGen-XL 01 Image to video")
     picture = scene(graph.group("1. Picture"))
     first = first_stage(graph.group("2. First stage"), picture)
     second = second_stage(graph.group("3. Second stage"), first, picture)
