@@ -37,7 +37,7 @@ from .grow import grow_vae
 from .loop import Loop
 from .lora import add_lora, save_lora
 from .recipe import read_recipe
-from .refiner import RefinerTraining, build_refiner, train_refiner
+from .refiner import RefinerTraining, build_refiner, release_with_branch, train_refiner, with_branch
 from .samples import sample_base, sample_refiner
 from .vae import VAETraining, build_vae, fit_latent_rgb, normalise_latents, train_vae, unseen_pictures
 

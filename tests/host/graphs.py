@@ -166,6 +166,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "I2VGenXLRefineSampler": {"steps": 1},
     "KSampler": {"steps": 1},
     "BasicScheduler": {"steps": 1},
+    "I2VGenXLShots": {"steps": 1, "frames": 3},
+    "I2VGenXLVideoEdit": {"steps": 2},
     "ImageScale": {"width": 120, "height": 88},
 }
 TEMPLATE_FRAMES = {
@@ -174,8 +176,11 @@ TEMPLATE_FRAMES = {
     "base_loop": 16,
     "base_chain": 16,
     "refine_long_video": 11,
+    "part_moves": 16,
 }
 """Of the templates whose other blocks count on a number; all others are run with three."""
+KEPT_SIZE = ("base_loop", "part_moves", "video_recolour", "video_image_edit", "video_style")
+"""Whose pictures have to be of the base's size."""
 
 
 def small_template(make: Callable[[], Any]) -> Graph:
@@ -184,13 +189,13 @@ def small_template(make: Callable[[], Any]) -> Graph:
     prompt = make().prompt()
     for name, each in prompt.items():
         for entry, value in SMALL.get(each["class_type"], {}).items():
-            if not (each["class_type"] == "ImageScale" and make.__name__ == "base_loop"):
+            if not (each["class_type"] == "ImageScale" and make.__name__ in KEPT_SIZE):
                 each["inputs"][entry] = value
         if each["class_type"] == "I2VGenXLGlobalEncode":
             each["inputs"]["frames"] = TEMPLATE_FRAMES.get(make.__name__, 3)
         if each["class_type"] == "LoadVideo":
             prompt[name] = node("CreateVideo", images=["scenes", 0], fps=RATE)
-    if make.__name__ in ("refine_video", "refine_long_video"):
+    if "scenes" in {link[0] for each in prompt.values() for link in each["inputs"].values() if isinstance(link, list)}:
         prompt["scene"] = node("I2VGenXLTinyScene", seed=13)
         prompt["scenes"] = node("RepeatImageBatch", image=["scene", 0], amount=TEMPLATE_FRAMES.get(make.__name__, 3))
     return prompt

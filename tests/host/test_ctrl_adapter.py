@@ -17,6 +17,7 @@ from i2vgen_core.sampling.control import Control, ControlledPredictor, ControlOp
 from i2vgen_core.sampling.schedules import schedule_for
 from i2vgen_core.sampling.stages import BaseStage
 
+from ..templates.steering import edges_to_video
 from . import graphs
 from .compare import relative_error
 from .graphs import node
@@ -141,3 +142,40 @@ def test_what_does_not_fit_is_said(host, given, change, words):
 def test_key_frames_are_numbers(host, given):
     result = host.run(_graph(host, given, key_frames="0 five"), {"latent": ("base", 0)})
     assert "key frames: expected numbers of frames" in str(result.error)
+
+
+def test_the_template_runs_where_its_files_are(host, given):
+    """Made-up networks stand for the released ones, tensors for the video and for what the ControlNet is told."""
+    host.given |= given
+    prompt = edges_to_video().prompt()
+    texts = [name for name, each in prompt.items() if each["class_type"] == "CLIPTextEncode"]
+    stands = {
+        "CLIPLoader": ["loader", 2],
+        "CLIPVisionLoader": ["loader", 3],
+        "VAELoader": ["loader", 4],
+        "I2VGenXLCtrlAdapterLoader": ["adapter", 0],
+        "ControlNetLoader": ["control", 0],
+        "GetVideoComponents": ["hints", 0],
+        "LoadImage": ["photo", 0],
+    }
+    small = {
+        "I2VGenXLCLIPEncode": {"width": graphs.WIDTH},
+        "I2VGenXLGlobalEncode": {"width": graphs.WIDTH, "height": graphs.HEIGHT, "frames": graphs.FRAMES},
+        "I2VGenXLBaseSampler": {"steps": 2},
+    }
+
+    def moved(link: list[Any]) -> list[Any]:
+        kind = prompt[link[0]]["class_type"]
+        if kind == "I2VGenXLBaseLoader":
+            return ["loader", link[1]]
+        return [("good", "bad")[texts.index(link[0])], 0] if link[0] in texts else stands.get(kind, link)
+
+    graph = {name: node("GiveForTest", name=name) for name in ("adapter", "control", "hints", "good", "bad")}
+    graph |= {name: graphs.conditions()[name] for name in ("loader", "photo")}
+    kept = {"Canny", "ImageFromBatch", "CLIPVisionEncode", "I2VGenXLApplyCtrlAdapter", "I2VGenXLVAEDecode", *small}
+    for name, each in prompt.items():
+        if each["class_type"] in kept:
+            wires = {key: moved(link) for key, link in each["inputs"].items() if isinstance(link, list)}
+            graph[name] = node(each["class_type"], **(each["inputs"] | wires | small.get(each["class_type"], {})))
+    (decoded,) = (name for name, each in graph.items() if each["class_type"] == "I2VGenXLVAEDecode")
+    assert host.value(graph, decoded).shape == (graphs.FRAMES, graphs.HEIGHT, graphs.WIDTH, 3)

@@ -29,7 +29,7 @@ def test_template_runs(host, make):
     assert videos
     for frames in result.kept.values():
         assert frames.isfinite().all() and frames.std() > 0.01
-    lengths = {"base_chain": {16, 31}, "base_loop": {15}}  # of the chain each clip and both
+    lengths = {"base_chain": {16, 31}, "base_loop": {15}, "shots": {17}}  # of the chain each clip and both
     expected = lengths.get(make.__name__, {TEMPLATE_FRAMES.get(make.__name__, 3)})
     assert {len(frames) for frames in result.kept.values()} == expected
 

@@ -1,4 +1,4 @@
-"""The two blocks of `subgraphs/`: a stage each, with its settings outside. The templates use them too."""
+"""The blocks of `subgraphs/`: a stage each, with its settings outside. The templates use them too."""
 
 from __future__ import annotations
 
@@ -124,4 +124,79 @@ def video_refine() -> Blueprint:
     return block
 
 
-BLUEPRINTS: list[Callable[[], Blueprint]] = [image_to_video, video_refine]
+@cache
+def video_edit() -> Blueprint:
+    """AnyV2V: a video and its first frame, edited, in; the edited video out."""
+    block = Blueprint(
+        "Edit a Video (I2VGen-XL)",
+        "A video and its first frame, edited by any tool, in; the video edited likewise out.",
+        notes.VIDEO_EDIT,
+        (300, 700),
+        first_id=301,
+    )
+    group = block.group("Base and frames", width=360)
+    bundle = released("i2vgen_xl", "text", "vision", "vae")
+    loader = group.add("I2VGenXLCascadeLoader", bundle=assets.NAME, models=bundle)
+    size = group.add("I2VGenXLSize", size=OWN_SIZE, model=loader["MODEL"])
+    sides = {"width": size["width"], "height": size["height"]}
+    frames = group.add("ImageScale", upscale_method="bilinear", crop="center", **sides)
+    count = group.add("GetImageSize", image=frames)
+    first = group.add("ImageFromBatch", title="First frame", image=frames)
+    texts, stage = block.group("Prompts"), block.group("Edit")
+    made = []
+    for title, image, prompt in (("Source", first, ""), ("Edited", None, prompt_of(_SCENE))):
+        given = {"image": image} if image else {}
+        clip = texts.add(
+            "I2VGenXLCLIPEncode",
+            title=f"{title}: prompts",
+            clip=loader["CLIP"],
+            clip_vision=loader["CLIP_VISION"],
+            prompt=prompt,
+            negative_prompt=BASE.negative_prompt,
+            width=size["width"],
+            **given,
+        )
+        details = stage.add(
+            "I2VGenXLGlobalEncode",
+            title=f"{title}: details",
+            positive=clip["positive"],
+            negative=clip["negative"],
+            global_encoder=loader["global_encoder"],
+            vae=loader["VAE"],
+            frames=count["batch_size"],
+            fps=0,
+            **sides,
+            **given,
+        )
+        made.append((clip, details))
+    (source_clip, source), (clip, details) = made
+    latent = stage.add("VAEEncode", pixels=frames, vae=loader["VAE"])
+    edited = block.group("Video")
+    sampled = edited.add(
+        "I2VGenXLVideoEdit",
+        model=loader["MODEL"],
+        source_positive=source["positive"],
+        positive=details["positive"],
+        negative=details["negative"],
+        source_latent=latent,
+        control_after_generate="fixed",
+    )
+    decoded = edited.add("I2VGenXLVAEDecode", vae=loader["VAE"], latent=sampled)
+    video = edited.add("CreateVideo", images=decoded, fps=RATE)
+    block.expose("images", (frames, "image"))
+    block.expose("first_frame", (clip, "image"), (details, "image"))
+    block.expose("prompt", (clip, "prompt"))
+    block.expose("negative_prompt", (clip, "negative_prompt"), (source_clip, "negative_prompt"))
+    block.expose("size", (size, "size"))
+    block.expose("steps", (sampled, "steps"))
+    block.expose("seed", (sampled, "seed"))
+    block.expose("fresh_noise", (sampled, "fresh_noise"))
+    block.expose("rate", (video, "fps"))
+    block.expose("bundle", (loader, "bundle"))
+    block.give("IMAGE", decoded)
+    block.give("VIDEO", video)
+    block.show(sampled)
+    return block
+
+
+BLUEPRINTS: list[Callable[[], Blueprint]] = [image_to_video, video_refine, video_edit]

@@ -40,14 +40,15 @@ def waiting_note(title: str, words: str, file: str, more: str = "", encoders: tu
     return "\n\n".join(part for part in parts if part)
 
 
-class _Start:
+class NetworkStart:
     """The network and its encoders."""
 
-    def __init__(self, graph: Graph, kind: Kind, file: str):
+    def __init__(self, graph: Graph, kind: Kind, file: str, **loaded: str):
+        """loaded: settings of the loader, beside the file."""
         self.graph, self.release = graph, RELEASES[kind]
         models = graph.group("1. Models")
         said = kind if kind in ("tft2v_composer", "videolcm_composer", "text2video") else "auto"
-        self.model = models.add("I2VGenXLBaseLoader", model_name=FILES[file].name, kind=said)
+        self.model: Node = models.add("I2VGenXLBaseLoader", model_name=FILES[file].name, kind=said, **loaded)
         self.clip = models.add("CLIPLoader", clip_name=FILES["text"].name, models=released("text"))
         self.vae = models.add("VAELoader", vae_name=FILES["vae"].name, models=released("vae"))
         self._vision: Node | None = None
@@ -67,17 +68,18 @@ class _Start:
         words = self.release.negative_prompt
         return positive, group.add("CLIPTextEncode", title="Negative prompt", clip=self.clip, text=words)
 
-    def sampled(self, group: Group, source: Node) -> None:
+    def sampled(self, group: Group, source: Node, model: Node | None = None) -> None:
         sides = {name: source[name] for name in ("positive", "negative")}
-        self.finish(group, latent=source["LATENT"], **sides)
+        self.finish(group, model, latent=source["LATENT"], **sides)
 
-    def finish(self, group: Group, **wires: Node | Output) -> None:
-        latent = group.add("I2VGenXLBaseSampler", model=self.model, control_after_generate="randomize", **wires)
+    def finish(self, group: Group, model: Node | None = None, **wires: Node | Output) -> None:
+        chosen = model or self.model
+        latent = group.add("I2VGenXLBaseSampler", model=chosen, control_after_generate="randomize", **wires)
         frames = group.add("I2VGenXLVAEDecode", vae=self.vae, latent=latent)
         save_frames(self.graph.group("Video"), frames, self.graph.name)
 
 
-def _compose(start: _Start, group: Group, prompt: str, **guides: Node | Output) -> None:
+def _compose(start: NetworkStart, group: Group, prompt: str, **guides: Node | Output) -> None:
     positive, negative = start.prompts(prompt, 3)
     size = {"width": start.release.width, "height": start.release.height, "frames": start.release.frames}
     composed = start.graph.group("4. Guides").add(
@@ -86,7 +88,7 @@ def _compose(start: _Start, group: Group, prompt: str, **guides: Node | Output) 
     start.sampled(start.graph.group("5. Sampling"), composed)
 
 
-def _video_in(graph: Graph, title: str, file: str = "video.mp4") -> tuple[Group, Node]:
+def video_in(graph: Graph, title: str, file: str = "video.mp4") -> tuple[Group, Node]:
     group = graph.group(title)
     return group, group.add("GetVideoComponents", video=group.add("LoadVideo", file=file))
 
@@ -109,8 +111,8 @@ def sketch_to_video() -> Graph:
 packs, are nearer to what the network was trained on. Dark lines on white are turned round. {_AFTER}"""
     note = waiting_note("Sketch to video", words, "tft2v_composer")
     graph = Graph("sketch_to_video", note, "I2VGen-XL 16 Sketch to video")
-    start = _Start(graph, "tft2v_composer", "tft2v_composer")
-    group, frames = _video_in(graph, "2. Lines of a video")
+    start = NetworkStart(graph, "tft2v_composer", "tft2v_composer")
+    group, frames = video_in(graph, "2. Lines of a video")
     lines = group.add("Canny", image=frames)
     group.add("PreviewImage", images=lines)
     _compose(start, group, _FOX, sketch=lines)
@@ -122,8 +124,8 @@ def depth_to_video() -> Graph:
 any block does that draws near places bright. Blocks that scale each frame by itself make the depth flicker. {_AFTER}"""
     note = waiting_note("Depth to video", words, "tft2v_composer")
     graph = Graph("depth_to_video", note, "I2VGen-XL 17 Depth to video")
-    start = _Start(graph, "tft2v_composer", "tft2v_composer")
-    _, frames = _video_in(graph, "2. A video")
+    start = NetworkStart(graph, "tft2v_composer", "tft2v_composer")
+    _, frames = video_in(graph, "2. A video")
     group = graph.group("Its depth")
     moge = group.add("LoadMoGeModel", model_name=_MOGE, models=_hosted("MoGe", "geometry_estimation", _MOGE))
     depth = group.add("MoGeRender", moge_geometry=group.add("MoGeInference", moge_model=moge, image=frames))
@@ -137,8 +139,8 @@ def masked_to_video() -> Graph:
 through *Convert Image to Mask*, and has one mask a frame. Frames that the video lacks are made whole. {_AFTER}"""
     note = waiting_note("Fill in a mask over time", words, "tft2v_composer")
     graph = Graph("masked_to_video", note, "I2VGen-XL 18 Masked video to video, filled in")
-    start = _Start(graph, "tft2v_composer", "tft2v_composer")
-    group, frames = _video_in(graph, "2. Video and mask")
+    start = NetworkStart(graph, "tft2v_composer", "tft2v_composer")
+    group, frames = video_in(graph, "2. Video and mask")
     mask = group.add("LoadImageMask", image="mask.png", channel="red")
     _compose(start, group, _FOX, masked_video=frames, mask=mask)
     return graph
@@ -149,7 +151,7 @@ def four_steps() -> Graph:
 its own. It reads no negative prompt. {_AFTER}"""
     note = waiting_note("Image to video in four steps", words, "videolcm_composer")
     graph = Graph("four_steps", note, "I2VGen-XL 19 Image to video in four steps")
-    start = _Start(graph, "videolcm_composer", "videolcm_composer")
+    start = NetworkStart(graph, "videolcm_composer", "videolcm_composer")
     group = graph.group("2. First picture")
     _compose(start, group, _FOX, image=group.add("LoadImage", image="photo.png"))
     return graph
@@ -163,9 +165,9 @@ them as the network was trained. Shoulders and hips have to be seen in the pictu
 into Poses to Video."""
     note = waiting_note("A person follows poses", words, "unianimate", more, ("text", "vision", "vae"))
     graph = Graph("person_to_video", note, "I2VGen-XL 20 Poses to video, a person follows")
-    start = _Start(graph, "unianimate", "unianimate")
+    start = NetworkStart(graph, "unianimate", "unianimate")
     vision = start.vision
-    group, frames = _video_in(graph, "2. Who, and how")
+    group, frames = video_in(graph, "2. Who, and how")
     person = group.add("LoadImage", image="person.png")
     poses = graph.group("3. Poses")
     sdpose = poses.add(
@@ -189,7 +191,7 @@ network. VideoLCM's (videolcm_t2v_non_ema_544000.pth) makes one in four steps; o
 *text2video* in the loader. {_AFTER}"""
     note = waiting_note("Text to video", words, "tft2v_t2v")
     graph = Graph("text_to_video", note, "I2VGen-XL 21 Text to video")
-    start = _Start(graph, "tft2v_t2v", "tft2v_t2v")
+    start = NetworkStart(graph, "tft2v_t2v", "tft2v_t2v")
     positive, negative = start.prompts(_FOX, 2)
     stage = graph.group("3. Sampling")
     size = {"width": start.release.width, "height": start.release.height, "batch_size": start.release.frames}

@@ -41,6 +41,11 @@ _ROOM = {
     "SaveVideo": 360,
     "I2VGenXLBaseSampler": 620,
     "I2VGenXLRefineSampler": 700,
+    "GetImageSize": 140,
+    "I2VGenXLPrompt": 200,
+    "I2VGenXLShots": 760,
+    "I2VGenXLCtrlAdapterLoader": 130,
+    "ControlNetLoader": 120,
     "KSampler": 520,
     "SamplerCustomAdvanced": 370,
 }

@@ -32,10 +32,9 @@ from ..host.available import HOST, PACK
 from ..host.server import Server
 from ..ui.front_end import FrontEnd, opened
 from .blueprints import BLUEPRINTS
-from .family import FAMILY
 from .graph import NODES, text
-from .restoring import RESTORING
 from .templates import TEMPLATES
+from .waiting import WAITING
 
 WORKFLOWS, SUBGRAPHS, PICTURES = PACK / "workflows", PACK / "subgraphs", PACK / "docs" / "templates"
 SIDE, PLAYED = 320, 24
@@ -60,6 +59,15 @@ THUMBNAILS: dict[str, tuple[tuple[str, int | str], tuple[str, int | str]]] = {
     "cascade_interpolate": (_PICTURE, ("refined, frames between", -1)),
     "cascade_beyond_720p": (_PICTURE, ("refined, any size", -1)),
     "refine_long_video": (("your video", "i2vgen_xl_base_00001_.mp4"), ("refined in windows", 0)),
+    "first_last": (("the last frame", 1), ("ends there", -1)),
+    "part_moves": (_PICTURE, ("the ring is held", -1)),
+    "drag": (("rough animation", 1), ("a thing dragged", -1)),
+    "camera": (_PICTURE, ("the camera pans", -1)),
+    "shots": (_PICTURE, ("a story of four shots", -1)),
+    "prompt_help": (_PICTURE, ("a prompt, checked", -1)),
+    "video_recolour": (("its first frame, painted", 0), ("the whole clip follows", -1)),
+    "video_image_edit": (("its first frame, for a model", 0), ("before and after", -1)),
+    "video_style": (("a style for its first frame", 0), ("the whole clip follows", -1)),
 }
 """What the two halves of a thumbnail say and show: which of the run's pictures and videos, in the order of the nodes' ids,
 or a file of an earlier one."""
@@ -72,37 +80,56 @@ _TYPES = [
     "CheckpointLoaderSimple",
     "CLIPLoader",
     "CLIPTextEncode",
+    "CLIPVisionEncode",
     "CLIPVisionLoader",
+    "ColorTransfer",
     "ConditioningCombine",
     "ContextWindowsManual",
+    "ControlNetLoader",
     "CreateVideo",
     "EmptyImage",
     "EmptyLatentImage",
     "FrameInterpolate",
     "FrameInterpolationModelLoader",
+    "GetImageSize",
     "GetVideoComponents",
     "I2VGenXLAlignPose",
     "I2VGenXLAnimate",
+    "I2VGenXLApplyCtrlAdapter",
     "I2VGenXLBaseLoader",
     "I2VGenXLBaseSampler",
+    "I2VGenXLCamera",
     "I2VGenXLCascadeLoader",
     "I2VGenXLCLIPEncode",
     "I2VGenXLColorMatch",
     "I2VGenXLCompareVideos",
     "I2VGenXLCompose",
+    "I2VGenXLCtrlAdapterLoader",
+    "I2VGenXLDrag",
+    "I2VGenXLFirstLast",
+    "I2VGenXLFollowAnimation",
     "I2VGenXLGlobalEncode",
     "I2VGenXLInspectConditioning",
-    "I2VGenXLRefinerLoader",
+    "I2VGenXLPrompt",
     "I2VGenXLRefinePrepare",
+    "I2VGenXLRefinerLoader",
     "I2VGenXLRefineSampler",
+    "I2VGenXLShots",
     "I2VGenXLSize",
     "I2VGenXLSpectrum",
     "I2VGenXLTinyScene",
     "I2VGenXLVAEDecode",
+    "I2VGenXLVideoEdit",
+    "ImageBlend",
+    "ImageCompositeMasked",
+    "ImageFlip",
     "ImageFromBatch",
+    "ImageInvert",
     "ImageScale",
     "ImageToMask",
     "ImageUpscaleWithModel",
+    "InstructPixToPixConditioning",
+    "InvertMask",
     "KSampler",
     "KSamplerSelect",
     "LoadImage",
@@ -110,17 +137,22 @@ _TYPES = [
     "LoadMoGeModel",
     "LoadVideo",
     "LoraLoaderModelOnly",
+    "MaskComposite",
+    "MaskToImage",
     "MoGeInference",
     "MoGeRender",
     "PreviewAny",
     "PreviewImage",
+    "PrimitiveBoundingBox",
     "RandomNoise",
     "RepeatLatentBatch",
     "SamplerCustomAdvanced",
     "SaveVideo",
     "SDPoseKeypointExtractor",
     "SetLatentNoiseMask",
+    "SolidMask",
     "StringConcatenate",
+    "ThresholdMask",
     "UpscaleModelLoader",
     "VAEDecode",
     "VAEDecodeTiled",
@@ -168,7 +200,7 @@ _SIZES = """async types => {
 
 def write() -> None:
     """All graphs, from the code."""
-    for folder, makers in ((WORKFLOWS, TEMPLATES + FAMILY + RESTORING), (SUBGRAPHS, BLUEPRINTS)):
+    for folder, makers in ((WORKFLOWS, TEMPLATES + WAITING), (SUBGRAPHS, BLUEPRINTS)):
         folder.mkdir(exist_ok=True)
         for make in makers:
             graph = make()
@@ -205,11 +237,11 @@ def pictures(names: list[str]) -> None:
     """Runs templates in the front end, and keeps what each one shows and a picture of its graph."""
     PICTURES.mkdir(exist_ok=True)
     with browser() as (front_end, server):
-        for make in TEMPLATES + FAMILY + RESTORING:
+        for make in TEMPLATES + WAITING:
             graph = make()
             if names and graph.name not in names:
                 continue
-            if make in FAMILY + RESTORING:  # their files do not come with the pack
+            if make in WAITING:  # their files do not come with the pack
                 front_end.load(graph.workflow())
                 save_jpeg(front_end.picture(), PICTURES / f"{graph.name}.jpg", 1400)
                 save_jpeg(front_end.picture(), WORKFLOWS / f"{graph.title}.jpg", SIDE)

@@ -123,7 +123,7 @@ The first and the last frame are your picture itself, and stay so while the 14 b
 picture in every frame, and the mask is black where it stays. The video begins where it ends. Its last frame is left out \
 of the file, so that none is shown twice.
 
-It needs the stock KSampler: our Base Sampler begins with pure noise and reads no picture from the latent.
+Our Base Sampler reads latent and mask as well.
 
 {_TINY} Motions that come back do best: still, or turning.
 
@@ -334,4 +334,136 @@ refiner and its size, {_VID.width}x{_VID.height}, follow. Set *context_length* t
 3. Run. A lower *amount* in the Refine Sampler keeps more of the video.
 
 *i2vgen-xl batch* does the same for a table of videos, and goes on at the window where it was ended.
+"""
+
+VIDEO_EDIT = f"""# Edit a Video
+
+A video follows the change of its first frame (AnyV2V, [arXiv 2403.14468](https://arxiv.org/abs/2403.14468)), with no weights \
+beside the base. Wire all frames of the video into *images*, the first one, changed by any tool, into *first_frame*, and say in the \
+prompt what happens in the edited video. *fresh_noise* above 0 lets go of the video's colours. How much of its shapes and motion \
+stays, the three fractions of *Video Edit* say, inside.
+
+**With the released model**
+
+{_BASE_FILES}
+
+Then choose *released files* as the *bundle*.
+
+{_OTHER_FOLDERS}
+"""
+
+_EDITING = f"""The whole clip follows its first frame: *Edit a Video* brings the video to noise, and samples its edit beside it. The \
+second edit of a clip takes half the time. It opens on the video that the template *01* saves when it first runs; choose or upload \
+another one in *Load Video*. The tiny cascade that comes with this pack knows moving shapes alone, and edits them roughly.
+
+**With the released model** (the note of the template *02* has the files): choose *released files* as the *bundle*, and write in the \
+prompt what happens in the edited video. Size ({_XL.width}x{_XL.height}) and rate ({_XL.fps:g}) follow. As many frames are edited as \
+the video has; *Image From Batch* behind *Load Video* takes some of more."""
+
+RECOLOUR = f"""# Recolour a thing in a video
+
+The first frame is painted with ComfyUI's own mask blocks: where the picture has little red, a mask, and a colour in it. For another \
+video, save its first frame, open that in *Load Image*, paint the thing in the *Mask Editor*, and wire its MASK in the place of *The thing*. Name the new \
+colour in the prompt.
+
+{_EDITING}
+"""
+
+IMAGE_EDIT = f"""# Edit a video by an image-edit model
+
+Any model that edits pictures changes the first frame, by a sentence. Group 2 has InstructPix2Pix and is bypassed as it opens, since \
+its file (7.7 GB, MIT) does not come with ComfyUI: what runs is the video once more. To use it: select the blocks of both groups, press \
+Ctrl+B, and ComfyUI offers the download. Then say in the prompt of *Edit a Video* what happens in the edited video. Other edit models, of \
+ComfyUI's own templates, fit into the same place.
+
+{_EDITING}
+"""
+
+STYLE = f"""# Another style for a video
+
+*Transfer Color* gives the first frame the colours of another picture. Whatever changes a picture's looks and leaves its things where they \
+are fits into the same place. *fresh_noise* lets go of the video's own colours: more of it changes more. Say in the prompt what is seen in the new style.
+
+{_EDITING}
+"""
+
+_DIRECTED = """It runs as it opens, on the tiny cascade that comes with this pack. That knows moving shapes and nothing else, \
+and draws them roughly."""
+
+FIRST_LAST = f"""# First and last frame
+
+The video begins with one picture and ends in another: *First and Last Frame* holds the last frame while the noise goes. Here \
+the last picture is the first one, mirrored. Put *Load Image* in the place of both *Tiny Scene* and *Flip Image* for two of your own: the same \
+things in the same light, where they are to be. Say in the prompt what happens between.
+
+*until* 1 gives the last picture itself, with a small jump before it; 0.9 fits it to the frames before. Costs nothing.
+
+{_DIRECTED}
+
+{_RELEASED_BASE}
+"""
+
+PART_MOVES = f"""# A part moves
+
+White of the mask moves, black stays as in the picture, in every frame. The prompt tells of a triangle that goes up and of a \
+ring that goes down. The ring is held, since the mask is white on the triangle's side alone.
+
+The latent has the picture in every frame, and *Set Latent Noise Mask* puts the mask on it. The Base Sampler reads both, and so \
+does the stock KSampler. The amount in *Repeat Latent Batch* and *frames* in Global Encode go together.
+
+{_DIRECTED}
+
+{_RELEASED_BASE} Paint what moves in its *Mask Editor*, and wire its MASK in the place of group 3. A batch of masks has one for each frame.
+"""
+
+DRAG = f"""# Drag a thing
+
+*Drag* takes what is in the box along the path: a rough animation, cut out, moved, and the old place filled. *Follow Animation* makes a \
+video of it. The path's points are x,y in pixels of the picture, a line for each part; a spline editor's STRING fits too. A \
+mask in the place of the box cuts out closer. Say in the prompt what moves, and roughly where to.
+
+*strong* is how long the animation is followed: lower leaves more to the network.
+
+{_DIRECTED}
+
+{_RELEASED_BASE} Its *Mask Editor* marks the part; wire its MASK into *Drag* instead of the box.
+"""
+
+CAMERA = f"""# Move the camera
+
+*Camera* pans, tilts, zooms and rolls before the picture: a rough animation. *Follow Animation* makes a video of it, and the network draws what \
+comes into sight. *pan* and *tilt* are in widths and heights of the picture up to the last frame, *zoom* says how large its middle \
+gets, *roll* is in degrees. Name the camera's way in the prompt too.
+
+*Drag*'s animation fits into *Camera*'s image: things move, and the camera before them.
+
+{_DIRECTED}
+
+{_RELEASED_BASE}
+"""
+
+SHOTS = f"""# A story of four shots
+
+One shot a line: how many frames it adds, a colon, and what happens. A line without a number has as many as *frames*. Each shot \
+begins with the last frames of the one before, so that things are where they were and go on as they moved. A shot that you change runs again, and \
+those after it; the others are kept.
+
+Memory is that of the longest shot, time that of all. *overlap* is how many frames two shots share.
+
+{_DIRECTED}
+
+{_RELEASED_BASE} In the story say in each line what is seen, too.
+"""
+
+PROMPT_HELP = f"""# Help with the prompt
+
+*Prompt* says what a prompt lacks: what is too long for CLIP, names no motion, is not English, or does nothing here. Square brackets, as \
+in these words, change no weight. The hints are below; what goes on to *CLIP Encode* is the prompt.
+
+**A text model writes it.** Group 3 is bypassed as it opens, since its file does not come with ComfyUI. Select it, press Ctrl+B, and ComfyUI \
+offers the download of Gemma 4 (text_encoders). It sees the picture, and makes a caption of a few words in any language that it knows. Qwen's does too.
+
+{_DIRECTED}
+
+{_RELEASED_BASE}
 """

@@ -8,6 +8,8 @@ from i2vgen_core.media.world import caption, sample_scene, short_prompt
 
 BASE, REFINER = RELEASES["i2vgen_xl"], RELEASES["vid2vid_xl"]
 TINY_STEPS, TINY_GUIDANCE = 20, 2.5  # what the tiny base's config.json says; test_workflows compares
+BASE_VIDEO = "video/i2vgen_xl_base_00001_.mp4 [output]"
+"""What the first template saves when it first runs, as Load Video names a file of the output folder."""
 RATE = 8.0  # of the saved files, as the official code saves them
 OWN_SIZE, WITH_BASE = "the model's own", "goes with the base"  # nodes/host knows them so; test_workflows compares
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from i2vgen_core import assets
 
-from .blueprints import image_to_video, video_refine
+from .blueprints import image_to_video, video_edit, video_refine
 from .graph import Graph, Group, Node, Output
 from .settings import BASE, OWN_SIZE, RATE, REFINER, WITH_BASE, prompt_of, released
 
@@ -61,6 +61,11 @@ def second_stage(
     models = {"clip": base["CLIP"], "vae": base["VAE"], "base": base["MODEL"]}
     said: dict[str, Any] = {"prompt": picture.prompt, "values": {"prompt": picture.text}} if picture else {}
     return group.add(video_refine(), images=frames or base["IMAGE"], **said, **models, **settings)
+
+
+def edit_stage(group: Group, frames: Output, first_frame: Node | Output, rate: Output, **settings: Any) -> Node:
+    """AnyV2V in one block: a video's frames, and the first of them, edited."""
+    return group.add(video_edit(), images=frames, first_frame=first_frame, rate=rate, **settings)
 
 
 def cascade_loader(group: Group) -> Node:

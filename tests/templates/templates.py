@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from . import notes
+from .directing import DIRECTING
+from .editing import EDITING
 from .graph import Graph, Group, Node
-from .settings import OWN_SIZE, REFINER, TINY_GUIDANCE, TINY_STEPS, WITH_BASE, released, short_prompt_of
+from .settings import BASE_VIDEO, OWN_SIZE, REFINER, TINY_GUIDANCE, TINY_STEPS, WITH_BASE, released, short_prompt_of
 from .stages import (
     Conditions,
     Start,
@@ -25,8 +27,6 @@ from .stages import (
 _STOCK = {"sampler_name": "ddim", "scheduler": "ddim_uniform", "steps": TINY_STEPS, "cfg": TINY_GUIDANCE}
 _THEN = "A red circle moves down quickly, in front of a navy background."
 """Another motion in the scene of seed 4."""
-BASE_VIDEO = "video/i2vgen_xl_base_00001_.mp4 [output]"
-"""What the first template saves when it first runs, as Load Video names a file of the output folder."""
 _OFF: dict[str, Any] = {"bypassed": True}
 
 
@@ -326,6 +326,8 @@ TEMPLATES: list[Callable[[], Graph]] = [
     cascade_interpolate,
     cascade_beyond_720p,
     refine_long_video,
+    *DIRECTING,
+    *EDITING,
 ]
 """In the order in which the front end lists them."""
 

@@ -9,7 +9,7 @@ from i2vgen_core.media.video import write_video
 
 from ..host.available import HOST, PACK
 from ..host.server import Server
-from ..templates.templates import BASE_VIDEO
+from ..templates.settings import BASE_VIDEO
 from .front_end import FrontEnd, opened
 
 
