@@ -175,20 +175,6 @@ class FrontEnd:
             polling=_SECONDS,
         )
 
-    def widget(self, node: int | str, name: str) -> tuple[float, float]:
-        """Where the middle of a node's widget is on the screen, in the classic renderer, which has drawn it."""
-        x, y = self.page.evaluate(
-            """([id, name]) => {
-                const node = app.graph.getNodeById(id)
-                const top = node.widgets.find(widget => widget.name === name).y
-                const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] / 2, node.pos[1] + top + 10])
-                const { left, top: above } = app.canvas.canvas.getBoundingClientRect()
-                return [left + x, above + y]
-            }""",
-            [node, name],
-        )
-        return x, y
-
     def hover_widget(self, node_type: str, name: str) -> None:
         """Brings a node into view, and the mouse to one of its widgets."""
         x, y = self.page.evaluate(
