@@ -99,18 +99,22 @@ function offerFiles() {
   }
 }
 
-// The front end looks when a graph is opened. Here a choice is answered as well, in the block or in one that holds it.
-function answerChoices(node) {
-  for (const choice of node.widgets ?? []) {
-    if (![RELEASED[0], WITH_BASE].some((value) => choice.options?.values?.includes?.(value))) continue
-    const { callback } = choice
-    choice.callback = function (...values) {
-      callback?.apply(this, values)
-      forgetText(node) // of what was chosen before
-      offerFiles()
-      app.refreshMissingModels?.({ reloadDefs: false, silent: false })
-    }
-  }
+// The front end looks when a graph is opened. Here a choice is answered as well, in the block or in one that holds it, whose
+// widgets the front end makes anew at times: so the graph's changes are watched, not the widgets.
+const answered = new WeakMap() // the choice of a block, as it was last seen
+
+function answerChoices() {
+  const changed = everyNode(app.rootGraph).filter((node) => {
+    const value = node.type in CHOICES && valueOf(node, CHOICES[node.type])
+    const before = answered.get(node)
+    answered.set(node, value)
+    return before !== undefined && value !== before
+  })
+  if (!changed.length) return
+  for (const node of changed)
+    [node, ...everyNode(app.rootGraph).filter((each) => each.subgraph === node.graph)].forEach(forgetText) // of what was chosen before
+  offerFiles()
+  app.refreshMissingModels?.({ reloadDefs: false, silent: false })
 }
 
 // ---- the search for blocks
@@ -153,11 +157,12 @@ app.registerExtension({
     readDefinitions(definitions)
     offerFiles()
   },
-  afterConfigureGraph: offerFiles,
-  nodeCreated(node) {
-    setTimeout(() => answerChoices(node)) // a block that holds others has their widgets by then
+  afterConfigureGraph() {
+    answerChoices()
+    offerFiles()
   },
   setup() {
+    app.api.addEventListener('graphChanged', answerChoices)
     app.api.addEventListener('progress_text', ({ detail }) => showTextOutside(detail))
     app.api.addEventListener('executing', ({ detail }) => detail && forgetTextsOf(detail))
     app.api.addEventListener('execution_interrupted', ({ detail }) => forgetTextsOf(detail.node_id))

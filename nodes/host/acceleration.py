@@ -43,15 +43,15 @@ def reuse_in(transformer_options: dict[str, Any], x: Tensor, pieces: Sequence[Pi
     """Whether an evaluation of x [(b f), 4, h, w] uses the features of its run again, or makes them.
 
     Features belong to what they were made of: to the conditions, frames and places of the evaluation's clips, and to its
-    number among those of the same in one step. What was cut at places that nobody knows has none, nor has anything of its
-    run from then on: guidance by the difference from such pieces would take what reuse is off by for what they differ in. What
-    another node evaluates with patches of its own, as perturbed attention guidance does, has none either.
+    number among those of the same in one step. What was cut at places that nobody knows has none, nor what is evaluated with
+    patches of its own, as perturbed attention guidance and hooks on conditions do. Nor has anything of their run from then on:
+    guidance by the difference from them would take what reuse is off by for what they differ in.
     """
     run: _Run | None = transformer_options.get(_KEY)
-    if run is None or run.patches != _patches(transformer_options):
+    if run is None:
         return BlockHooks()
-    run.is_cut = run.is_cut or any(each.places is None for each in pieces)
-    if run.is_cut:
+    run.ends = run.ends or run.patches != _patches(transformer_options) or any(each.places is None for each in pieces)
+    if run.ends:
         return BlockHooks()
     run.step_at(float(transformer_options["sigmas"][0]))
     return Reuse(run.features, run.numbered((x.shape, x.device, *pieces)))
@@ -74,7 +74,7 @@ class _Run:
     def __init__(self, interval: int, transformer_options: dict[str, Any]):
         self.features = DeepFeatures(interval)
         self.patches = _patches(transformer_options)
-        self.is_cut = False
+        self.ends = False
         self._step: tuple[int, float] | None = None
         self._asked = 0
         self._seen: Counter[Hashable] = Counter()

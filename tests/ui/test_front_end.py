@@ -78,7 +78,9 @@ def test_templates_are_offered(front_end):
     page.wait_for_function(f"{_CARDS}.every(title => title.startsWith('I2VGen-XL '))")
     listed = page.evaluate(_CARDS)
     assert listed[0] == TITLES["cascade"] and listed == sorted(listed)
-    for name in WORKFLOWS:
+    for name in sorted(
+        WORKFLOWS, key=TITLES.__getitem__
+    ):  # as they are listed: a list is made as far as it is scrolled
         card = dialog.get_by_test_id(f"template-workflow-{TITLES[name]}")
         card.scroll_into_view_if_needed()
         picture = card.get_by_role("img")
