@@ -18,7 +18,7 @@ _WORDS = {
         "sharpen",
         "i2vgen refiner",
     ],
-    "Edit a Video": ["video editing", "anyv2v", "restyle video", "recolour", "i2vgen editing"],
+    "Edit a Video Clip": ["video editing", "anyv2v", "restyle video", "recolour"],
 }
 """By the beginning of a blueprint's name. The stages have them behind another word ("to animate a photo"), so that the whole
 solution is found first: among blocks that such words alone bring, the front end takes the best fit. What is typed in a block's

@@ -128,7 +128,7 @@ def video_refine() -> Blueprint:
 def video_edit() -> Blueprint:
     """AnyV2V: a video and its first frame, edited, in; the edited video out."""
     block = Blueprint(
-        "Edit a Video (I2VGen-XL)",
+        "Edit a Video Clip (I2VGen-XL)",
         "A video and its first frame, edited by any tool, in; the video edited likewise out.",
         notes.VIDEO_EDIT,
         (300, 700),

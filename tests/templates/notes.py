@@ -336,7 +336,7 @@ refiner and its size, {_VID.width}x{_VID.height}, follow. Set *context_length* t
 *i2vgen-xl batch* does the same for a table of videos, and goes on at the window where it was ended.
 """
 
-VIDEO_EDIT = f"""# Edit a Video
+VIDEO_EDIT = f"""# Edit a Video Clip
 
 A video follows the change of its first frame (AnyV2V, [arXiv 2403.14468](https://arxiv.org/abs/2403.14468)), with no weights \
 beside the base. Wire all frames of the video into *images*, the first one, changed by any tool, into *first_frame*, and say in the \
@@ -352,7 +352,7 @@ Then choose *released files* as the *bundle*.
 {_OTHER_FOLDERS}
 """
 
-_EDITING = f"""The whole clip follows its first frame: *Edit a Video* brings the video to noise, and samples its edit beside it. The \
+_EDITING = f"""The whole clip follows its first frame: *Edit a Video Clip* brings the video to noise, and samples its edit beside it. The \
 second edit of a clip takes half the time. It opens on the video that the template *01* saves when it first runs; choose or upload \
 another one in *Load Video*. The tiny cascade that comes with this pack knows moving shapes alone, and edits them roughly.
 
@@ -373,7 +373,7 @@ IMAGE_EDIT = f"""# Edit a video by an image-edit model
 
 Any model that edits pictures changes the first frame, by a sentence. Group 2 has InstructPix2Pix and is bypassed as it opens, since \
 its file (7.7 GB, MIT) does not come with ComfyUI: what runs is the video once more. To use it: select the blocks of both groups, press \
-Ctrl+B, and ComfyUI offers the download. Then say in the prompt of *Edit a Video* what happens in the edited video. Other edit models, of \
+Ctrl+B, and ComfyUI offers the download. Then say in the prompt of *Edit a Video Clip* what happens in the edited video. Other edit models, of \
 ComfyUI's own templates, fit into the same place.
 
 {_EDITING}
