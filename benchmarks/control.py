@@ -22,7 +22,7 @@ from i2vgen_core.cascade import Cascade
 from i2vgen_core.directing import follow, hold_area, hold_last
 from i2vgen_core.media.compare import psnr
 from i2vgen_core.media.images import write_image
-from i2vgen_core.media.video import contact_sheet
+from i2vgen_core.media.video import contact_sheet, moments
 from i2vgen_core.media.warp import Rough, camera, drag
 from i2vgen_core.media.world import TRAVEL, Scene, render
 from i2vgen_core.sampling.held import Held
@@ -274,10 +274,9 @@ def write(judged: Sequence[Case], runs: Runs) -> None:
     for name, (above, without) in shown.items():
         parts = []
         for case in judged[:4]:
-            chosen = torch.linspace(0, len(case.truth.frames) - 1, _SHOWN).round().long()
             made = runs[case.seed]
             clips = (case.truth.frames if above is None else made[above], made[without], made[name])
-            parts += [clip[chosen] for clip in clips]
+            parts += [moments(clip, _SHOWN) for clip in clips]
         write_image(_PAGE.parent / f"control_{name}.png", contact_sheet(torch.cat(parts), _SHOWN))
 
 

@@ -106,7 +106,8 @@ class Cascade(Parts):
     """The cascade on its parts, which it reads from a folder when a stage first needs them, and keeps until freed.
 
     `cascade(image, prompt)` makes a video in one call, and `refine` runs the second stage alone. `condition`,
-    `sample_base`, `decode`, `encode_video`, `sample_refiner` and `decode_refined` are their steps. A part may be replaced by assignment: `cascade.vae = load_vae("other.safetensors")`.
+    `sample_base`, `decode`, `encode_video`, `sample_refiner` and `decode_refined` are their steps. A part may be replaced by
+    assignment: `cascade.vae = load_vae("other.safetensors")`.
 
     Args:
         folder: `unet/ vae/ text_encoder/ image_encoder/ tokenizer/`, and `refiner/` for the second stage; the built-in

@@ -64,10 +64,15 @@ function everyNode(graph, found = []) {
   return found
 }
 
+// The blocks that hold a node's graph, from outside.
+function holdersOf(node) {
+  return everyNode(app.rootGraph).filter((each) => each.subgraph === node.graph)
+}
+
 // A widget's value, or that of the outer block's widget which stands for it.
 function valueOf(node, name) {
   const link = node.inputs?.find((input) => input.widget?.name === name)?.link
-  const outer = link == null ? null : everyNode(app.rootGraph).find((each) => each.subgraph === node.graph)
+  const outer = link == null ? null : holdersOf(node)[0]
   const promoted = outer && node.graph.inputs[node.graph.getLink(link)?.origin_slot]?.name
   const widget = promoted ? outer.widgets?.find((each) => each.name === promoted) : null
   return (widget ?? node.widgets?.find((each) => each.name === name))?.value
@@ -111,8 +116,7 @@ function answerChoices() {
     return before !== undefined && value !== before
   })
   if (!changed.length) return
-  for (const node of changed)
-    [node, ...everyNode(app.rootGraph).filter((each) => each.subgraph === node.graph)].forEach(forgetText) // of what was chosen before
+  for (const node of changed) [node, ...holdersOf(node)].forEach(forgetText) // of what was chosen before
   offerFiles()
   app.refreshMissingModels?.({ reloadDefs: false, silent: false })
 }

@@ -9,6 +9,7 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
@@ -225,6 +226,11 @@ def video_seconds(path: str | os.PathLike[str]) -> float:
 def same_rate(first: Fraction | float, second: Fraction | float) -> bool:
     """Whether two rates are one, but for rounding: sound that goes with the one goes with the other."""
     return abs(float(first) / float(second) - 1) < _SAME_RATE
+
+
+def moments(frames: Tensor, count: int) -> Tensor:
+    """So many of the frames [F, ...], evenly from the first to the last: [count, ...]."""
+    return frames[torch.linspace(0, len(frames) - 1, count).round().long()]
 
 
 def contact_sheet(frames: Tensor, columns: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from ..cascade import Cascade
 from ..editing import edit_clip, invert_clip
 from ..errors import InputError
-from ..media.video import contact_sheet
+from ..media.video import contact_sheet, moments
 from ..media.world import BACKGROUNDS, COLOURS, Scene, caption, render, sample_scene
 from ..sampling.options import BaseOptions, EditOptions
 from . import measure
@@ -72,7 +72,7 @@ def edits(
             if figures is not None:
                 found[name].append(figures)
             if number == 0:
-                sheet.append(frames[torch.linspace(0, len(frames) - 1, _FRAMES).round().long()])
+                sheet.append(moments(frames, _FRAMES))
         logger.info("scene %d of %d", number + 1, len(seeds))
     return {name: _row(figures) for name, figures in found.items()}, contact_sheet(torch.cat(sheet), _FRAMES)
 

@@ -19,7 +19,7 @@ from ..config import GLOBAL_TOKENS, TEXT_TOKENS
 from ..errors import InputError
 from ..media.compare import psnr
 from ..media.spectrum import Spectrum, band_levels, plot, spatial_spectrum, temporal_spectrum
-from ..media.video import contact_sheet
+from ..media.video import contact_sheet, moments
 from ..media.world import Clip, Scene, caption, opposite, render, sample_scene, short_prompt
 from ..sampling.options import BaseOptions, RefineOptions
 from . import measure
@@ -247,7 +247,7 @@ def evaluate(
         if number < refined:
             rows = _score_refiner(cascade, case, video, masks, scores, spectra)
         if number < _SHEET[0]:
-            sheet += [row[torch.linspace(0, len(row) - 1, _SHEET[1]).round().long()] for row in rows]
+            sheet += [moments(row, _SHEET[1]) for row in rows]
         logger.info("scene %d of %d: %s", number + 1, len(seeds), case.prompt)
     height, width = max(row.shape[1:3] for row in sheet)
     return Evaluation(

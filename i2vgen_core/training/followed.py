@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..family import compose
 from ..media.compare import psnr
 from ..media.guides import Guides
-from ..media.video import contact_sheet
+from ..media.video import contact_sheet, moments
 from ..media.world import opposite, render, short_prompt
 from ..sampling.options import BaseOptions
 from .evaluate import Case, Criterion, Evaluation, Figure, Range, held_out_case
@@ -80,7 +80,7 @@ def followed(cascade: Cascade, seeds: Sequence[int] = range(16), base: BaseOptio
         rows = _score_guides(cascade, case, replace(base, seed=seed), scores)
         _score_flow(cascade, case, replace(base, seed=seed), scores)
         if number < _SHEET[0]:
-            sheet += [row[torch.linspace(0, len(row) - 1, _SHEET[1]).round().long()] for row in rows]
+            sheet += [moments(row, _SHEET[1]) for row in rows]
         logger.info("scene %d of %d: %s", number + 1, len(seeds), case.prompt)
     figures = {name: Figure(criterion, tuple(scores[name])) for name, criterion in CRITERIA.items()}
     return Evaluation(figures, {}, contact_sheet(torch.cat(sheet), _SHEET[1]))

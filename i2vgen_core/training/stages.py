@@ -177,7 +177,7 @@ def run_base(job: TrainingJob) -> None:
         longest = max(config.shapes, key=lambda shape: shape.frames)
         release = {"width": config.width, "height": config.height, "frames": longest.frames, "fps": longest.fps[-1]}
     else:
-        base = _base_of(checkpoint, plan.dtype if config.lora_rank else torch.float32)
+        base = _base_of(folder, checkpoint, plan.dtype if config.lora_rank else torch.float32)
     if config.lora_rank:
         base.requires_grad_(False)
         torch.manual_seed(config.loop.seed)
@@ -196,12 +196,12 @@ def run_base(job: TrainingJob) -> None:
     _finish(loop, job, write)
 
 
-def _base_of(checkpoint: UNetCheckpoint, dtype: torch.dtype = torch.float32) -> TrainedBase:
-    """A checkpoint's network, and its global encoder in float32. Raises InputError where it has none."""
+def _base_of(folder: Path, checkpoint: UNetCheckpoint, dtype: torch.dtype = torch.float32) -> TrainedBase:
+    """The network of a folder's checkpoint, and its global encoder in float32. Raises InputError where it has none."""
     encoder = checkpoint.build_global_encoder(torch.float32)
     if encoder is None:
         kind = checkpoint.config.kind
-        raise InputError("the network", "a base with a global encoder", kind, "Train an I2VGen-XL base.")
+        raise InputError(str(folder), "a base with a global encoder", kind, "Train an I2VGen-XL base.")
     return TrainedBase(_trainable(checkpoint.build_network(dtype)), _trainable(encoder))
 
 
@@ -307,7 +307,7 @@ def run_distil(job: TrainingJob) -> None:
     if checkpoint.config.kind != "i2vgen_xl" or release.sampler != "ddim":
         remedy = "Train an I2VGen-XL base."
         raise InputError(str(folder), "a base with a global encoder, for many steps", release.title, remedy)
-    student, teacher = (_base_of(checkpoint) for _ in range(2))
+    student, teacher = (_base_of(folder, checkpoint) for _ in range(2))
     encoders = Encoders(job.model, job.device, _encoder_type(job, config.loop.precision))
     guidance = release.guidance if config.guidance is None else config.guidance
     source, negative = _clips(job, config.data, config.loop.seed), release.negative_prompt

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..cascade import Cascade
 from ..errors import InputError
 from ..media.compare import psnr
-from ..media.video import contact_sheet
+from ..media.video import contact_sheet, moments
 from ..sampling.options import BaseOptions
 from .evaluate import held_out_case
 
@@ -69,7 +69,7 @@ def beside_teacher(
                 obeyed[name].append(case.obeyed(case.tracker(video)))
             rows.append(video)
         if number < _SHEET[0]:
-            sheet += [row[torch.linspace(0, len(row) - 1, _SHEET[1]).round().long()] for row in rows]
+            sheet += [moments(row, _SHEET[1]) for row in rows]
         logger.info("scene %d of %d: %s", number + 1, len(seeds), case.prompt)
     teachers = near[next(iter(runs))]
     table = {

@@ -2,8 +2,8 @@
 
 As in the host's own video UNet (SVD), they reach the blocks and the attention within frames; attention over the frames
 and to poses has no counterpart in the models that they were written for, and stays as it is, but for spatio-temporal guidance,
-which was made for it. As in the host's own networks, what is
-evaluated is written into `transformer_options` for the patches to read.
+which was made for it. As in the host's own networks, what is evaluated is written into `transformer_options` for the patches to
+read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from ...i2vgen_core.config import TEXT_TOKENS
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.network.hooks import AttentionHooks, BlockHooks, BlockName, Hooks, LayerName
 from . import compat
+
+_LIKE = 0.99
+"""Cosine from which on tokens are the picture's, weighed or in 16 bit too."""
 
 
 def stock_patches(
@@ -241,10 +244,6 @@ def _with_picture(keys: Tensor, values: Tensor, context: Tensor) -> tuple[Tensor
         )
 
     return once(keys), once(values)
-
-
-_LIKE = 0.99
-"""Cosine from which on tokens are the picture's, weighed or in 16 bit too."""
 
 
 def _through(patches: list[Any], x: Tensor, options: dict[str, Any]) -> Tensor:
