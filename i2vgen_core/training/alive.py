@@ -131,6 +131,11 @@ class Scene:
         """Whether first frame and caption say all: nothing lives of its own accord."""
         return not any(thing.alive for thing in self.things)
 
+    @property
+    def moves(self) -> bool:
+        """Whether the main thing moves as a whole, or the camera does."""
+        return self.camera != "still" or any(thing.move != "still" for thing in self.things[:1])
+
 
 @dataclass(frozen=True)
 class Clip:

@@ -14,6 +14,7 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import InputError
-from .alive import Alive, caption, opposite, render
+from .alive import Alive, Scene, caption, opposite, render
 from .data import Source
 from .diffusion import ClipShape, Encoders, draw_clips
 from .loop import PRECISIONS, autocast
@@ -160,6 +161,7 @@ def encode(
     frames: int,
     rates: Sequence[float],
     precision: str = "fp32",
+    moves: bool = False,
 ) -> None:
     """Fills a folder with encoded clips; what is there of an earlier run of the same settings is kept.
 
@@ -172,18 +174,19 @@ def encode(
         frames: of each clip.
         rates: frames a second, in turn.
         precision: of the encoders' arithmetic, see LoopConfig.
+        moves: only scenes in which something moves as a whole, and of which first frame and caption say all.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = []
+    numbers = (number for number in count() if not moves or _is_told(world.scene(number)))
     for first in range(0, clips, _SHARD):
         file = out / f"clips-{first:06d}.safetensors"
         latents, images = [], []
-        for number in range(first, first + _SHARD):
-            fps, scene = rates[number % len(rates)], world.scene(number)
+        for place, number in enumerate(islice(numbers, _SHARD), first):
+            fps, scene = rates[place % len(rates)], world.scene(number)
             backwards = ""
             if scene.determined:
-                moves = scene.camera != "still" or (scene.things and scene.things[0].move != "still")
-                backwards = caption(world.emoji, opposite(scene) if moves else scene, number)
+                backwards = caption(world.emoji, opposite(scene) if scene.moves else scene, number)
             rows.append({"prompt": caption(world.emoji, scene, number), "backwards": backwards, "fps": fps})
             if file.exists():
                 continue
@@ -201,6 +204,10 @@ def encode(
         (out / LISTING).write_text(json.dumps(listing, indent=0) + "\n", encoding="utf-8")
 
 
+def _is_told(scene: Scene) -> bool:
+    return scene.determined and scene.moves
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m i2vgen_core.training.cache", description=__doc__)
@@ -213,6 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--frames", type=int, default=20, help="of each; what is drawn is a part (%(default)s)")
     add("--fps", type=int, nargs="+", default=(8, 8, 8, 16), help="in turn (8 8 8 16)")
     add("--precision", choices=PRECISIONS, default="bf16", help="of the encoders' arithmetic (%(default)s)")
+    add("--moves", action="store_true", help="only scenes that move as a whole, as their captions say")
     add("--seed", type=int, default=0, help="of the scenes (%(default)s)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -220,7 +228,8 @@ def main(arguments: list[str] | None = None) -> int:
         world = Alive.at(options.data, options.seed)
         encoders = Encoders(options.model)
         size = tuple(options.size)
-        encode(world, encoders, options.out, options.clips, size, options.frames, options.fps, options.precision)
+        how = options.frames, options.fps, options.precision, options.moves
+        encode(world, encoders, options.out, options.clips, size, *how)
     except InputError as error:
         logger.error("error: %s", error)
         return 2

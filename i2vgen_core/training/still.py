@@ -41,7 +41,7 @@ SLOW = (
 """Those that learn at SLOWLY times the rate: their features are large and alike all over a frame, which no norm behind them
 takes away, so that steps of the usual size shake the picture's level."""
 
-SLOWLY = 0.1
+SLOWLY = 0.03
 
 _LATER = 6.0  # added to the details of the later frames, which hold no picture: more than a latent's mean ever is
 _SPREAD = (

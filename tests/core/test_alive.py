@@ -85,7 +85,9 @@ def folder(tmp_path_factory) -> Path:
     (names / "chars.json").write_text(json.dumps(NAMES))
     (names / "metadata.json").write_text(json.dumps({"categories": GROUPS}))
     out = tmp_path_factory.mktemp("world")
-    assert prepare.main([str(packages), str(out)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "PHOTOGRAPHS", {})  # those of packages that happen to be installed
+        assert prepare.main([str(packages), str(out)]) == 0
     (out / "photos").mkdir(exist_ok=True)
     for name in ("held_out_cat.png", "china.png"):
         write_image(out / "photos" / name, torch.rand(120, 200, 3, generator=torch.Generator().manual_seed(len(name))))
@@ -327,6 +329,14 @@ class TestCache:
         cache.encode(Alive.at(folder, 2), Encoders(assets.FOLDER), encoded, 8, (64, 64), 4, (8, 16))
         assert before == {file: file.stat().st_mtime_ns for file in encoded.glob("*.safetensors")}
         assert len(before) == 2
+
+
+    def test_moves_alone_are_told_by_picture_and_words(self, folder, monkeypatch, tmp_path):
+        monkeypatch.setattr(cache, "_SHARD", 4)
+        cache.encode(Alive.at(folder, 2), Encoders(assets.FOLDER), tmp_path, 8, (64, 64), 2, (8,), moves=True)
+        rows = json.loads((tmp_path / cache.LISTING).read_text())["clips"]
+        assert len(rows) == 8
+        assert all(row["backwards"] not in ("", row["prompt"]) for row in rows)
 
 
 class TestJudge:

@@ -10,9 +10,9 @@ from i2vgen_core.sampling.schedules import cosine_zero_snr
 from i2vgen_core.training.base import BaseTraining, build_base, train_base
 from i2vgen_core.training.data import World
 from i2vgen_core.training.recipe import read_recipe
-from i2vgen_core.training.still import Line
+from i2vgen_core.training.still import SLOWLY, Line
 
-RECIPE = read_recipe(BaseTraining, "alive_base_2_still")
+RECIPE = read_recipe(BaseTraining, "alive_base_1_still")
 
 
 def latents(seed):
@@ -69,7 +69,7 @@ def test_what_makes_it_so_is_left_alone_or_learns_slowly(base, tmp_path):
     assert "network.input_blocks.0.1.proj_in.weight" not in loop.parameters
     factors = {id(p): group["factor"] for group in loop.optimiser.param_groups for p in group["params"]}
     rates = {name: factors[id(parameter)] for name, parameter in loop.parameters.items()}
-    assert rates["network.out.2.weight"] == rates["network.time_embed.0.bias"] == 0.1
+    assert rates["network.out.2.weight"] == rates["network.time_embed.0.bias"] == SLOWLY
     assert rates["network.middle_block.0.in_layers.2.weight"] == 1
     base.requires_grad_(True)
     plain = train_base(base, None, World(), tmp_path, replace(RECIPE, still=False))
