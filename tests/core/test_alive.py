@@ -330,7 +330,6 @@ class TestCache:
         assert before == {file: file.stat().st_mtime_ns for file in encoded.glob("*.safetensors")}
         assert len(before) == 2
 
-
     def test_moves_alone_are_told_by_picture_and_words(self, folder, monkeypatch, tmp_path):
         monkeypatch.setattr(cache, "_SHARD", 4)
         cache.encode(Alive.at(folder, 2), Encoders(assets.FOLDER), tmp_path, 8, (64, 64), 2, (8,), moves=True)
