@@ -5,9 +5,7 @@ FFmpeg's libraries decode and convert, through PyAV's filter graph; moving pictu
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +20,6 @@ import torch
 from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.filter import Graph
-from av.sidedata.sidedata import Type
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -30,26 +27,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
+from .conversion import Converter, Planes, chain, fraction
 from .photo import open_picture, shown
 
-logger = logging.getLogger("i2vgen_xl")
-
-Planes = tuple[np.ndarray, ...]
-"""A frame as it is to be shown: red, green, blue, and alpha if it has one, each [H, W] uint8."""
-
-FLAGS = "bicubic+accurate_rnd+full_chroma_int"
-"""libswscale's flags. Without the last two, each conversion to RGB makes a frame darker by 1 of 255."""
-
-# Codes of ISO/IEC 23091-2, which libav's numbers are.
-_UNKNOWN, _BT709, _BT2020, _P3 = 2, 1, 9, (11, 12)
-_PQ, _HLG, _SRGB = 16, 18, 13
-_LINEAR = 8
-_MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
-_RANGES = {1: "tv", 2: "pc"}
-_HD = (1280, 576)  # from this width, or above this height, players take untagged video for BT.709, else for BT.601
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own pass over the alpha channel
 _COVERS = (Disposition.attached_pic, Disposition.timed_thumbnails)
-_MOST_GRAPHS = 4  # with a colour mapping, of a thread
 _STILL = 0.04  # seconds that a picture without a duration lasts, as in FFmpeg
 
 
@@ -124,13 +106,6 @@ def to_tensor(frames: list[Planes]) -> Tensor:
     return torch.from_numpy(whole)
 
 
-def fraction(rate: object) -> Fraction | None:
-    """A rate or time base of PyAV, whose rationals have been Fractions and classes of its own; None for none and for 0."""
-    if not rate:
-        return None
-    return Fraction(rate.numerator, rate.denominator)  # type: ignore[attr-defined]
-
-
 def unreadable(path: str | os.PathLike[str], reason: str) -> InputError:
     return InputError(
         "the video file", "a video FFmpeg can decode", f"'{path}' ({reason})", "Save it as an H.264 MP4 and try again."
@@ -157,7 +132,7 @@ class _Stream:
         self._stream.thread_type = "AUTO"
         rates = self._stream.average_rate, self._stream.guessed_rate
         self.rate = next(filter(None, map(fraction, rates)), None)
-        self._show = _Converter(self._stream)
+        self._show = Converter(self._stream)
 
     def span(self) -> tuple[float, float]:
         # A file may state no length, or that of its sound: so the end is read from the stream's last packets.
@@ -207,136 +182,6 @@ def _progressive(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
     if graph:
         graph.push(None)
         yield from _pulled(graph)
-
-
-class _Converter:
-    """Frames to planes of RGB, as the stream says that they are to be shown."""
-
-    def __init__(self, stream: VideoStream):
-        self._stream = stream
-        self._size: tuple[int, int] | None = None  # of all frames, as stored but with square pixels
-        self._turn: np.ndarray | None = None
-        self._graph: Graph | None = None
-        self._of: tuple[object, ...] = ()
-
-    def __call__(self, frame: VideoFrame) -> Planes:
-        if self._size is None:
-            self._size = _square(frame, fraction(self._stream.sample_aspect_ratio))
-            self._turn = _display_matrix(frame)
-        of = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
-        if self._graph is None or of != self._of:
-            self._graph, self._of = self._build(frame), of
-        self._graph.push(frame)
-        converted = self._graph.pull()
-        assert isinstance(converted, VideoFrame)
-        planes = [
-            np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
-                : converted.height, : converted.width
-            ]
-            for plane in converted.planes
-        ]
-        green, blue, red, *alpha = (_turned(plane, self._turn) for plane in planes)
-        return (red, green, blue, *alpha)
-
-    def _build(self, frame: VideoFrame) -> Graph:
-        context = self._stream.codec_context
-        primaries, transfer = context.color_primaries, context.color_trc
-        width, height = self._size or (frame.width, frame.height)
-        options = f"w={width}:h={height}:flags={FLAGS}"
-        if not frame.format.is_rgb and len(frame.format.components) > 2:
-            options += f":in_color_matrix={_matrix(frame, primaries)}"
-        if named := _RANGES.get(frame.color_range):
-            options += f":in_range={named}"
-        planar = "gbrap" if frame.format.has_palette or len(frame.format.components) in (2, 4) else "gbrp"
-        if mapped := _tone_map(primaries, transfer):
-            try:
-                return _mapped(frame, options + mapped, planar)
-            except av.FFmpegError:
-                found = "HDR" if transfer in (_PQ, _HLG) else "wide-gamut"
-                logger.warning(
-                    "The video is %s, which PyAV %s cannot convert: its colours are pale.", found, av.__version__
-                )
-        return chain(frame, ("scale", options), ("format", planar))
-
-
-class _Kept(threading.local):
-    """The graphs with a colour mapping of a thread: to make its table takes seconds."""
-
-    def __init__(self) -> None:
-        self.graphs: dict[tuple[object, ...], Graph] = {}
-
-
-_kept = _Kept()
-
-
-def _mapped(frame: VideoFrame, options: str, planar: str) -> Graph:
-    of = (frame.width, frame.height, frame.format.name, frame.time_base, options, planar)
-    if of not in _kept.graphs:
-        while len(_kept.graphs) >= _MOST_GRAPHS:
-            _kept.graphs.pop(next(iter(_kept.graphs)))
-        deep = "gbrap16le" if planar == "gbrap" else "gbrp16le"  # the table's values are rounded once, at the end
-        last = ("scale", f"flags={FLAGS}"), ("format", planar)
-        _kept.graphs[of] = chain(frame, ("scale", options), ("format", deep), *last)
-    return _kept.graphs[of]
-
-
-def _matrix(frame: VideoFrame, primaries: int) -> str:
-    if named := _MATRICES.get(frame.colorspace):
-        return named
-    if primaries == _BT2020:
-        return "bt2020"
-    return "bt709" if frame.width >= _HD[0] or frame.height > _HD[1] else "bt601"
-
-
-def _tone_map(primaries: int, transfer: int) -> str:
-    """Options of libswscale's colour mapping, for HDR and wide gamuts; ordinary video is shown by its values.
-
-    What is brighter than graphics white (203 nits, ITU-R BT.2408) becomes white, what is below it keeps its look.
-    """
-    hdr = transfer in (_PQ, _HLG, _LINEAR)
-    if not hdr and primaries != _BT2020 and primaries not in _P3:
-        return ""
-    if primaries in (0, _UNKNOWN):
-        primaries = _BT2020 if transfer in (_PQ, _HLG) else _BT709
-    transfer = _BT709 if transfer in (0, _UNKNOWN) else transfer
-    options = f":in_primaries={primaries}:in_transfer={transfer}:out_primaries={_BT709}"
-    return options + f":out_transfer={_SRGB if hdr else transfer}:intent=relative_colorimetric"
-
-
-def _square(frame: VideoFrame, aspect: Fraction | None) -> tuple[int, int]:
-    """Width and height of a frame in square pixels: the height stays."""
-    if aspect is None or not Fraction(1, 20) <= aspect <= 20:
-        return frame.width, frame.height
-    return max(1, round(frame.width * aspect)), frame.height
-
-
-def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
-    """The linear part of how a frame is to be turned or mirrored [[a, b], [c, d]]: x' = ax + cy, y' = bx + dy."""
-    try:
-        data = frame.side_data[Type.DISPLAYMATRIX]  # type: ignore[typeddict-item]  # its type is another's
-    except KeyError:
-        return None
-    return np.frombuffer(bytes(data), np.int32)[[0, 1, 3, 4]].reshape(2, 2)
-
-
-def _turned(plane: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """A plane turned by quarters and mirrored, to what is nearest to the matrix."""
-    if matrix is None or not matrix.any():
-        return plane
-    (a, b), (c, d) = matrix.tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        plane, a, d = plane.T, c, b
-    return plane[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-
-
-def chain(frame: VideoFrame, *filters: tuple[str, str]) -> Graph:
-    """A chain of filters for frames such as this one."""
-    graph = Graph()
-    base = fraction(frame.time_base) or Fraction(1, 1000)
-    nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)]
-    nodes += [graph.add(name, options) for name, options in filters]
-    graph.link_nodes(*nodes, graph.add("buffersink")).configure()
-    return graph
 
 
 def _pulled(graph: Graph) -> Iterator[VideoFrame]:

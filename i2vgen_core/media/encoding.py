@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
-from .decoding import FLAGS, chain, fraction, open_clip
+from .conversion import FLAGS, chain, fraction
+from .decoding import open_clip
 
 logger = logging.getLogger("i2vgen_xl")
 

@@ -10,11 +10,13 @@ import zlib
 from collections.abc import Iterator
 from typing import IO
 
+import av
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from ..errors import InputError
 from ..memory import machine_bytes
+from .conversion import Converter, colour_mapping
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -33,6 +35,13 @@ _SHORTEST = 2048  # pixels of the shorter side that are always left: the largest
 _SCALES = (2, 4, 8)  # libjpeg's own
 _LONGEST_TEXT, _ALL_TEXTS = 2**20, 2**25  # bytes of a PNG's texts; Pillow refuses the picture of a longer one
 _LARGEST_PROFILE = 2**25
+_ANCILLARY = 0x20  # in the first letter of a PNG chunk's name: a viewer may do without it
+_LEAST = {b"pHYs": 9, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4}
+"""Bytes of a PNG chunk that are read of it; Pillow refuses the picture of a shorter one."""
+_CODES = "cicp"  # in a picture's info: its primaries and transfer, as ISO/IEC 23091-2 numbers them
+_PRIMARIES_AND_TRANSFER = b"colrnclx"  # what stands before them in an AVIF file
+_BEGINNING = 2**16
+_WHITE_IS_0, _PHOTOMETRIC = 0, 262  # of TIFF
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,7 +61,8 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
     """A picture as viewers show it: its first frame, upright, in sRGB, on white where it is transparent.
 
     The embedded colour profile is applied by littleCMS, by perceptual intent; a broken one is passed over with a
-    warning, and values without a profile are taken as they are. Metadata never refuses a picture.
+    warning. Without a profile, wide gamuts and HDR that a PNG or AVIF file tells by numbers become sRGB as those of videos
+    do, and other values are taken as they are. Metadata never refuses a picture.
 
     Args:
         path: a PNG, JPEG, WebP, TIFF, BMP, GIF, PPM or (where Pillow reads it) AVIF file.
@@ -74,6 +84,8 @@ def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
                 image.draft(None, tuple(side // reduced for side in image.size))  # type: ignore[arg-type]
                 reduced = 1
             image.load()
+            if coded := _by_codes(image, os.fspath(path)):
+                image, profile = coded, None
             return shown(image, profile, os.fspath(path), reduced)
     except MemoryError:
         raise
@@ -93,8 +105,8 @@ def open_picture(file: IO[bytes]) -> tuple[Image.Image, bytes | None]:
         OSError, or what else Pillow raises: it is none.
     """
     Image.init()
-    file, profile = _without_long_texts(file)
-    start = file.read(16)
+    file, profile, codes = _sound_chunks(file)
+    start = file.read(_BEGINNING)
     for name in FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
         # Image.open does the same, and refuses large pictures.
@@ -106,15 +118,26 @@ def open_picture(file: IO[bytes]) -> tuple[Image.Image, bytes | None]:
             image = factory(file, b"")
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue
-        return image, profile or image.info.get("icc_profile")
+        profile = profile or image.info.get("icc_profile")
+        if image.format == "AVIF" and not profile:
+            codes = tuple(start.partition(_PRIMARIES_AND_TRANSFER)[2][1:4:2])
+        if len(codes) == 2:
+            image.info[_CODES] = codes
+        return image, profile
     raise UnidentifiedImageError("it is of another format, or damaged at its beginning")
 
 
 def shown(image: Image.Image, profile: bytes | None, name: str, reduced: int = 1) -> np.ndarray:
     """A picture's loaded frame as it is to be shown, [H, W, 3] float32 in 0..1, its sides divided by `reduced`."""
+    inverted = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_0
     image = _upright(image)
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
-        grey = np.clip(np.asarray(image)[::reduced, ::reduced].astype(np.float32) / 65535, 0, 1)
+        stored = np.asarray(image)[::reduced, ::reduced]
+        grey = np.clip(stored.astype(np.float32) / 65535, 0, 1)
+        grey = 1 - grey if inverted else grey
+        if profile:
+            return shown(Image.fromarray((grey * 255).round().astype(np.uint8)), profile, name)
+        grey[stored == image.info.get("transparency", -1)] = 1
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "F":
         raise ValueError("its values are floating point and have no known range")
@@ -135,11 +158,13 @@ def shown(image: Image.Image, profile: bytes | None, name: str, reduced: int = 1
     return np.divide(np.asarray(image), np.float32(255), dtype=np.float32)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, stored: Image.Image | None = None) -> Image.Image:
+    """A picture, or its pixels as they are stored, turned as it says."""
     try:
         turned = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except _PILLOW_ERRORS:  # damaged EXIF data are no reason not to show the picture
         turned = None
+    image = image if stored is None else stored
     return image if turned is None else image.transpose(turned)
 
 
@@ -198,8 +223,30 @@ def _check_memory(path: str | os.PathLike[str], image: Image.Image, reduced: int
         )
 
 
-def _without_long_texts(file: IO[bytes]) -> tuple[IO[bytes], bytes | None]:
-    """A PNG file without the texts that Pillow would refuse it for, and its colour profile; any other file as it is.
+def _by_codes(image: Image.Image, name: str) -> Image.Image | None:
+    """A picture whose file tells a wide gamut or HDR by numbers, in sRGB and upright; None for any other one."""
+    codes = image.info.get(_CODES, (0, 0))
+    if not colour_mapping(*codes):
+        return None
+    try:
+        with av.open(os.path.abspath(name)) as container:  # FFmpeg reads "a:b.png" as a protocol
+            stream = container.streams.video[0]
+            planes = Converter(stream, codes)(next(container.decode(stream)))
+    except (av.FFmpegError, IndexError, StopIteration) as error:
+        logger.warning("%s: its colours are taken as sRGB's: %s", name, error)
+        return None
+    mapped = Image.fromarray(np.stack(planes[:3], -1))
+    if mapped.size != image.size:  # of a picture in tiles, FFmpeg gives one
+        logger.warning("%s: its colours are taken as sRGB's: it is stored in tiles", name)
+        return None
+    if image.has_transparency_data:
+        mapped.putalpha(image.convert("RGBA").getchannel("A"))
+    return _upright(image, mapped)
+
+
+def _sound_chunks(file: IO[bytes]) -> tuple[IO[bytes], bytes | None, tuple[int, ...]]:
+    """A PNG file without the metadata that Pillow would refuse it for, too long or damaged, its colour profile and its codes
+    of primaries and transfer; any other file as it is.
 
     The memory of metadata stays bounded: a compressed text is inflated up to _LONGEST_TEXT, a profile to
     _LARGEST_PROFILE.
@@ -207,24 +254,30 @@ def _without_long_texts(file: IO[bytes]) -> tuple[IO[bytes], bytes | None]:
     signature = file.read(8)
     if signature != b"\x89PNG\r\n\x1a\n":
         file.seek(0)
-        return file, None
+        return file, None, ()
+    codes: tuple[int, ...] = ()
     profile, texts, dropped, kept = None, 0, False, []
     for name, start, end in _chunks(file):
-        if name in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+        if name[:1] and name[0] & _ANCILLARY and name != b"fdAT":
             data = _read(file, start + 8, end - 4)
+            sound = _read(file, end - 4, end) == zlib.crc32(name + data).to_bytes(4, "big")
             if name == b"iCCP":
                 profile, dropped = _inflated(data, 1, _LARGEST_PROFILE) or b"\0", True
                 continue
-            text = data[: _LONGEST_TEXT + 1] if name == b"tEXt" else _inflated(data, 3 if name == b"iTXt" else 1)
-            texts += _LONGEST_TEXT if text is None else len(text)
-            if text is None or len(text) > _LONGEST_TEXT or texts > _ALL_TEXTS:
+            if name in (b"tEXt", b"zTXt", b"iTXt"):
+                text = data[: _LONGEST_TEXT + 1] if name == b"tEXt" else _inflated(data, 3 if name == b"iTXt" else 1)
+                texts += _LONGEST_TEXT if text is None else len(text)
+                sound = sound and text is not None and len(text) <= _LONGEST_TEXT and texts <= _ALL_TEXTS
+            if not sound or len(data) < _LEAST.get(name, 0):
                 dropped = True
                 continue
+            codes = tuple(data[:2]) if name == b"cICP" else codes
         kept.append((start, end))
     file.seek(0)
     if not dropped:
-        return file, profile
-    return io.BytesIO(signature + b"".join(_read(file, start, end) for start, end in kept)), profile
+        return file, profile, codes
+    whole = signature + b"".join(_read(file, start, end) for start, end in kept)
+    return io.BytesIO(whole), profile, codes
 
 
 def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:

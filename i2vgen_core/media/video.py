@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from ..errors import InputError, check_range
 from ..memory import machine_bytes
-from .decoding import Frame, Planes, open_clip, to_tensor, unreadable
+from .conversion import Planes
+from .decoding import Frame, open_clip, to_tensor, unreadable
 from .encoding import check_target, encode, targets
 from .images import check_images
 

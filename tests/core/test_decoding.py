@@ -14,6 +14,7 @@ from PIL import Image
 
 from i2vgen_core.errors import InputError
 from i2vgen_core.media import decoding
+from i2vgen_core.media.conversion import Converter, fraction
 from i2vgen_core.media.video import read_video, read_video_at, video_seconds, write_video
 
 COLOURS = [(200, 160, 140), (40, 60, 210), (40, 170, 60), (245, 245, 245), (128, 128, 128), (220, 40, 40), (20, 20, 20)]
@@ -197,6 +198,45 @@ def test_videos_are_turned_and_mirrored(tmp_path, quarters, mirrored):
         assert read.shape == shown.shape and (read - shown).abs().mean() < 2 / 255
 
 
+@pytest.mark.parametrize("quarters", range(4))
+def test_pictures_of_a_camera_with_exif_are_turned(tmp_path, quarters):
+    """Motion JPEG, as cameras write it: PyAV does not know EXIF among a frame's data, and tells the rotation alone."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x010F] = "a camera"
+    upright = np.rot90(patches(), quarters)
+    stored = np.rot90(upright, -quarters)
+    Image.fromarray(stored).save(file, "JPEG", exif=exif, quality=95, subsampling=0)
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=8)
+        stream.width, stream.height, stream.pix_fmt = stored.shape[1], stored.shape[0], "yuvj444p"
+        packet = av.Packet(file.getvalue())
+        packet.pts = packet.dts = 0
+        packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 8), stream, True
+        container.mux(packet)
+    whole = bytearray((tmp_path / "a.mov").read_bytes())
+    a, b = [(1, 0), (0, -1), (-1, 0), (0, 1)][quarters]
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, -b << 16, a << 16, 0, 0, 0, 1 << 30)
+    at = whole.index(b"tkhd") + 4 + 40  # version and flags, times, number, length, layer and volume
+    assert whole[at : at + 36] == struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    whole[at : at + 36] = matrix
+    (tmp_path / "a.mov").write_bytes(whole)
+    found = read_video(tmp_path / "a.mov")[0][0].numpy()
+    assert found.shape == upright.shape
+    assert np.abs(found * 255 - upright).mean() < 3
+
+
+def test_what_the_container_says_of_colours_counts_where_the_stream_leaves_it_open(tmp_path):
+    """As ProRes does when it is transcoded: the matrix of BT.709 would be taken for BT.601's at this size."""
+    pictures = [yuv(patches() / 255, 0.2126, 0.0722)] * 2
+    encode(tmp_path / "a.mkv", pictures, "yuv420p", codec="ffv1", tags=(1, 1, 1, 1))
+    with av.open(str(tmp_path / "a.mkv")) as container:
+        converter = Converter(container.streams.video[0])
+        frame = next(container.decode(video=0))
+        frame.colorspace = 2
+        planes = converter(frame)
+    assert np.abs(means(np.stack(planes, -1) / 255) - COLOURS).max() < 3
+
+
 def test_fields_become_frames(tmp_path):
     """A bar that moves between the two fields of a frame has no comb."""
     pictures = []
@@ -309,5 +349,5 @@ def test_rates_of_every_pyav():
     class Rational:
         numerator, denominator = 30000, 1001
 
-    assert decoding.fraction(Rational()) == Fraction(30000, 1001)
-    assert decoding.fraction(Fraction(0, 1)) is None and decoding.fraction(None) is None
+    assert fraction(Rational()) == Fraction(30000, 1001)
+    assert fraction(Fraction(0, 1)) is None and fraction(None) is None

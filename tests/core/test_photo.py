@@ -89,6 +89,61 @@ def test_grey_with_a_profile_of_grey_or_of_colour(tmp_path):
         assert np.abs(read(tmp_path / "a.png") - right).max() <= 1
 
 
+def test_grey_of_16_bits_with_a_profile_and_with_transparency(tmp_path):
+    grey = Image.fromarray(picture()).convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    for name in ("a.png", "a.tif"):
+        deep.save(tmp_path / name, icc_profile=profile(b"GRAY"))
+        assert np.abs(read(tmp_path / name) - to_srgb(grey, profile(b"GRAY"))).max() <= 1
+    deep.save(tmp_path / "a.png")
+    plain = (tmp_path / "a.png").read_bytes()
+    at = plain.index(b"IDAT") - 4
+    transparent = chunk(b"tRNS", struct.pack(">H", int(np.asarray(deep)[0, 0])))
+    (tmp_path / "a.png").write_bytes(plain[:at] + transparent + plain[at:])
+    right = np.repeat(np.asarray(grey)[..., None], 3, 2).copy()
+    right[right == right[0, 0]] = 255
+    assert (read(tmp_path / "a.png") == right).all()
+
+
+def test_grey_of_16_bits_where_white_is_0(tmp_path):
+    deep = np.asarray(Image.fromarray(picture()).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "a.tif")
+    stored = (tmp_path / "a.tif").read_bytes()
+    black_is_0, white_is_0 = (struct.pack("<HHIH", 262, 3, 1, value) for value in (1, 0))
+    assert black_is_0 in stored
+    (tmp_path / "a.tif").write_bytes(stored.replace(black_is_0, white_is_0))
+    assert (read(tmp_path / "a.tif") == 255 - deep[..., None] // 257).all()
+
+
+def of_display_p3(linear):
+    """Values of Display P3 for a colour that is given in linear light of sRGB, [..., 3] in 0..1."""
+    to_p3 = np.array([[0.8225, 0.1774, 0.0], [0.0332, 0.9669, 0.0], [0.0171, 0.0724, 0.9108]])  # SMPTE EG 432-1
+    light = linear @ to_p3.T
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.slow  # libswscale makes its table of colours
+@pytest.mark.parametrize("name", ["a.png", "a.avif"])
+def test_a_gamut_that_is_told_by_numbers(tmp_path, name):
+    stored = picture() / 255
+    linear = np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
+    pixels = (of_display_p3(linear) * 255).round().astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    exact = {"quality": 100, "subsampling": "4:4:4"} if name == "a.avif" else {}
+    Image.fromarray(pixels[::-1, ::-1]).save(tmp_path / name, exif=exif, **exact)
+    stored = (tmp_path / name).read_bytes()
+    if name == "a.png":
+        told = stored[:33] + chunk(b"cICP", bytes([12, 13, 0, 1])) + stored[33:]
+    else:
+        told = stored.replace(b"colrnclx\0\1", b"colrnclx\0\x0c")
+    assert told != stored
+    (tmp_path / name).write_bytes(told)
+    assert np.abs(pixels.astype(int) - picture()).mean() > 5, "the gamut changes nothing"
+    # The steps of libswscale's table, and of AV1's YUV.
+    assert np.abs(read(tmp_path / name) - picture()).mean() < 1.5
+
+
 def test_lab_is_shown_by_its_colours(tmp_path):
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     ImageCms.profileToProfile(Image.fromarray(picture()), srgb, lab, outputMode="LAB").save(tmp_path / "a.tif")
@@ -153,6 +208,15 @@ BIG = {
     "damaged": chunk(b"zTXt", b"workflow\0\0not compressed"),
     "iCCP": chunk(b"iCCP", b"display\0\0" + zlib.compress(bytes(40_000_000))),
 }
+
+
+def damaged(name, data):
+    """A chunk whose check sum is wrong."""
+    return chunk(name, data)[:-1] + bytes([chunk(name, data)[-1] ^ 1])
+
+
+BIG |= {f"short {name.decode()}": chunk(name, b"") for name in (b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"cICP")}
+BIG |= {f"damaged {name.decode()}": damaged(name, b"comment\0" * 4) for name in (b"tEXt", b"gAMA", b"eXIf", b"prVt")}
 
 
 @pytest.mark.parametrize("kind", BIG)
