@@ -29,11 +29,13 @@ from PIL import Image, ImageDraw, ImageOps
 from i2vgen_core.media.video import read_video
 
 from ..host.available import HOST, PACK
+from ..host.result import Result
 from ..host.server import Server
 from ..ui.front_end import FrontEnd, opened
 from .blueprints import BLUEPRINTS
-from .graph import NODES, text
-from .templates import TEMPLATES
+from .graph import NODES, Graph, text
+from .settings import BASE_VIDEO
+from .templates import TEMPLATES, base
 from .waiting import WAITING
 
 WORKFLOWS, SUBGRAPHS, PICTURES = PACK / "workflows", PACK / "subgraphs", PACK / "docs" / "templates"
@@ -241,16 +243,14 @@ def pictures(names: list[str]) -> None:
             graph = make()
             if names and graph.name not in names:
                 continue
+            if make not in WAITING and json.dumps(BASE_VIDEO) in text(graph.workflow()):
+                _make_base_video(front_end, server)
             if make in WAITING:  # their files do not come with the pack
                 front_end.load(graph.workflow())
                 save_jpeg(front_end.picture(), PICTURES / f"{graph.name}.jpg", 1400)
                 save_jpeg(front_end.picture(), WORKFLOWS / f"{graph.title}.jpg", SIDE)
                 continue
-            front_end.resize(400, 300)  # drawing a large page takes the time that the video needs
-            front_end.load(graph.workflow())
-            result = front_end.run()
-            if result.error is not None:
-                raise SystemExit(f"{graph.name}: {result.error_node}: {result.error}")
+            result = _run(front_end, graph)
             save_jpeg(front_end.picture(), PICTURES / f"{graph.name}.jpg", 1400)
             shown = [_frames(file, server) for file in shown_files(result)]
             halves = [
@@ -265,7 +265,24 @@ def pictures(names: list[str]) -> None:
             save_thumbnail(halves, WORKFLOWS / f"{graph.title}.jpg")
 
 
-def shown_files(result: Any) -> list[dict[str, str]]:
+def _make_base_video(front_end: FrontEnd, server: Server) -> None:
+    """What templates of videos load: the video of the first template, which is run for it, unless it has been."""
+    file = server.output_dir / BASE_VIDEO.removesuffix(" [output]")
+    if not file.is_file():
+        _run(front_end, base())
+    assert file.is_file(), sorted(server.output_dir.rglob("*"))
+
+
+def _run(front_end: FrontEnd, graph: Graph) -> Result:
+    front_end.resize(400, 300)  # drawing a large page takes the time that the video needs
+    front_end.load(graph.workflow())
+    result = front_end.run()
+    if result.error is not None:
+        raise SystemExit(f"{graph.name}: {result.error_node}: {result.error}")
+    return result
+
+
+def shown_files(result: Result) -> list[dict[str, str]]:
     """The pictures and videos of a run, in the order of the nodes' ids."""
     return [
         file
