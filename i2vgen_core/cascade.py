@@ -32,7 +32,7 @@ from .network.evaluation import Prepared
 from .parts import Parts
 from .sampling.control import Control, ControlledPredictor, controlled
 from .sampling.guidance import guided, guided_and_joined
-from .sampling.held import Held, free_at, hold
+from .sampling.held import Held
 from .sampling.options import BaseOptions, RefineOptions
 from .sampling.schedules import schedule_for
 from .sampling.solvers import Callback, Denoise
@@ -312,23 +312,7 @@ class Cascade(Parts):
         noise = stage.noise(shape) if noise is None else noise
         check_shape("noise", noise.shape, shape, "Draw it in the shape of the conditions.")
         denoise, noise = self.denoiser(conditions, options, control), noise.to(self.device, torch.float32)
-        if isinstance(stage, FewStepStage):
-            if held is not None:
-                remedy = "Take a base of many steps."
-                raise InputError("what is given of the video", f"nothing for {settings.title}", "something", remedy)
-            return stage.sample(denoise, noise, callback) / VAE_SCALE
-        if held is None:
-            if options.denoise < 1:
-                raise InputError("denoise", "1 without a latent to begin from", f"{options.denoise:g}", "Give one.")
-            return stage.sample(denoise, noise, callback) / VAE_SCALE
-        held.check(shape)
-        latent = held.latent.to(noise) * VAE_SCALE
-        if held.mask is None:
-            return stage.sample(denoise, stage.first_latent(noise, latent), callback) / VAE_SCALE
-        mask, first = held.latent_mask().to(noise), stage.schedule.signal_and_noise(stage.timesteps[0])[0]
-        x = stage.first_latent(noise, latent, free_at(mask, first) if held.by_signal else mask)
-        denoise = hold(denoise, stage.schedule, latent, noise, mask, held.by_signal)
-        return stage.sample(denoise, x, callback, holds=True) / VAE_SCALE
+        return stage.run(denoise, noise, held, callback) / VAE_SCALE
 
     @checked
     @torch.no_grad()

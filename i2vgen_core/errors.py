@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import inspect
 import numbers
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import cache, wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -138,6 +141,22 @@ def check_range(what: str, value: object, low: float, high: float, *, whole: boo
     else:
         return
     raise InputError(what, expected, f"{value!r}"[:80], "Choose a value in this range.")
+
+
+def check_writable(what: str, folder: Path) -> None:
+    """Raises InputError unless a file can be written into a folder, which may have to be made. Nothing is left of either."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        found = f"'{folder}', which may not be written to ({error.strerror})"
+        raise InputError(what, "a folder that can be written", found, "Choose another folder.") from error
+    finally:
+        for each in made:
+            with suppress(OSError):
+                each.rmdir()
 
 
 def check_finite(what: str, values: Tensor, remedy: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import NO_ROOM, InputError
+from ..errors import NO_ROOM, InputError, check_writable
 
 logger = logging.getLogger("i2vgen_xl")
 
@@ -43,16 +43,19 @@ class Outputs:
     """
 
     def __init__(self, path: Path):
+        check_writable("the output folder", path)
+        path.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._lock = FileLock(path / ".lock")
         try:
-            path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
             remedy = "Wait for it, or choose another folder."
             raise InputError("the output folder", "no other batch in it", f"one in '{path}'", remedy) from None
         except OSError as error:
-            raise InputError("the output folder", "one to write to", str(error), "Choose another.") from error
+            raise InputError(
+                "the output folder", "one whose files can be locked", str(error), "Choose another."
+            ) from error
         for part in path.glob("*/.*.part"):  # of workers that were killed
             part.unlink(missing_ok=True)
         self._recorded = _mend(path / MANIFEST)

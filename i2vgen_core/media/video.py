@@ -1,7 +1,6 @@
 """Frames to a video file and back; and a contact sheet for looking at frames in one picture."""
 
 import os
-import tempfile
 import uuid
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import InputError, check_range
+from ..errors import InputError, check_range, check_writable
 from ..memory import machine_bytes
 from .conversion import Planes
 from .decoding import Frame, open_clip, to_tensor, unreadable
@@ -86,12 +85,7 @@ def check_video_file(
         raise InputError("the video file", "a file's name", found, "Use a shorter, plain name.") from error
     if not path.parent.is_dir():
         raise InputError("the video file", "a path in a folder that exists", f"'{path}'", "Create the folder first.")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        found = f"'{path.parent}', which may not be written to ({error.strerror})"
-        raise InputError("the video file", "a path in a folder of yours", found, "Choose another folder.") from error
+    check_writable("the video file", path.parent)
     if path.is_dir():
         raise InputError("the video file", "the path of a file", f"the folder '{path}'", "Add a file name.")
     check_target(path, inputs)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ANIMATORS, TIMESTEPS, ControlConfig, Kind, Release
+from ..config import ANIMATORS, TIMESTEPS, VAE_SCALE, ControlConfig, Kind, Release
 from ..errors import InputError, check_finite
 from ..media.images import check_size
 from ..network.control import Hint
+from .held import Held, free_at, hold
 from .noise import BrownianNoise, derived_seed, initial_noise, noise_and_offset, step_noise
 from .options import AnimateOptions, BaseOptions, FewStepOptions, RefineOptions
 from .schedules import (
@@ -97,6 +98,34 @@ class BaseStage:
         noised = self.schedule.add_noise(latent, noise, self.timesteps[0])
         return noised if free is None or self.options.denoise < 1 else noise * free + noised * (1 - free)
 
+    def run(
+        self, denoise: Denoise, noise: Tensor, held: Held | None = None, callback: Callback | None = None
+    ) -> Tensor:
+        """A whole video from noise, or the rest of one of which something is given.
+
+        Args:
+            denoise: see solvers.Denoise.
+            noise: the first, [frames, 4, h, w].
+            held: what is given.
+            callback: see solvers.Callback.
+
+        Raises:
+            InputError: something given that cannot be, or nothing where `denoise` below 1 needs a latent to begin from.
+        """
+        if held is None:
+            if self.options.denoise < 1:
+                found = f"{self.options.denoise:g}"
+                raise InputError("denoise", "1 without a latent to begin from", found, "Give one.")
+            return self.sample(denoise, noise, callback)
+        held.check(tuple(noise.shape))
+        latent = held.latent.to(noise) * VAE_SCALE
+        if held.mask is None:
+            return self.sample(denoise, self.first_latent(noise, latent), callback)
+        mask, first = held.latent_mask().to(noise), self.schedule.signal_and_noise(self.timesteps[0])[0]
+        x = self.first_latent(noise, latent, free_at(mask, first) if held.by_signal else mask)
+        denoise = hold(denoise, self.schedule, latent, noise, mask, held.by_signal)
+        return self.sample(denoise, x, callback, holds=True)
+
     def sample(self, denoise: Denoise, x: Tensor, callback: Callback | None = None, *, holds: bool = False) -> Tensor:
         """Runs the solver: DDIM as released, or DPM-Solver++(2M) (arXiv 2211.01095) or UniPC, which need fewer steps and
         end in the estimate of the clean latent.
@@ -149,6 +178,15 @@ class FewStepStage:
     def noise(self, shape: tuple[int, ...]) -> Tensor:
         """The first noise [frames, 4, h, w], float32 on the CPU."""
         return initial_noise(shape, self.options.seed)
+
+    def run(
+        self, denoise: Denoise, noise: Tensor, held: Held | None = None, callback: Callback | None = None
+    ) -> Tensor:
+        """`sample`, and InputError where something of the video is given."""
+        if held is not None:
+            remedy = "Take a base of many steps."
+            raise InputError("what is given of the video", f"nothing for {self.settings.title}", "something", remedy)
+        return self.sample(denoise, noise, callback)
 
     def sample(self, denoise: Denoise, noise: Tensor, callback: Callback | None = None) -> Tensor:
         """Runs the consistency model's own sampler, which adds fresh noise after each step but the last.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from ..checkpoints.load import UNetCheckpoint, open_base, open_refiner
 from ..checkpoints.read import read_config, read_state_dict
 from ..checkpoints.unet_keys import GLOBAL_ENCODER
 from ..config import COMPOSERS, UNetConfig, release_of
-from ..errors import InputError, check_range
+from ..errors import InputError, check_range, check_writable
 from ..memory import DTYPES
 from ..network.unet import UNet
 from . import watch
@@ -97,7 +95,7 @@ class TrainingJob:
             InputError: one cannot be written, or holds a part that this run has not made; or a package is missing.
         """
         for folder in (self.run, self.result):
-            _check_writable(folder)
+            check_writable("train", folder)
         if self.tensorboard:
             watch.summary_writer()
         check_range("--sample-every", self.sample_every, 0, 10**9, whole=True)
@@ -379,22 +377,6 @@ def _encoder_bytes(job: TrainingJob, precision: str, names: Sequence[str]) -> in
         value.numel() for folder in folders if folder.is_dir() for value in read_state_dict(folder)[0].values()
     )
     return numbers * _encoder_type(job, precision).itemsize
-
-
-def _check_writable(folder: Path) -> None:
-    """Raises InputError unless a file can be written into a folder, which may have to be made. Nothing is left of either."""
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        found = f"'{folder}' ({error.strerror})"
-        raise InputError("train", "a folder that can be written", found, "Choose another.") from error
-    finally:
-        for each in made:
-            with suppress(OSError):
-                each.rmdir()
 
 
 def write_lora(job: TrainingJob, network: UNet) -> None:

@@ -153,5 +153,5 @@ def test_one_batch_at_a_time(tmp_path):
     outputs.close()
     Outputs(tmp_path / "out").close()
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="the output folder: expected one to write to"):
+    with pytest.raises(InputError, match="the output folder: expected a folder that can be written"):
         Outputs(tmp_path / "file")

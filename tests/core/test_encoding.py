@@ -91,7 +91,7 @@ def test_a_folder_that_takes_no_file_is_said_before_the_work(tmp_path, monkeypat
     def refuse(**_):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("i2vgen_core.media.video.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("i2vgen_core.errors.tempfile.TemporaryFile", refuse)
     with pytest.raises(InputError, match=r"which may not be written to \(Read-only file system\)"):
         check_video_file(tmp_path / "a.mp4", 8)
 

@@ -17,6 +17,7 @@ from i2vgen_core.errors import CheckpointError, InputError
 from i2vgen_core.network.evaluation import Prepared
 from i2vgen_core.network.stems import STEMS
 from i2vgen_core.sampling.guidance import guided
+from i2vgen_core.sampling.held import Held
 from i2vgen_core.sampling.options import BaseOptions, FewStepOptions
 from i2vgen_core.sampling.schedules import lcm_timesteps, scaled_linear, schedule_for
 from i2vgen_core.sampling.stages import BaseStage, FewStepStage
@@ -330,7 +331,9 @@ def test_a_few_step_stage_is_the_release(composer):
 
     out = stage.sample(denoise, first, lambda step, steps, x, denoised: seen.append((step, steps)))
     assert calls == stage.timesteps and seen == [(i, 4) for i in range(4)]
-    assert torch.equal(out, stage.sample(network, first)) and torch.isfinite(out).all()
+    assert torch.equal(out, stage.run(network, first)) and torch.isfinite(out).all()
+    with pytest.raises(InputError, match="expected nothing for VideoLCM"):
+        stage.run(network, first, Held(first))
     other = FewStepStage(replace(stage.options, seed=6), stage.settings, stage.schedule)
     assert toy.error(other.sample(network, first), out) > 1e-2, "fresh noise comes from the seed"
 
