@@ -22,11 +22,12 @@ from ..cascade import Cascade, inserted_like, sized_like
 from ..config import FAST_STEPS, JOININGS, MODES, REFINERS, RELEASES
 from ..encoders.prompt import check_prompt
 from ..errors import InputError
+from ..media.captions import caption
 from ..media.encoding import ENDINGS
 from ..media.images import read_image
 from ..media.source import read_source, source_files
 from ..media.video import check_video_file, same_rate, write_video
-from ..media.world import caption, render, sample_scene
+from ..media.world import render, sample_scene
 from ..memory import DTYPES
 from ..network.acceleration import EXACT, Acceleration
 from ..sampling.options import BaseOptions, RefineOptions

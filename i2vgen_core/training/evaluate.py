@@ -17,10 +17,11 @@ from torch import Tensor
 from ..cascade import BaseConditions, Cascade
 from ..config import GLOBAL_TOKENS, TEXT_TOKENS
 from ..errors import InputError
+from ..media.captions import caption, short_prompt
 from ..media.compare import psnr
 from ..media.spectrum import Spectrum, band_levels, plot, spatial_spectrum, temporal_spectrum
 from ..media.video import contact_sheet, moments
-from ..media.world import Clip, Scene, caption, opposite, render, sample_scene, short_prompt
+from ..media.world import Clip, Scene, opposite, render, sample_scene
 from ..sampling.options import BaseOptions, RefineOptions
 from . import measure
 from .measure import Tracker

@@ -15,10 +15,11 @@ from ..cascade import Cascade
 from ..config import Stem
 from ..errors import InputError
 from ..family import compose
+from ..media.captions import short_prompt
 from ..media.compare import psnr
 from ..media.guides import Guides
 from ..media.video import contact_sheet, moments
-from ..media.world import opposite, render, short_prompt
+from ..media.world import opposite, render
 from ..sampling.options import BaseOptions
 from .evaluate import Case, Criterion, Evaluation, Figure, Range, held_out_case
 from .truths import flow, true_guides

@@ -23,10 +23,11 @@ from i2vgen_core.__main__ import main
 from i2vgen_core.checkpoints.load import open_base, open_refiner, open_unet
 from i2vgen_core.checkpoints.scaffold import SIZES
 from i2vgen_core.commands import pages
+from i2vgen_core.media.captions import caption
 from i2vgen_core.media.images import read_image, write_image
 from i2vgen_core.media.video import read_video
 from i2vgen_core.media.warp import camera
-from i2vgen_core.media.world import caption, sample_scene
+from i2vgen_core.media.world import sample_scene
 from i2vgen_core.network.acceleration import EXACT, Acceleration
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 

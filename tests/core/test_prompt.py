@@ -3,7 +3,8 @@
 import pytest
 
 from i2vgen_core.encoders.prompt import as_caption, check_prompt, unread
-from i2vgen_core.media.world import caption, sample_scene
+from i2vgen_core.media.captions import caption
+from i2vgen_core.media.world import sample_scene
 
 LONG = "a fox runs, " * 30
 

@@ -11,7 +11,8 @@ from PIL import Image
 from i2vgen_core import assets
 from i2vgen_core.checkpoints.download import FILES
 from i2vgen_core.config import RELEASES
-from i2vgen_core.media.world import caption, sample_scene
+from i2vgen_core.media.captions import caption
+from i2vgen_core.media.world import sample_scene
 
 from ..templates.blueprints import BLUEPRINTS
 from ..templates.editing import EDITING

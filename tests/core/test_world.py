@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from i2vgen_core.errors import InputError
+from i2vgen_core.media.captions import caption, short_prompt
 from i2vgen_core.media.world import (
     COLOURS,
     DURATION,
@@ -22,12 +23,10 @@ from i2vgen_core.media.world import (
     Background,
     Scene,
     Shape,
-    caption,
     held_out,
     opposite,
     render,
     sample_scene,
-    short_prompt,
 )
 
 PLAIN = Background("plain", ("navy", "navy"), 0.0, 0.3, (0.0, 0.0))
