@@ -22,9 +22,10 @@ from i2vgen_core.cascade import Cascade
 from i2vgen_core.directing import follow, hold_area, hold_last
 from i2vgen_core.media.compare import psnr
 from i2vgen_core.media.images import write_image
+from i2vgen_core.media.rendering import render
 from i2vgen_core.media.video import contact_sheet, moments
 from i2vgen_core.media.warp import Rough, camera, drag
-from i2vgen_core.media.world import TRAVEL, Scene, render
+from i2vgen_core.media.world import TRAVEL, Scene
 from i2vgen_core.sampling.held import Held
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.training.evaluate import Case, held_out_case

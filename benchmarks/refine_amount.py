@@ -20,8 +20,9 @@ from torch import Tensor
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.media.captions import caption
 from i2vgen_core.media.compare import psnr
+from i2vgen_core.media.rendering import render
 from i2vgen_core.media.spectrum import band_level, spatial_spectrum
-from i2vgen_core.media.world import render, sample_scene
+from i2vgen_core.media.world import sample_scene
 from i2vgen_core.sampling.options import RefineOptions
 from i2vgen_core.training.judge import ssim
 from i2vgen_core.training.worse import blurred, compressed, noisy

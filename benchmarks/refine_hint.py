@@ -20,7 +20,8 @@ import torch
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_refiner
 from i2vgen_core.media.captions import caption
-from i2vgen_core.media.world import render, sample_scene
+from i2vgen_core.media.rendering import render
+from i2vgen_core.media.world import sample_scene
 from i2vgen_core.parts import StageNetwork
 from i2vgen_core.sampling.options import RefineOptions
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..i2vgen_core.media.captions import caption
-from ..i2vgen_core.media.world import render, sample_scene
+from ..i2vgen_core.media.rendering import render
+from ..i2vgen_core.media.world import sample_scene
 from .host.schema import CATEGORY, schema
 
 _WIDTH, _HEIGHT = 512, 256

@@ -25,9 +25,10 @@ from ..errors import InputError
 from ..media.captions import caption
 from ..media.encoding import ENDINGS
 from ..media.images import read_image
+from ..media.rendering import render
 from ..media.source import read_source, source_files
 from ..media.video import check_video_file, same_rate, write_video
-from ..media.world import render, sample_scene
+from ..media.world import sample_scene
 from ..memory import DTYPES
 from ..network.acceleration import EXACT, Acceleration
 from ..sampling.options import BaseOptions, RefineOptions

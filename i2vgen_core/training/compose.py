@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import COMPOSER_STEMS, RELEASES, TIMESTEPS, Kind, Stem
 from ..media.captions import caption, short_prompt
 from ..media.guides import guide_pictures
-from ..media.world import render
+from ..media.rendering import render
 from ..network.hooks import AttentionHooks, Hooks
 from ..network.unet import UNet
 from ..sampling.schedules import schedule_for

@@ -18,9 +18,10 @@ from ..media.captions import caption, short_prompt
 from ..media.decoding import moves
 from ..media.images import read_image, video_frame
 from ..media.photo import ENDINGS as IMAGES
+from ..media.rendering import render
 from ..media.rows import read_rows, read_text
 from ..media.video import read_video, read_video_at, video_seconds
-from ..media.world import MOTIONS, OPPOSITES, Level, Scene, held_out, opposite, render, sample_scene
+from ..media.world import MOTIONS, OPPOSITES, Level, Scene, held_out, opposite, sample_scene
 
 logger = logging.getLogger("i2vgen_xl")
 

@@ -17,8 +17,9 @@ from ..cascade import Cascade
 from ..editing import edit_clip, invert_clip
 from ..errors import InputError
 from ..media.captions import caption
+from ..media.rendering import render
 from ..media.video import contact_sheet, moments
-from ..media.world import BACKGROUNDS, COLOURS, Scene, render, sample_scene
+from ..media.world import BACKGROUNDS, COLOURS, Scene, sample_scene
 from ..sampling.options import BaseOptions, EditOptions
 from . import measure
 

@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
-from ..media.world import BACKGROUNDS, COLOURS, KINDS, Background, Outline, Scene, Shape, held_out, render
+from ..media.rendering import render
+from ..media.world import BACKGROUNDS, COLOURS, KINDS, Background, Outline, Scene, Shape, held_out
 
 FPS = 24
 LISTING = "emoji.json"

@@ -19,9 +19,10 @@ from ..config import GLOBAL_TOKENS, TEXT_TOKENS
 from ..errors import InputError
 from ..media.captions import caption, short_prompt
 from ..media.compare import psnr
+from ..media.rendering import Clip, render
 from ..media.spectrum import Spectrum, band_levels, plot, spatial_spectrum, temporal_spectrum
 from ..media.video import contact_sheet, moments
-from ..media.world import Clip, Scene, opposite, render, sample_scene
+from ..media.world import Scene, opposite, sample_scene
 from ..sampling.options import BaseOptions, RefineOptions
 from . import measure
 from .measure import Tracker

@@ -18,8 +18,9 @@ from ..family import compose
 from ..media.captions import short_prompt
 from ..media.compare import psnr
 from ..media.guides import Guides
+from ..media.rendering import render
 from ..media.video import contact_sheet, moments
-from ..media.world import opposite, render
+from ..media.world import opposite
 from ..sampling.options import BaseOptions
 from .evaluate import Case, Criterion, Evaluation, Figure, Range, held_out_case
 from .truths import flow, true_guides

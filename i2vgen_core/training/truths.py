@@ -9,7 +9,8 @@ from kornia.filters import sobel
 from torch import Tensor
 
 from ..media.guides import Guides
-from ..media.world import Clip, Scene
+from ..media.rendering import Clip
+from ..media.world import Scene
 
 _LINES = 6.0  # a Sobel filter's answer to a shape's edge is about a sixth of the step
 

@@ -19,9 +19,10 @@ from i2vgen_core.encoders.config import latent_rgb
 from i2vgen_core.errors import CheckpointError
 from i2vgen_core.media.compare import psnr
 from i2vgen_core.media.images import read_image
+from i2vgen_core.media.rendering import render
 from i2vgen_core.media.spectrum import band_distance, spatial_spectrum
 from i2vgen_core.media.video import read_video
-from i2vgen_core.media.world import opposite, render
+from i2vgen_core.media.world import opposite
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.training import measure, vae
 from i2vgen_core.training.evaluate import base_video, held_out_case, refined_video

@@ -13,9 +13,10 @@ from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.captions import caption, short_prompt
 from i2vgen_core.media.compare import psnr
+from i2vgen_core.media.rendering import render
 from i2vgen_core.media.spectrum import Spectrum, band_levels
 from i2vgen_core.media.tables import plain_table
-from i2vgen_core.media.world import TRAVEL, Shape, opposite, render, sample_scene
+from i2vgen_core.media.world import TRAVEL, Shape, opposite, sample_scene
 from i2vgen_core.parts import StageNetwork
 from i2vgen_core.training import measure
 from i2vgen_core.training.edits import recoloured, weighted_psnr

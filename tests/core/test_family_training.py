@@ -15,7 +15,8 @@ from i2vgen_core.checkpoints.load import open_base
 from i2vgen_core.checkpoints.scaffold import scaffold
 from i2vgen_core.directing import hold_last
 from i2vgen_core.errors import InputError
-from i2vgen_core.media.world import Background, Scene, Shape, render, sample_scene
+from i2vgen_core.media.rendering import render
+from i2vgen_core.media.world import Background, Scene, Shape, sample_scene
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.sampling.schedules import schedule_for
 from i2vgen_core.training import distil

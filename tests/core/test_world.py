@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.captions import caption, short_prompt
+from i2vgen_core.media.rendering import render
 from i2vgen_core.media.world import (
     COLOURS,
     DURATION,
@@ -25,7 +26,6 @@ from i2vgen_core.media.world import (
     Shape,
     held_out,
     opposite,
-    render,
     sample_scene,
 )
 

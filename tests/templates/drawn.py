@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from i2vgen_core.media.world import Background, Clip, Scene, Shape, render
+from i2vgen_core.media.rendering import Clip, render
+from i2vgen_core.media.world import Background, Scene, Shape
 
 from .family import depth_to_video, four_steps, masked_to_video, person_to_video, sketch_to_video, text_to_video
 from .graph import Graph
