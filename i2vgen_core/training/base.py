@@ -18,6 +18,7 @@ from ..sampling.schedules import schedule_for
 from .cache import Cached, Fresh
 from .data import Source, World
 from .diffusion import (
+    Batch,
     ClipShape,
     Encoders,
     add_noise,
@@ -117,14 +118,6 @@ def build_base(config: BaseTraining) -> TrainedBase:
     return TrainedBase(network, GlobalEncoder(config.unet.in_channels, config.unet.context_dim, Layers()))
 
 
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    latents: Tensor
-    text: Tensor
-    image: Tensor
-    fps: Tensor
-
-
 def train_base(
     base: TrainedBase,
     encoders: Encoders,
@@ -132,7 +125,7 @@ def train_base(
     folder: Path,
     config: BaseTraining,
     device: torch.device | str = "cpu",
-) -> Loop[_Batch]:
+) -> Loop[Batch]:
     """The loop that trains it.
 
     Args:
@@ -153,11 +146,11 @@ def train_base(
             parameter.requires_grad_(False)
     base.network.checkpointing = config.checkpointing
 
-    def batch(number: int) -> _Batch:
+    def batch(number: int) -> Batch:
         drawn = clips.draw(config.shapes, (config.width, config.height), number, config.loop.seed)
         texts, keep = _drop(drawn.prompts, number)
         image = drawn.image * torch.tensor(keep, device=drawn.image.device)[:, None, None]
-        return _Batch(drawn.latents, encoders.prompts(texts), image, drawn.fps)
+        return Batch(drawn.latents, encoders.prompts(texts), image, drawn.fps)
 
     def _drop(prompts: list[str], number: int) -> tuple[list[str], list[float]]:
         rng = random.Random(f"drop {config.loop.seed} {number}")
@@ -171,10 +164,8 @@ def train_base(
             keep.append(0.0 if image else 1.0)
         return texts, keep
 
-    def loss(b: _Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        latents, text, image, fps = (
-            t.repeat_interleave(config.repeats, 0) for t in (b.latents, b.text, b.image, b.fps)
-        )
+    def loss(b: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        latents, text, image, fps = b.repeated(config.repeats)
         timesteps = draw_timesteps(len(latents), TIMESTEPS, config.bias, generator)
         noise = noise_like(latents, config.offset_noise, generator)
         noised = add_noise(latents, schedule, timesteps, noise)

@@ -57,6 +57,27 @@ def draw_clips(
     return [source.clip(number * 1000 + i, *size, shape.frames, fps) for i, fps in enumerate(rates)]
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Clips that a base or its student learns from, and what it is given of each.
+
+    Attributes:
+        latents: scaled [b, f, 4, h, w].
+        text: tokens of the prompts [b, 77, width].
+        image: CLIP image embeddings [b, 1, image_dim].
+        fps: [b].
+    """
+
+    latents: Tensor
+    text: Tensor
+    image: Tensor
+    fps: Tensor
+
+    def repeated(self, times: int) -> tuple[Tensor, ...]:
+        """Latents, text, image and fps, each clip so many times, to be shown at as many noise levels."""
+        return tuple(each.repeat_interleave(times, 0) for each in (self.latents, self.text, self.image, self.fps))
+
+
 class Encoders:
     """The frozen encoders of a model folder.
 

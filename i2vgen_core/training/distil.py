@@ -17,7 +17,7 @@ from ..sampling.solvers import guide, lcm_scalings
 from .base import TrainedBase
 from .cache import Cached, Fresh
 from .data import Source, World
-from .diffusion import ClipShape, Encoders, add_noise, draw_timesteps, noise_like
+from .diffusion import Batch, ClipShape, Encoders, add_noise, draw_timesteps, noise_like
 from .loop import Loop, LoopConfig
 
 SKIP = TIMESTEPS // LCM_LEVELS
@@ -46,15 +46,6 @@ class DistilTraining:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(ema=0.95))
 
 
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    latents: Tensor
-    text: Tensor
-    image: Tensor
-    fps: Tensor
-    negative: Tensor
-
-
 def train_distil(
     student: TrainedBase,
     teacher: TrainedBase,
@@ -65,7 +56,7 @@ def train_distil(
     guidance: float,
     negative: str,
     device: torch.device | str = "cpu",
-) -> Loop[_Batch]:
+) -> Loop[Batch]:
     """The loop that trains it.
 
     Args:
@@ -83,23 +74,21 @@ def train_distil(
     teacher.to(device).eval().requires_grad_(False)
     clips = source if isinstance(source, Cached) else Fresh(source, encoders, device)
     schedule = schedule_for(student.network.config.kind)
+    unwanted_text = encoders.prompts([negative])
 
-    def batch(number: int) -> _Batch:
+    def batch(number: int) -> Batch:
         drawn = clips.draw(config.shapes, (config.width, config.height), number, config.loop.seed)
-        texts = encoders.prompts([*drawn.prompts, negative])
-        return _Batch(drawn.latents, texts[:-1], drawn.image, drawn.fps, texts[-1:])
+        return Batch(drawn.latents, encoders.prompts(drawn.prompts), drawn.image, drawn.fps)
 
-    def loss(b: _Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        latents, text, image, fps = (
-            t.repeat_interleave(config.repeats, 0) for t in (b.latents, b.text, b.image, b.fps)
-        )
+    def loss(b: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        latents, text, image, fps = b.repeated(config.repeats)
         now = SKIP * (draw_timesteps(len(latents), LCM_LEVELS, 1.0, generator) + 1) - 1
         earlier = (now - SKIP).clamp(min=0)
         given = latents[:, 0], fps, latents.shape[1]
         noised = add_noise(latents, schedule, now, noise_like(latents, 0.0, generator))
         with torch.no_grad():
             wanted = teacher(noised.x, now, text, image, *given)
-            unwanted = teacher(noised.x, now, b.negative.expand_as(text), torch.zeros_like(image), *given)
+            unwanted = teacher(noised.x, now, unwanted_text.expand_as(text), torch.zeros_like(image), *given)
             estimate, noise = _parted(schedule, now, noised.x, guide(wanted, unwanted, guidance))
             before = add_noise(estimate, schedule, earlier, noise).x
             agreed = functional_call(student, loop.average, (before, earlier, text, image, *given))

@@ -16,8 +16,8 @@ from i2vgen_core.sampling.options import BaseOptions
 from .compare import relative_error
 from .graphs import Graph, changed, node
 from .in_process import Host
+from .pieces import FRAMES, WINDOWS, Change, calling, in_tiles, in_windows, sampled_by_the_host, stock_windows, without
 from .test_family import HEIGHT, SEED, WIDTH, animated, composed, keypoints, pictures
-from .test_pieces import FRAMES, WINDOWS, Change, _changed, _in_tiles, _in_windows, _stock, _without, stock_windows
 
 __all__ = ["stock_windows"]  # a fixture
 
@@ -63,7 +63,7 @@ def sample(host: Host, made: dict[str, SimpleNamespace]) -> Callable[..., Tensor
         sides = own.positive if positive is None else positive, own.negative if negative is None else negative
         with torch.inference_mode():
             if sampler == "stock":
-                return _stock(model, *sides, own.latent["samples"], denoise=1.0)
+                return sampled_by_the_host(model, *sides, own.latent["samples"], denoise=1.0)
             return sampling.sample_base(model, *sides, own.latent, BaseOptions(seed=SEED, steps=2))["samples"]
 
     return run
@@ -76,7 +76,7 @@ def sample(host: Host, made: dict[str, SimpleNamespace]) -> Callable[..., Tensor
 def test_windows_are_the_hosts(sample, stock_windows, kind):
     """Cut by rows: what stands beside the noise is that of a video of these frames, as in the host's windows."""
     own = sample(kind, stock_windows)
-    assert relative_error(sample(kind, _in_windows(WINDOWS)), own) < 1e-5
+    assert relative_error(sample(kind, in_windows(WINDOWS)), own) < 1e-5
     assert relative_error(sample(kind), own) > 1e-3
 
 
@@ -85,9 +85,9 @@ def test_tiles_have_what_lies_there(sample, kind):
     """Tiles at once are tiles one by one: each has its own part of the frame in front too."""
     width = WIDTH // 8
     whole = sample(kind)
-    assert relative_error(sample(kind, _in_tiles([0, 0], width, 2)), whole) < 1e-4
-    apart = sample(kind, _in_tiles([0, 2], width - 2, 1))
-    assert relative_error(sample(kind, _in_tiles([0, 2], width - 2, 2)), apart) < 1e-4
+    assert relative_error(sample(kind, in_tiles([0, 0], width, 2)), whole) < 1e-4
+    apart = sample(kind, in_tiles([0, 2], width - 2, 1))
+    assert relative_error(sample(kind, in_tiles([0, 2], width - 2, 2)), apart) < 1e-4
     assert relative_error(apart, whole) > 1e-3
 
 
@@ -218,12 +218,12 @@ def test_a_call_without_what_the_network_reads_is_refused(sample, kind, name):
     with pytest.raises(
         ValueError, match=f"{LOST[kind, name]}: expected some, in every call of the network, found none"
     ):
-        sample(kind, _changed(_without(name)))
+        sample(kind, calling(without(name)))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("unianimate", "in_front"), ("animate_x", "motion")])
 def test_rows_of_fewer_frames_are_refused(sample, kind, name):
-    change = _changed(lambda given: {**given, name: given[name][:-1]})
+    change = calling(lambda given: {**given, name: given[name][:-1]})
     with pytest.raises(ValueError, match=f"{LOST[kind, name]}: expected those of"):
         sample(kind, change)
 

@@ -19,12 +19,22 @@ from . import graphs
 from .compare import relative_error
 from .graphs import changed
 from .in_process import Host
-from .test_stock_nodes import _windows
+from .pieces import (
+    FRAMES,
+    KEY,
+    STEPS,
+    WINDOWS,
+    Change,
+    calling,
+    first,
+    in_tiles,
+    in_windows,
+    sampled_by_the_host,
+    stock_windows,
+    without,
+)
 
-FRAMES, LENGTH, OVERLAP, STEPS = 6, 4, 2, 2
-WINDOWS = [list(range(first, first + LENGTH)) for first in (0, 2)]
-KEY = "another pack"
-Change = Callable[[Any], None]
+__all__ = ["stock_windows"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +68,7 @@ def sample(host: Host, made: SimpleNamespace) -> Callable[..., Tensor]:
         latent = made.latent if base else made.encoded
         with torch.inference_mode():
             if sampler == "stock":
-                return _stock(model, positive, negative, latent["samples"], denoise=1.0 if base else 0.6)
+                return sampled_by_the_host(model, positive, negative, latent["samples"], denoise=1.0 if base else 0.6)
             if base:
                 options: Any = BaseOptions(seed=graphs.SEED, steps=STEPS)
                 return sampling.sample_base(model, positive, negative, latent, options)["samples"]
@@ -66,15 +76,6 @@ def sample(host: Host, made: SimpleNamespace) -> Callable[..., Tensor]:
             return sampling.sample_refiner(model, positive, negative, latent, options)["samples"]
 
     return run
-
-
-def _stock(model: Any, positive: Any, negative: Any, latent: Tensor, denoise: float) -> Tensor:
-    import comfy.sample
-
-    noise = comfy.sample.prepare_noise(latent, graphs.SEED)
-    return comfy.sample.sample(
-        model, noise, STEPS, 7.0, "ddim", "ddim_uniform", positive, negative, latent, denoise=denoise, seed=graphs.SEED
-    )
 
 
 def _calls_of(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
@@ -91,105 +92,25 @@ def _calls_of(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[tu
 # ---- windows of frames
 
 
-def _cut(conditions: list[dict[str, Any]] | None, x: Tensor, window: list[int]) -> list[dict[str, Any]] | None:
-    """A pack's cut of conditions to a window: of whatever has as many rows as the video has frames."""
-    if conditions is None:
-        return None
-
-    def piece(condition: Any) -> Any:
-        rows = getattr(condition, "cond", None)
-        fits = isinstance(rows, Tensor) and len(rows) == len(x)
-        return condition._copy_with(rows[window]) if fits else condition
-
-    return [
-        {**each, "model_conds": {name: piece(value) for name, value in each["model_conds"].items()}}
-        for each in conditions
-    ]
-
-
-def _in_windows(windows: list[list[int]]) -> Change:
-    """A pack's wrapper that evaluates a video window by window, knowing no model."""
-
-    def wrapper(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, options: Any) -> list[Tensor]:
-        made, counts = [torch.zeros_like(x) for _ in conds], [torch.zeros_like(x[:, :1, :1, :1]) for _ in conds]
-        for window in windows:
-            pieces = [_cut(each, x, window) for each in conds]
-            half = LENGTH // 2
-            weights = torch.tensor([*range(1, half + 1), *range(half, 0, -1)], dtype=x.dtype).view(-1, 1, 1, 1)
-            for i, piece in enumerate(executor(model, pieces, x[window], timestep[window], options)):
-                made[i][window] += piece * weights
-                counts[i][window] += weights
-        return [each / count for each, count in zip(made, counts, strict=True)]
-
-    return lambda model: model.add_wrapper_with_key("calc_cond_batch", KEY, wrapper)
-
-
-@pytest.fixture(scope="module")
-def stock_windows(host: Host) -> Change:
-    import comfy.context_windows
-
-    if not hasattr(comfy.context_windows.IndexListCallbacks, "RESIZE_COND_ITEM"):
-        pytest.skip("this ComfyUI's context windows cut no conditions of one frame a row")
-
-    def change(model: Any) -> None:
-        inputs = _windows(host, LENGTH, OVERLAP)["inputs"] | {"model": model}
-        (windowed,) = host.nodes["ContextWindowsManual"].execute(**inputs).args
-        model.model_options = windowed.model_options
-
-    return change
-
-
 @pytest.mark.parametrize("interval", [1, 2])
 @pytest.mark.parametrize(("stage", "sampler"), [("base", "ours"), ("base", "stock"), ("refiner", "ours")])
 def test_windows_are_the_hosts(sample, stock_windows, stage, sampler, interval):
     """Cut by rows, with a pack's own wrapper: the frames are those of the host's windows, with features reused too."""
     own = sample(stock_windows, stage, sampler, interval)
-    assert relative_error(sample(_in_windows(WINDOWS), stage, sampler, interval), own) < 1e-5
+    assert relative_error(sample(in_windows(WINDOWS), stage, sampler, interval), own) < 1e-5
     assert relative_error(sample(stage=stage, sampler=sampler, interval=interval), own) > 1e-3
 
 
 def test_windows_that_go_round(sample, host, monkeypatch):
     """Frames in any order: each window has the details of a clip of its length."""
     calls = _calls_of(host.module("nodes.host.network").HostUNet, "_together", monkeypatch)
-    sample(_in_windows([*WINDOWS, [4, 5, 0, 1], [1, 3, 5, 0]]))
+    sample(in_windows([*WINDOWS, [4, 5, 0, 1], [1, 3, 5, 0]]))
     details = [inputs.by_frame["details"] for inputs, _ in calls]
     assert len(details) == 4 * STEPS and all(torch.equal(each, details[0]) for each in details)
     assert {piece.frames for inputs, _ in calls for piece in inputs.pieces} >= {(4, 5, 0, 1), (1, 3, 5, 0)}
 
 
 # ---- tiles of the frames
-
-
-def _to_rows(tensor: Tensor, rows: int) -> Tensor:
-    """A pack's repeat of conditions to the rows of a batch of tiles."""
-    return tensor.repeat(math.ceil(rows / len(tensor)), *[1] * (tensor.ndim - 1))[:rows]
-
-
-def _in_tiles(lefts: list[int], width: int, at_once: int) -> Change:
-    """A pack's tiles, side by side: of a condition like the latent those places, of all others rows to the batch."""
-
-    def wrapper(apply_model: Any, arguments: dict[str, Any]) -> Tensor:
-        x, timestep, conditions = arguments["input"], arguments["timestep"], arguments["c"]
-        made, counts = torch.zeros_like(x), torch.zeros_like(x)
-
-        def of_tiles(condition: Any, batch: list[int]) -> Any:
-            if not isinstance(condition, Tensor):
-                return condition
-            if condition.ndim == x.ndim:
-                condition = torch.cat([condition[..., left : left + width] for left in batch])
-            return _to_rows(condition, len(batch) * len(x)) if len(condition) != len(batch) * len(x) else condition
-
-        for first in range(0, len(lefts), at_once):
-            batch = lefts[first : first + at_once]
-            tiles = torch.cat([x[..., left : left + width] for left in batch])
-            pieces = {name: of_tiles(condition, batch) for name, condition in conditions.items()}
-            outputs = apply_model(tiles, _to_rows(timestep, len(tiles)), **pieces)
-            for left, output in zip(batch, outputs.split(len(x)), strict=True):
-                made[..., left : left + width] += output
-                counts[..., left : left + width] += 1
-        return made / counts
-
-    return lambda model: model.set_model_unet_function_wrapper(wrapper)
 
 
 TILES = [0, 2, 4]
@@ -201,17 +122,17 @@ def test_repeated_conditions_are_each_clips_own(sample, stage):
     """One tile of the whole is the whole, and so is that tile twice in a batch; of several, those at once are those one by
     one."""
     whole, width = sample(stage=stage), graphs.WIDTH // 8
-    assert relative_error(sample(_in_tiles([0], width, 1), stage), whole) < 1e-5
-    assert relative_error(sample(_in_tiles([0, 0], width, 2), stage), whole) < 1e-4
-    apart = sample(_in_tiles(TILES, 8, 1), stage)
-    assert relative_error(sample(_in_tiles(TILES, 8, 2), stage), apart) < 1e-4
+    assert relative_error(sample(in_tiles([0], width, 1), stage), whole) < 1e-5
+    assert relative_error(sample(in_tiles([0, 0], width, 2), stage), whole) < 1e-4
+    apart = sample(in_tiles(TILES, 8, 1), stage)
+    assert relative_error(sample(in_tiles(TILES, 8, 2), stage), apart) < 1e-4
     assert relative_error(apart, whole) > 1e-3
 
 
 @pytest.mark.parametrize("stage", ["base", "refiner"])
 def test_tiles_take_no_features_of_other_places(sample, stage):
     """They do not say where they lie, and may lie elsewhere in the next step: each runs the whole network."""
-    tiles = _in_tiles(TILES, 8, 1)
+    tiles = in_tiles(TILES, 8, 1)
     assert torch.equal(sample(tiles, stage, interval=2), sample(tiles, stage))
 
 
@@ -337,59 +258,35 @@ def test_a_part_of_the_frame_with_words_of_its_own_sees_the_picture(sample, made
 # ---- what fits no more
 
 
-def _changed(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Change:
-    """A pack that changes what the network is called with."""
-
-    def wrapper(apply_model: Any, arguments: dict[str, Any]) -> Tensor:
-        changed = change({"x": arguments["input"], "t": arguments["timestep"], **arguments["c"]})
-        made = apply_model(changed.pop("x"), changed.pop("t"), **changed)
-        return made[: len(arguments["input"])]
-
-    return lambda model: model.set_model_unet_function_wrapper(wrapper)
-
-
-def _first(count: int, *names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """The first rows alone, of those of these names or, without, of all."""
-    return lambda given: {
-        name: value[:count] if isinstance(value, Tensor) and (name in names or not names) else value
-        for name, value in given.items()
-    }
-
-
-def _without(*names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """All but those of these names, as where a pack passes on the conditions that it knows."""
-    return lambda given: {name: value for name, value in given.items() if name not in names}
-
-
 UNFIT: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
-    "a frame by itself": (_first(1), "clips of 6 frames, found 1 frames"),
+    "a frame by itself": (first(1), "clips of 6 frames, found 1 frames"),
     "frames out of order": (
         lambda given: {name: value.roll(1, 0) if name in ("x", "rows") else value for name, value in given.items()},
         "whole clips of 6 frames, found frames 6 of 6, 1 of 6",
     ),
-    "part of both": (_first(9), "clips of 6 frames, found 9 frames"),
-    "the latent alone": (_first(6, "x", "t"), "the 12 frames of its conditions, found 6"),
+    "part of both": (first(9), "clips of 6 frames, found 9 frames"),
+    "the latent alone": (first(6, "x", "t"), "the 12 frames of its conditions, found 6"),
     "a context a frame": (
         lambda given: {**given, "c_crossattn": given["c_crossattn"].repeat_interleave(6, dim=0)},
         "2, as its conditions, found 12",
     ),
     "contexts of others": (lambda given: {**given, "owner": given["owner"] * 0}, "one of each clip's conditioning"),
     "contexts that say nothing": (
-        _without("rows", "owner"),
+        without("rows", "owner"),
         "one, or the geometry of each",
     ),
     "details of a part": (
         lambda given: {**given, "details": given["details"][..., :-1]},
         "those of the frames and places that are evaluated",
     ),
-    "levels of fewer frames": (_first(6, "t"), "levels of noise|must match"),
-    "frame rates of one": (_first(1, "fps"), "2 of each kind, found 1"),
+    "levels of fewer frames": (first(6, "t"), "levels of noise|must match"),
+    "frame rates of one": (first(1, "fps"), "2 of each kind, found 1"),
     "something beside the latent": (
         lambda given: {**given, "c_concat": torch.zeros_like(given["x"])},
         "the network's latent: expected 4 channels, found 8",
     ),
-    "no details": (_without("details"), "the image's details: expected some, in every call of the network, found none"),
-    "no frame rate": (_without("fps"), "the frame rate: expected some, in every call of the network, found none"),
+    "no details": (without("details"), "the image's details: expected some, in every call of the network, found none"),
+    "no frame rate": (without("fps"), "the frame rate: expected some, in every call of the network, found none"),
 }
 
 
@@ -397,12 +294,12 @@ UNFIT: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
 def test_what_fits_no_more_is_said(sample, name):
     change, message = UNFIT[name]
     with pytest.raises((ValueError, RuntimeError), match=message):
-        sample(_changed(change))
+        sample(calling(change))
 
 
 def test_one_clip_needs_no_geometry(sample):
     """As where a pack calls the network with the conditions that it knows."""
-    plain, change = sample(), _without("rows", "places", "owner")
+    plain, change = sample(), without("rows", "places", "owner")
 
     def apart(apply_model: Any, arguments: dict[str, Any]) -> Tensor:
         given = change({"x": arguments["input"], "t": arguments["timestep"], **arguments["c"]})

@@ -27,8 +27,8 @@ from . import graphs
 from .compare import relative_error
 from .graphs import node
 from .in_process import Host
+from .pieces import calling, without
 from .test_interrupts import Interrupter
-from .test_pieces import _changed, _without
 
 OPTIONS = RefineOptions(mode="normal", steps=2, seed=graphs.SEED, rescale=0.0)
 PREPARED = {"enlarging": 1.5, "noise_aug": 0, "scale_told": 0, "joining": "auto", "seed": graphs.SEED}
@@ -294,8 +294,8 @@ def test_a_node_that_loses_the_hint_is_told(host: Host, refiners: dict[str, Path
     inputs = [kept[name] for name in names]
     lost = "expected some, in every call of the network, found none."
     changes = {
-        f"the hint: {lost}": _without("hint"),
-        f"what is told of the hint: {lost}": _without("told"),
+        f"the hint: {lost}": without("hint"),
+        f"what is told of the hint: {lost}": without("told"),
         "the hint: expected those of the frames and places that are evaluated, found": lambda given: {
             **given,
             "hint": given["hint"][..., :-1],
@@ -303,6 +303,6 @@ def test_a_node_that_loses_the_hint_is_told(host: Host, refiners: dict[str, Path
     }
     for message, change in changes.items():
         model = host.given["model"].clone()
-        _changed(change)(model)
+        calling(change)(model)
         with pytest.raises(ValueError, match=message), torch.inference_mode():
             host.module("nodes.host.sampling").sample_refiner(model, *inputs, OPTIONS)
