@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures; 1 if a figure misses its limit."""
-    from ..training import evaluate, judge
+    from ..training import evaluate, figures, judge
 
     if options.ablations and options.data:
         raise InputError("--ablations", "the world of shapes", "--data", "Leave one of them out.")
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
         result = judge.judge(cascade, options.data, seeds, refined=options.refined, base=base)
     else:
         result = evaluate.evaluate(cascade, seeds, refined=options.refined, base=base)
-    sys.stdout.write(evaluate.table(result.figures) + "\n")
+    sys.stdout.write(figures.table(result.figures) + "\n")
     if result.spectra:
         sys.stdout.write("\n" + plain_table(band_levels(result.spectra)) + "\n")
     _write_json(options.json, result.json())

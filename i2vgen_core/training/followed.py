@@ -22,7 +22,8 @@ from ..media.rendering import render
 from ..media.video import contact_sheet, moments
 from ..media.world import opposite
 from ..sampling.options import BaseOptions
-from .evaluate import Case, Criterion, Evaluation, Figure, Range, held_out_case
+from .evaluate import Case, held_out_case
+from .figures import Criterion, Evaluation, Figure, Range
 from .truths import flow, true_guides
 
 logger = logging.getLogger("i2vgen_xl")

@@ -25,7 +25,8 @@ from ..media.video import contact_sheet
 from ..sampling.options import BaseOptions, RefineOptions
 from . import measure
 from .alive import MOVES, OPPOSITES, TRAVEL, Alive, Clip, Scene, caption, opposite, render, subject
-from .evaluate import Criterion, Evaluation, Figure, Range, mean_spectra
+from .evaluate import mean_spectra
+from .figures import Criterion, Evaluation, Figure, Range
 
 logger = logging.getLogger("i2vgen_xl")
 

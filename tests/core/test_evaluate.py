@@ -24,15 +24,12 @@ from i2vgen_core.training.evaluate import (
     ABLATIONS,
     CRITERIA,
     Case,
-    Criterion,
-    Figure,
-    Range,
     ablations,
     evaluate,
     held_out_case,
     spectra_plot,
-    table,
 )
+from i2vgen_core.training.figures import Criterion, Figure, Range, table
 
 SEEDS = range(8)
 UNPANNED = (1, 2, 3, 4, 6, 7)  # where the camera stands: jitter can be measured
