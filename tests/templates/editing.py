@@ -34,7 +34,7 @@ def video_recolour() -> Graph:
 def video_image_edit() -> Graph:
     graph = Graph("video_image_edit", notes.IMAGE_EDIT, "I2VGen-XL 33 Video to video by an image-edit model")
     video, first = _first_frame(graph)
-    group = graph.group("2. Image-edit model (bypassed)")
+    group = graph.group("2. Edit model (bypassed)")
     name = "instruct-pix2pix-00-22000.safetensors"
     url = f"https://huggingface.co/timbrooks/instruct-pix2pix/resolve/main/{name}"
     files = [{"name": name, "url": url, "directory": "checkpoints"}]
