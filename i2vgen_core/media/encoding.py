@@ -76,7 +76,8 @@ def check_target(path: Path, inputs: Sequence[str | os.PathLike[str]] = ()) -> N
             raise InputError("the video file", "a number in a sequence's name", f"'{path.name}'", remedy)
     elif ending not in _VIDEOS and ending not in _PICTURES:
         expected = f"a name that ends in {', '.join(ENDINGS)} or _%04d.png"
-        raise InputError("the video file", expected, f"'{path.name}'", f"Name it {path.stem}.mp4.")
+        name = path.stem if Path(path.stem).suffix.lower() in ENDINGS else f"{path.stem}.mp4"
+        raise InputError("the video file", expected, f"'{path.name}'", f"Name it {name}.")
     for other in inputs:
         if _is_target(path, Path(other)):
             remedy = "Choose another name: an input is never written over."

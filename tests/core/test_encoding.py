@@ -85,6 +85,12 @@ def test_other_endings_are_refused(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("name", "better"), [("a.avi", "a.mp4"), ("a.mp4.tmp", "a.mp4"), ("a.tar", "a.mp4")])
+def test_the_remedy_of_another_ending_is_a_name(tmp_path, name, better):
+    with pytest.raises(InputError, match=rf"Name it {better}\.$"):
+        check_video_file(tmp_path / name, 8)
+
+
 def test_a_folder_that_takes_no_file_is_said_before_the_work(tmp_path, monkeypatch):
     """Whatever the system says of its permissions: to root, /proc is writable."""
 
