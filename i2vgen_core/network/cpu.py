@@ -15,8 +15,9 @@ from torch.overrides import TorchFunctionMode
 def cpu_operators(x: Tensor) -> AbstractContextManager[Any]:
     """While it is entered, layers on x's device run on operators that torch does not choose by itself, whoever made them.
 
-    - Linear layers in float32 on oneDNN, where torch has it. torch's own choice is MKL, which reaches half of oneDNN's
-      speed on AMD's processors, and the same on Intel's. In 16 bit torch takes oneDNN where the processor has the means.
+    - Linear layers in float32 on oneDNN, where torch has it and they are large. torch's own choice is MKL, which reaches half
+      of oneDNN's speed on AMD's processors, and half to all of it on Intel's. But oneDNN takes 20 us longer to begin, as long
+      as MKL computes a small layer. In 16 bit torch takes oneDNN where the processor has the means.
     - 3x3 convolutions with more kernels than places, as products with the kernel as it lies in memory (channels_last):
       oneDNN's convolution brings the kernel into an order of its own first, which takes longer than to convolve with it.
       In bf16 that was so on AMD's processors; on one of Intel's the products took a third longer.
@@ -56,10 +57,14 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    if _HAS_ONEDNN and x.dtype == torch.float32 and x.numel():
+    if _HAS_ONEDNN and x.dtype == torch.float32 and x.numel() * len(weight) >= _LARGE:
         return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
+
+_LARGE = 2**24
+"""Multiplications from which on a linear layer is on oneDNN. On one of Intel's processors (AVX-512, torch 2.13) the two are even
+at them, within a tenth, MKL is faster below and oneDNN above."""
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 

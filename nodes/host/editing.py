@@ -23,7 +23,7 @@ from .inputs import check_conditioning
 from .models import CONDITION, VideoCondition, detailed_base
 from .network import SOURCE, Source, unpacked
 from .preview import Preview, prepare_callback
-from .sampling import NOT_FINITE, CoreSampler, Run, checked_latent, notes_of, sigmas_of
+from .sampling import CoreSampler, Run, checked_latent, notes_of, sigmas_of
 
 _MOST = 2
 """Inversions that are kept."""
@@ -69,7 +69,6 @@ def edit(
         inverted = _invert(model, source_positive, samples, stage, preview)
         _keep(key, model, inverted)
     sampled = _edit(model, source_positive, (positive, negative), samples, stage, inverted, preview, done)
-    check_finite("the sampled latent", sampled, NOT_FINITE)
     return {**source_latent, "samples": sampled}
 
 

@@ -338,7 +338,7 @@ def build_model(checkpoint: UNetCheckpoint, path: Path, weight_dtype: str, *, di
     compat.load_weights(model, patcher, state)
     if load_device.type == "cpu":  # see build_network; where the host streams weights to a GPU, they stay as they are
         model.diffusion_model.to(memory_format=torch.channels_last)
-    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "i2vgen_xl", _sample_without_controls)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "i2vgen_xl", _sample_checked)
     options = (weight_dtype, checkpoint.config.kind, checkpoint.config.detail_gain)
     patcher.cached_patcher_init = (load_model, (path, *options))
     return patcher
@@ -407,14 +407,30 @@ def _check_controls(conditioning: dict[str, Any]) -> None:
             raise no_control(kind)
 
 
-def _sample_without_controls(executor: Any, *arguments: Any, **more: Any) -> Any:
-    """Stands before other packs' wrappers of a run: some of them look for the blocks of the host's networks first."""
+def _sample_checked(
+    executor: Any,
+    noise: Tensor,
+    latent_image: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    denoise_mask: Tensor | None = None,
+    *others: Any,
+    **more: Any,
+) -> Tensor:
+    """One run, of the host's samplers and ours alike: what it begins with and what comes of it are finite, and there is no
+    control. Stands before other packs' wrappers of a run, some of which look for the blocks of the host's networks first."""
     for conditionings in executor.class_obj.conds.values():
         for conditioning in conditionings:
             _check_controls(conditioning)
             _check_area(conditioning.get("area"))
     _check_context_reference(executor.class_obj.model_patcher)
-    return executor(*arguments, **more)
+    for what, values in (("latent", latent_image), ("noise", noise), ("noise mask", denoise_mask)):
+        if values is not None:
+            check_finite(what, values, "Look at where it comes from: something failed there.")
+    sampled = executor(noise, latent_image, sampler, sigmas, denoise_mask, *others, **more)
+    remedy = "Use a lower guidance scale, or weight_dtype fp32 or bf16 where it is fp16."
+    check_finite("the sampled latent", sampled, remedy)
+    return sampled
 
 
 def _check_area(area: Sequence[Any] | None) -> None:

@@ -33,13 +33,25 @@ def convolution(n, inputs, outputs, height, width, *kernel):
 
 
 @needs_onednn
-def test_linear_layers_run_on_onednn(small, monkeypatch):
-    made = toy.inputs(toy.CONFIG)
-    with torch.profiler.profile() as profile:
-        found = small["i2vgen_xl"](**made)
-    assert any("mkldnn::_linear_pointwise" in each.key for each in profile.key_averages())
-    monkeypatch.setattr(cpu, "_HAS_ONEDNN", False)
-    assert toy.error(small["i2vgen_xl"](**made), found) <= EXACT
+@pytest.mark.parametrize("rows, on_onednn", [(256, True), (255, False)])
+def test_large_linear_layers_run_on_onednn(rows, on_onednn):
+    """2^24 multiplications and more."""
+    x, layer = torch.randn(rows, 256), torch.nn.Linear(256, 256)
+    with torch.profiler.profile() as profile, cpu.cpu_operators(x):
+        found = layer(x)
+    assert any("mkldnn::_linear_pointwise" in each.key for each in profile.key_averages()) == on_onednn
+    assert toy.error(found, functional.linear(x.double(), layer.weight.double(), layer.bias.double())) <= EXACT
+
+
+@needs_onednn
+def test_networks_run_on_onednn(small, monkeypatch):
+    """Their output is that of torch's own choice, and their layers are found."""
+    made, seen, linear = toy.inputs(toy.CONFIG), [], cpu._linear
+    plain = small["i2vgen_xl"](**made)
+    monkeypatch.setattr(cpu, "_LARGE", 1)
+    monkeypatch.setattr(cpu, "_linear", lambda *given: seen.append(1) or linear(*given))
+    assert toy.error(small["i2vgen_xl"](**made), plain) <= EXACT
+    assert seen
 
 
 def test_gradients_have_torchs_own():

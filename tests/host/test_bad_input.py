@@ -189,11 +189,11 @@ def _nan(*_: Any, **__: Any) -> Tensor:
 
 @pytest.mark.parametrize("at", ["base", "refine"])
 def test_a_latent_of_nan_does_not_leave_a_sampler(host, monkeypatch, at):
-    import comfy.sample
+    import comfy.samplers
 
     graph = changed(bad_cases.good(), **{f"{at}__seed": 17})
     host.value(graph, "encode" if at == "refine" else "global_encode")
-    monkeypatch.setattr(comfy.sample, "sample_custom", _nan)
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "inner_sample", _nan)
     result = host.run(graph, {"latent": (at, 0)}, reuse_cache=True)
     assert result.error == (
         "the sampled latent: expected finite values alone, found 512 of 512 that are not (NaN or infinite). "

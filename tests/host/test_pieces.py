@@ -381,6 +381,54 @@ def test_what_is_not_a_number_is_refused(sample, made, monkeypatch, part):
         sample()
 
 
+def _between(one: Tensor, other: Tensor) -> Tensor:
+    """A pack's way half from one latent to the other, along the great circle of each place: 0 / 0 of equal ones."""
+    angle = torch.acos(torch.nn.functional.cosine_similarity(one, other, dim=1).clamp(-1, 1))[:, None]
+    return torch.sin(angle / 2) / torch.sin(angle) * (one + other)
+
+
+@pytest.mark.parametrize("sampler", ["ours", "stock"])
+def test_a_latent_that_is_not_a_number_is_refused(sample, made, monkeypatch, sampler):
+    """Before the first step; the stock sampler makes a video of black frames of it."""
+    samples = made.encoded["samples"]
+    monkeypatch.setattr(made, "encoded", {"samples": _between(samples, samples)})
+    with pytest.raises(ValueError, match="latent: expected finite values alone, found"):
+        sample(_never, "refiner", sampler)
+
+
+def test_a_noise_or_a_mask_that_is_not_a_number_is_refused(made):
+    import comfy.sample
+
+    latent, words = made.encoded["samples"], (made.words, made.no_words)
+
+    def run(noise: Tensor, mask: Tensor | None) -> Tensor:
+        model = made.refiner.clone()
+        _never(model)
+        return comfy.sample.sample(model, noise, 1, 7.0, "ddim", "normal", *words, latent, noise_mask=mask)
+
+    with pytest.raises(ValueError, match="noise: expected finite values alone"):
+        run(latent / 0, None)
+    with pytest.raises(ValueError, match="noise mask: expected finite values alone"):
+        run(latent, torch.full((FRAMES, *latent.shape[-2:]), math.nan))
+
+
+def _never(model: Any) -> None:
+    def wrapper(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the network was called")
+
+    model.add_wrapper_with_key("calc_cond_batch", KEY, wrapper)
+
+
+@pytest.mark.parametrize("sampler", ["ours", "stock"])
+@pytest.mark.parametrize("stage", ["base", "refiner"])
+def test_what_becomes_no_number_in_a_run_is_said(sample, stage, sampler):
+    def broken(model: Any) -> None:
+        model.set_model_sampler_post_cfg_function(lambda given: given["denoised"] / torch.zeros(()))
+
+    with pytest.raises(ValueError, match=r"the sampled latent: expected .* Use a lower guidance scale"):
+        sample(broken, stage, sampler)
+
+
 @pytest.mark.parametrize("stage", ["base", "refiner"])
 def test_another_schedule_or_prediction_is_refused(sample, made, stage):
     import comfy.model_sampling
