@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tqdm.contrib.logging import logging_redirect_tqdm
+
 from . import __version__
 from .commands import pages
 from .errors import NO_ROOM, InputError
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with _ended_by_sigterm():
+        with _ended_by_sigterm(), logging_redirect_tqdm():  # lines stand above a bar, not in it
             options = _parser(arguments).parse_args(arguments)
             return options.command(options) or 0
     except InputError as error:

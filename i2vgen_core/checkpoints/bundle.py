@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import TEXT_TOKENS, UNetConfig
@@ -19,6 +17,7 @@ from ..encoders.tokenizer import VOCABULARY
 from ..errors import InputError
 from .read import read_config
 from .unet_keys import to_diffusers, to_official
+from .write import bytes_of, header_of
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -91,20 +90,24 @@ def write_part(
 
 
 def write_tensors(file: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """A safetensors file, which has its name when it is whole, and the permissions of any new file.
+    """A safetensors file, which has its name when it is whole, and the permissions of any new file. The same tensors and
+    metadata are the same bytes: the library's own writer puts the metadata in another order each time.
 
     Raises:
         InputError: it cannot be written.
     """
+    names = sorted(state, key=lambda name: (-state[name].dtype.itemsize, name))  # each on a multiple of its type's size
+    layout = {name: (state[name].shape, state[name].dtype) for name in names}
     unfinished = file.with_name(file.name + ".part")
     try:
-        unfinished.touch()
-        mode = unfinished.stat().st_mode
-        save_file({key: value.contiguous() for key, value in state.items()}, unfinished, dict(metadata))
-        unfinished.chmod(mode)  # the library's files are their owner's alone
+        with unfinished.open("wb") as stream:
+            stream.write(header_of(layout, metadata))
+            for name in layout:
+                stream.write(bytes_of(state[name]))
         unfinished.replace(file)
-    except (OSError, SafetensorError) as error:
-        raise InputError(str(file), "room to write", str(error), "Free some, or choose another folder.") from error
+    except OSError as error:
+        found = f"none ({error.strerror})"
+        raise InputError(str(file), "room to write", found, "Free some, or choose another folder.") from error
     finally:
         unfinished.unlink(missing_ok=True)
 

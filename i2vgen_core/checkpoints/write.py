@@ -61,7 +61,7 @@ class SafetensorsWriter:
     def __init__(self, path: Path, layout: Mapping[str, Entry], metadata: Mapping[str, str]):
         self.path = path
         self._layout = dict(layout)
-        self._header = _header(layout, metadata)
+        self._header = header_of(layout, metadata)
         self._left = list(layout)
         self.size = len(self._header) + sum(map(_bytes, layout.values()))
         self.written = 0
@@ -81,7 +81,7 @@ class SafetensorsWriter:
         if not self._left or name != self._left[0] or self._layout[name] != (tensor.shape, tensor.dtype):
             raise ValueError(f"{name} {tuple(tensor.shape)} {tensor.dtype} is not what the header says")
         del self._left[0]
-        self.written += self._file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self.written += self._file.write(bytes_of(tensor))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
@@ -113,7 +113,13 @@ def _check_place(path: Path, size: int) -> None:
         raise InputError("output file", f"room for {size / 1e9:.2f} GB", f"{free / 1e9:.2f} GB free", _OTHER_PLACE)
 
 
-def _header(layout: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:
+def bytes_of(tensor: Tensor) -> memoryview:
+    """A tensor's numbers as the format has them."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def header_of(layout: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:
+    """What a file begins with: shape, type and place of each tensor, by name, and the metadata."""
     entries: dict[str, object] = {"__metadata__": dict(metadata)}
     start = 0
     for name, entry in layout.items():

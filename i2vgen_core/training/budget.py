@@ -108,7 +108,14 @@ class Plan:
             "a step": needed.step,
         }
         found = ", ".join(f"{size / 2**30:.1f} GiB for {what}" for what, size in parts.items() if size > 2**26)
-        remedy = 'Set "checkpointing", "lora_rank" or a precision of 16 bits, or take fewer, smaller or shorter clips.'
+        unset = {
+            '"checkpointing"': self.checkpointing,
+            '"lora_rank"': self.lora_rank,
+            "a precision of 16 bits": self.precision != "fp32",
+        }
+        others = [name for name, there in unset.items() if not there]
+        remedy = f"Set {' or '.join(others)}, or take" if others else "Take"
+        remedy += " fewer, smaller or shorter clips, or another device."
         raise InputError("training", f"a run that fits into the {there / 2**30:.1f} GiB of {device}", found, remedy)
 
     def _at_most(self) -> int:

@@ -10,6 +10,7 @@ import csv
 import logging
 import math
 import pickle
+import shutil
 import signal
 import threading
 import time
@@ -243,10 +244,20 @@ class Loop(Generic[Batch]):
             torch.save(state, unfinished)
             unfinished.replace(self.folder / CHECKPOINT)
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter where the disk is full
-            remedy = "Free some, and start the same command again; the checkpoint before is still there."
-            raise InputError(str(self.folder / CHECKPOINT), "room to write", _first_line(error), remedy) from error
+            unfinished.unlink(missing_ok=True)
+            raise self._no_room(state, error) from error
         finally:
             unfinished.unlink(missing_ok=True)
+
+    def _no_room(self, state: dict[str, Any], error: OSError | RuntimeError) -> InputError:
+        """What is said of a checkpoint that could not be written: torch's own words do not say that a disk is full."""
+        tensors = [state["module"], state["average"], *state["optimiser"]["state"].values()]
+        size = sum(value.nbytes for each in tensors for value in each.values() if isinstance(value, Tensor))
+        free = shutil.disk_usage(self.folder).free
+        found = f"{free / 1e6:.1f} MB free" if free < size else _first_line(error)
+        remedy = "Free some, and start the same command again"
+        remedy += "; the checkpoint before is still there." if (self.folder / CHECKPOINT).is_file() else "."
+        return InputError(str(self.folder / CHECKPOINT), f"room to write {size / 1e6:.1f} MB", found, remedy)
 
     def _resume(self) -> None:
         file = self.folder / CHECKPOINT

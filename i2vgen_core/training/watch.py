@@ -44,14 +44,15 @@ def read_log(file: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def draw_curves(figures: dict[str, list[tuple[int, float]]]) -> Tensor:
-    """A picture [H, W, 3] in 0..1 with a panel for each figure, two in a row."""
+    """A picture [H, W, 3] in 0..1 with a panel for each figure, two in a row, over the same steps; one value is a dot."""
     width, height = _PANEL
+    last = max((step for points in figures.values() for step, _ in points), default=1)
     image = Image.new("RGB", (2 * width, height * -(-len(figures) // 2)), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(14)
     for number, (name, points) in enumerate(figures.items()):
         x, y = width * (number % 2), height * (number // 2)
-        steps, values = zip(*points, strict=True)
-        low, high, last = min(values), max(values), max(steps)
+        values = [value for _, value in points]
+        low, high = min(values), max(values)
         left, right, top, bottom = x + 70, x + width - 20, y + 34, y + height - 30
         span = (high - low) or 1.0
         line = [
@@ -59,7 +60,10 @@ def draw_curves(figures: dict[str, list[tuple[int, float]]]) -> Tensor:
             for step, value in points
         ]
         draw.rectangle((left, top, right, bottom), outline="lightgrey")
-        draw.line(line if len(line) > 1 else line * 2, fill="navy", width=2)
+        if len(line) > 1:
+            draw.line(line, fill="navy", width=2)
+        else:
+            draw.ellipse([line[0][0] - 3, line[0][1] - 3, line[0][0] + 3, line[0][1] + 3], fill="navy")
         draw.text((left, y + 10), name, "black", font)
         draw.text((left - 6, top), f"{high:.3g}", "grey", font, anchor="rt")
         draw.text((left - 6, bottom), f"{low:.3g}", "grey", font, anchor="rb")

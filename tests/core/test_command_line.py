@@ -22,6 +22,7 @@ from i2vgen_core import __version__
 from i2vgen_core.__main__ import main
 from i2vgen_core.checkpoints.load import open_base, open_refiner, open_unet
 from i2vgen_core.checkpoints.scaffold import SIZES
+from i2vgen_core.commands import generate as generate_command
 from i2vgen_core.commands import pages
 from i2vgen_core.media.captions import caption
 from i2vgen_core.media.images import read_image, write_image
@@ -514,6 +515,19 @@ def test_the_end_of_a_machine_and_a_full_disk_are_a_line(monkeypatch, tmp_path, 
     assert caplog.messages[1:] == [
         "error: here.mp4: expected room to write, found none (No space left on device). Free some, or choose another folder."
     ]
+
+
+def test_a_line_stands_above_a_bar(monkeypatch, capsys):
+    def run(options):
+        with generate_command.progress("base", 1) as callback:
+            callback(0, 2)
+            logging.getLogger("i2vgen_xl").warning("a warning of its own")
+
+    monkeypatch.setattr(generate_command, "run", run)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # main adds its own, onto this test's stream
+    assert main(["generate", "--out", "v.mp4"]) == 0
+    shown = [line.rpartition("\r")[2] for line in capsys.readouterr().err.split("\n")]
+    assert "a warning of its own" in shown and any("base:  50%" in line for line in shown)
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules after import")  # runpy, since this file imports it too

@@ -8,9 +8,10 @@ import toy
 from diffusers import I2VGenXLPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
+from safetensors import safe_open
 
 from i2vgen_core import BaseOptions, Cascade
-from i2vgen_core.checkpoints.bundle import write_index
+from i2vgen_core.checkpoints.bundle import write_index, write_tensors
 from i2vgen_core.sampling.noise import initial_noise
 
 PROMPT, NEGATIVE = "a red fox runs", "blurry"
@@ -73,3 +74,15 @@ def test_an_index_names_what_is_there(bundles, tmp_path):
     write_index(folder)
     assert (folder / "model_index.json").exists() and (folder / "scheduler" / "scheduler_config.json").exists()
     assert not (bundles(base="image2video") / "model_index.json").exists()
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    """The library's own writer orders the metadata anew in each file: eight of them were up to eight files."""
+    state = {"b": torch.rand(3, 5).T, "a": torch.tensor(2.0), "half": torch.rand(3).half(), "none": torch.zeros(0, 4)}
+    metadata = {name: name for name in ("kind", "rank", "alpha", "format", "source")}
+    for number in range(8):
+        write_tensors(tmp_path / f"{number}.safetensors", state, metadata)
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
+    with safe_open(tmp_path / "0.safetensors", "pt") as file:
+        assert file.metadata() == metadata
+        assert all(torch.equal(file.get_tensor(name), value) for name, value in state.items())

@@ -8,6 +8,7 @@ import random
 import signal
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -167,10 +168,15 @@ class TestLoop:
         loop = regression(tmp_path, self.CONFIG)
         monkeypatch.setattr(torch, "save", full)
         with pytest.raises(
-            InputError, match=r"checkpoint\.pt: expected room to write, found PytorchStreamWriter .*/0\."
+            InputError,
+            match=r"checkpoint\.pt: expected room to write 0\.0 MB, found PytorchStreamWriter .*/0\. .* before",
         ):
             loop.run(until=2)
         assert (tmp_path / CHECKPOINT).read_bytes() == whole and not list(tmp_path.glob("*.part"))
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+        (tmp_path / CHECKPOINT).unlink()
+        with pytest.raises(InputError, match=r"0\.0 MB, found 0\.0 MB free\. Free some, and .* again\.$"):
+            regression(tmp_path, self.CONFIG).run(until=2)
 
     def test_the_log_has_every_figure(self, tmp_path):
         regression(tmp_path, self.CONFIG).run()
@@ -193,6 +199,8 @@ class TestLoop:
         figures["loss"][1] = (4, 1e3)
         changed = (draw_curves(figures) != picture).any(2)
         assert changed[:240, :480].any() + changed[240:].any() + changed[:, 480:].any() == 1, "one panel alone"
+        dot = draw_curves({"a": [(4, 1.0)]})
+        assert ((dot[..., 2] > 0.4) & (dot[..., 0] < 0.1)).sum() > 20, "one value is seen"
 
     def test_frozen_parameters_and_reduced_rates(self, tmp_path):
         model = nn.ModuleDict({"slow": nn.Linear(1, 1, bias=False), "fast": nn.Linear(1, 1, bias=False)})
