@@ -90,7 +90,7 @@ class Parts:
         self.device, self.dtype = device, dtype
         for part in self._parts.values():
             for module in _modules(part):
-                module.to(device, dtype)
+                _move(module, device, dtype)
         return self
 
     def free(self, *parts: str) -> None:
@@ -115,7 +115,7 @@ class Parts:
         check_type(name, part, kind)
         self.free(name)
         for module in _modules(part):
-            module.to(self.device, self.dtype)
+            _move(module, self.device, self.dtype)
         self._parts[name] = part
         self._given.add(name)
         self._put_loras(name)
@@ -261,6 +261,12 @@ class Parts:
         needed = evaluation_bytes(network.config, frames, height // VAE_STEP, width // VAE_STEP, self.dtype.itemsize)
         check_fits(frames, height, width, needed, machine_bytes(self.device))
         check_fits(frames, height, width, frame_bytes(frames, height, width), machine_bytes("cpu"))
+
+
+def _move(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """As module.to does it, without what diffusers' own adds: a warning of the modules to be kept in float32, of which a VAE
+    has none."""
+    nn.Module.to(module, device, dtype)
 
 
 def _modules(part: object) -> list[nn.Module]:

@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         gpus, dashboard = torch.cuda.device_count(), None
         if ray:
-            context = ray.init(address=options.address or "local", log_to_driver=False, logging_level=logging.WARNING)
+            context = _joined(ray, options.address)
             gpus, dashboard = ray.cluster_resources().get("GPU", 0), context.dashboard_url
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if workflow:
@@ -181,6 +181,17 @@ def _ray(address: str | None) -> Any:
         remedy = "Install it: pip install 'ray[default]' pyarrow 'fsspec[http]' filelock; or leave it out with --plain."
         raise InputError("batch", "the package ray", "none", remedy) from None
     return ray
+
+
+def _joined(ray: Any, address: str | None) -> Any:
+    """What Ray says of the cluster that it joined, or started here without an address. Raises InputError where there is none."""
+    try:
+        return ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
+    except Exception as error:  # of no class of Ray's own where a cluster does not answer or start
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        what, expected = ("--address", "a Ray cluster that answers") if address else ("Ray", "one that starts here")
+        remedy = "Start one with `ray start --head`, or leave it out." if address else "Try again, or with --plain."
+        raise InputError(what, expected, f"none ({reason})", remedy) from error
 
 
 def _jobs(

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from tempfile import gettempdir
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -400,6 +401,27 @@ def test_a_model_that_is_none_leaves_no_folder(bundles, tmp_path, caplog, more):
         main(["batch", str(tmp_path / "jobs.csv"), "--model", str(model), *more, "--out", str(tmp_path / "out")]) == 2
     )
     assert "error: " in caplog.text and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--no-plain"], "Ray: expected one that starts here, found none (The current node timed out). Try again, or"),
+        (
+            ["--address", "h:1"],
+            "--address: expected a Ray cluster that answers, found none (The current node timed out)",
+        ),
+    ],
+)
+def test_a_ray_that_does_not_answer_is_said(bundles, monkeypatch, tmp_path, caplog, more, message):
+    def init(**_):
+        raise Exception("The current node timed out\nmore")  # as Ray does it
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, shutdown=lambda: None))
+    (tmp_path / "jobs.csv").write_text("image,prompt\n")
+    command = ["batch", str(tmp_path / "jobs.csv"), "--model", str(bundles()), "--out", str(tmp_path / "out")]
+    assert main([*command, *more]) == 2
+    assert f"error: {message}" in caplog.text
 
 
 def test_without_ray_the_remedy_is_said(monkeypatch, tmp_path, caplog):
