@@ -19,4 +19,4 @@ def pages() -> Path:
     except metadata.PackageNotFoundError:
         files = []
     found = [Path(str(file.locate())).resolve().parent for file in files if file.name == _PAGE]
-    return found[0] if found else Path(sysconfig.get_path("data")) / "share" / "doc" / "comfyui-i2vgen-xl"
+    return found[0] if found else Path(sysconfig.get_path("data")) / "share" / "doc" / "comfyui-i2vgen-xl" / "docs"

@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import logging
+import os
 import re
 import runpy
 import shutil
@@ -387,11 +388,34 @@ def test_the_pages_of_an_installed_package(monkeypatch, tmp_path):
     assert pages() == tmp_path / "share"
 
 
+def _installed() -> dict[Path, Path]:
+    """The pages that pip installs: where they lie below their folder, and where here."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    pages = {}
+    for folder, patterns in re.findall(r'^"share/doc/comfyui-i2vgen-xl/?(.*)" = \[(.+)\]$', project, re.M):
+        for pattern in re.findall(r'"(.+?)"', patterns):
+            found = list(ROOT.glob(pattern))
+            assert found, pattern
+            pages |= {Path(folder, file.name): file for file in found}
+    return pages
+
+
 def test_the_wheel_has_what_is_named():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    (patterns,) = re.findall(r'^"share/doc/comfyui-i2vgen-xl" = \[(.+)\]$', project, re.M)
-    assert all(list(ROOT.glob(pattern)) for pattern in re.findall(r'"(.+?)"', patterns))
+    assert Path("docs", "library.md") in _installed()
     assert '"py.typed"' in project and (ROOT / "i2vgen_core" / "py.typed").is_file()
+
+
+def test_links_between_installed_pages_lead_somewhere():
+    """All but those to pictures, which stay in the repository."""
+    pages = _installed()
+    missing = []
+    for place, file in pages.items():
+        for link in re.findall(r"(?<!!)\[[^\]]*\]\(([^)#\s]+)", file.read_text(encoding="utf-8")):
+            target = Path(os.path.normpath(place.parent / link))
+            if "://" not in link and target.suffix not in (".png", ".jpg", ".webp") and target not in pages:
+                missing.append(f"{place}: {link}")
+    assert not missing
 
 
 # ---------------------------------------------------------------- what cannot be used
