@@ -14,12 +14,10 @@ from torch import Tensor
 from ..config import HINTED, REFINERS, RELEASES, Kind
 from ..errors import CheckpointError
 from ..network.unet import UNet
-from .lora_keys import DOWN, OURS, UP, Layer, in_our_names, layers_by_name
+from .lora_keys import ALPHA, DOWN, OURS, UP, Layer, in_our_names, layers_by_name, with_alphas
 from .read import read_state_dict
 
 logger = logging.getLogger("i2vgen_xl")
-
-ALPHA = ".alpha"
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def open_lora(path: Path, kind: Kind, network: Mapping[str, torch.Size]) -> LoRA
     if said in RELEASES and said != kind:
         remedy = "Use a file that was trained on this network."
         raise CheckpointError(what, f"a LoRA for {kind}", f"one for {said}", remedy)
-    return find_lora(state, network, what)
+    return find_lora(with_alphas(state, metadata), network, what)
 
 
 @torch.no_grad()

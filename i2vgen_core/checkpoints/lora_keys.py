@@ -6,11 +6,12 @@ diffusers writes `unet.down_blocks...lora_A.weight`, peft `base_model.model.down
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ _SPELLINGS = [
     (re.compile(r"\.lora_A(\.\w+)?\.weight\Z|\.lora_A\Z"), DOWN),
     (re.compile(r"\.lora_B(\.\w+)?\.weight\Z|\.lora_B\Z"), UP),
 ]
+
+
+ALPHA = ".alpha"
+_SETTINGS = "lora_adapter_metadata"  # diffusers' key in a file's metadata
 
 
 class Layer(NamedTuple):
@@ -120,6 +125,38 @@ def _ours(lora: Iterable[str], network: Mapping[str, torch.Size]) -> dict[str, _
     counts = Counter(each.prefix for each in found.values() if each)
     prefix = counts.most_common(1)[0][0] if counts else None
     return {key: each for key, each in found.items() if each and each.prefix == prefix}
+
+
+def with_alphas(lora: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """A LoRA file's tensors with the alphas that it says in its metadata alone, as diffusers writes peft's settings.
+
+    Args:
+        lora: tensors by name; an alpha among them stands.
+        metadata: of the file: `lora_adapter_metadata` is JSON, such as `{"unet.r": 8, "unet.lora_alpha": 16}`.
+    """
+    try:
+        said = json.loads(metadata.get(_SETTINGS, "{}"))
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        logger.warning("LoRA: its settings cannot be read; each alpha is taken to be the rank")
+        return dict(lora)
+    found = dict(lora)
+    for part in {key.rpartition(".")[0] for key in said if key.rpartition(".")[2] == "lora_alpha"}:
+        settings = {key.removeprefix(f"{part}."): value for key, value in said.items() if key.startswith(f"{part}.")}
+        for key, down in lora.items():
+            layer = _respelled(key).removesuffix(DOWN)
+            if layer != _respelled(key) and layer.startswith(f"{part}.") and layer + ALPHA not in lora:
+                found[layer + ALPHA] = torch.tensor(_alpha(settings, layer, len(down)))
+    return found
+
+
+def _alpha(settings: Mapping[str, Any], layer: str, rank: int) -> float:
+    """A layer's alpha by peft's settings, for a scale of alpha / rank."""
+    patterns = settings.get("alpha_pattern") or {}
+    matching = (value for name, value in patterns.items() if layer == name or re.search(rf"(^|\.){name}\Z", layer))
+    alpha = float(next(matching, settings["lora_alpha"]))
+    return alpha * rank**0.5 if settings.get("use_rslora") else alpha
 
 
 def is_lora(keys: Iterable[str]) -> bool:

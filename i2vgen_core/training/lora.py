@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.bundle import write_tensors
-from ..checkpoints.lora import ALPHA
-from ..checkpoints.lora_keys import DOWN, OURS, UP
+from ..checkpoints.lora_keys import ALPHA, DOWN, OURS, UP
 from ..errors import InputError, check_range
 from ..network.unet import UNet
 

@@ -1,7 +1,8 @@
-"""LoRA files in the host's own loaders: names that it does not know of our networks, and files of which nothing fits.
+"""LoRA files in the host's own loaders: names that it does not know of our networks, alphas that a file says in its metadata,
+and files of which nothing fits.
 
 The host makes its map of names from each architecture that it knows (comfy.lora.model_lora_keys_unet) and has no place where
-another model could add to it. Both functions of this file stand in front of the host's, and change nothing for other models.
+another model could add to it. The functions of this file stand in front of the host's, and change nothing for other models.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from functools import wraps
 from typing import Any
 
 import comfy.lora
+import comfy.sd
 import torch
 from torch import Tensor
 
-from ...i2vgen_core.checkpoints.lora_keys import OURS, in_our_names, layers_by_name
+from ...i2vgen_core.checkpoints.lora_keys import OURS, in_our_names, layers_by_name, with_alphas
 from ...i2vgen_core.errors import InputError
 from .models import VideoModel
 
@@ -31,8 +33,9 @@ class _Names(dict[str, Any]):
 
 
 def install() -> None:
-    """Puts the two functions in front of the host's."""
+    """Puts the functions in front of the host's."""
     keys_of, load = comfy.lora.model_lora_keys_unet, comfy.lora.load_lora
+    load_for_models = comfy.sd.load_lora_for_models
 
     @wraps(keys_of)
     def model_lora_keys_unet(model: Any, key_map: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -50,4 +53,11 @@ def install() -> None:
             raise InputError("LoRA file", f"one of {to_load.title}", found, remedy)
         return loaded
 
+    @wraps(load_for_models)
+    def load_lora_for_models(model: Any, clip: Any, lora: dict[str, Tensor], *strengths: float, **more: Any) -> Any:
+        if isinstance(getattr(model, "model", None), VideoModel):  # older hosts read no metadata
+            lora = with_alphas(lora, more.get("lora_metadata") or {})
+        return load_for_models(model, clip, lora, *strengths, **more)
+
     comfy.lora.model_lora_keys_unet, comfy.lora.load_lora = model_lora_keys_unet, load_lora
+    comfy.sd.load_lora_for_models = load_lora_for_models

@@ -1,5 +1,7 @@
 """Low-rank adaptation and gradient checkpointing: what trains, what a file holds, and that the results are the same."""
 
+import json
+
 import pytest
 import torch
 import toy
@@ -8,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.autograd.graph import saved_tensors_hooks
 
 from i2vgen_core.checkpoints.lora import merge_lora, restore
+from i2vgen_core.checkpoints.lora_keys import with_alphas
 from i2vgen_core.config import UNetConfig
 from i2vgen_core.errors import CheckpointError, InputError
 from i2vgen_core.network.unet import UNet
@@ -158,6 +161,45 @@ def test_a_file_of_another_trainer_is_merged(tmp_path, caplog):
     expected[rows : 2 * rows] += 0.5 * up @ down
     assert toy.error(network.state_dict()[third], expected) < 1e-6
     assert "1 tensors are not used (text_encoder.lora_A.weight)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "settings, scale",
+    [
+        ({"r": RANK, "lora_alpha": 3 * RANK}, 3.0),
+        ({"r": RANK, "lora_alpha": 1, "alpha_pattern": {"attn1.to_k": 5 * RANK}}, 5.0),
+        ({"r": RANK, "lora_alpha": 2, "use_rslora": True}, 2 / RANK**0.5),
+    ],
+    ids=["one for all", "one of its own", "by the root of the rank"],
+)
+def test_an_alpha_that_the_metadata_alone_has(tmp_path, settings, scale):
+    """diffusers writes peft's settings there, and no tensor."""
+    theirs = "unet.image_latents_temporal_encoder.attn1.to_k"
+    weight = "local_temporal_encoder.layers.0.0.fn.to_qkv.weight"
+    network = toy.network(toy.CONFIG)
+    rows, columns = len(network.state_dict()[weight]) // 3, network.state_dict()[weight].shape[1]
+    up, down = torch.rand(rows, RANK), torch.rand(RANK, columns)
+    said = json.dumps({f"unet.{key}": value for key, value in settings.items()} | {"text_encoder.lora_alpha": 99})
+    file = {f"{theirs}.lora_B.weight": up, f"{theirs}.lora_A.weight": down}
+    save_file(file, tmp_path / "a.safetensors", metadata={"format": "pt", "lora_adapter_metadata": said})
+    before = merge_lora(network, tmp_path / "a.safetensors")[weight]
+    changed = (network.state_dict()[weight] - before)[rows : 2 * rows]
+    assert toy.error(changed, scale * up @ down) < 1e-5
+
+    save_file(
+        file | {f"{theirs}.alpha": torch.tensor(7.0)},
+        tmp_path / "b.safetensors",
+        metadata={"lora_adapter_metadata": said},
+    )
+    own = merge_lora(network, tmp_path / "b.safetensors")[weight]
+    assert toy.error((network.state_dict()[weight] - own)[rows : 2 * rows], 7 / RANK * up @ down) < 1e-5
+
+
+def test_settings_that_cannot_be_read_are_said(tmp_path, caplog):
+    assert with_alphas({"unet.a.lora_A.weight": torch.ones(2, 3)}, {"lora_adapter_metadata": "[half"}).keys() == {
+        "unet.a.lora_A.weight"
+    }
+    assert "its settings cannot be read" in caplog.text
 
 
 # ---- gradient checkpointing

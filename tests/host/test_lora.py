@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from i2vgen_core.cascade import Cascade
@@ -67,3 +69,19 @@ def test_on_the_refiner(host: Host, bundles: Path, caplog: Any) -> None:
         latent = host.value(_with_lora(graph, "refiner", "refine", file, 1.0), "refine")
     assert not [text for text in caplog.messages if "not loaded" in text.lower()]
     assert relative_error(latent, plain) > 1e-2
+
+
+def test_an_alpha_that_the_metadata_alone_has(host: Host, bundles: Path) -> None:
+    """As diffusers writes it: the video is that of the file with the alphas as tensors."""
+    file = _file(host, bundles / "tiny" / "unet")
+    graph = changed(graphs.base_latent(), loader__weight_dtype="fp32")
+    expected = host.value(_with_lora(graph, "loader", "base", file, 1.0), "base")
+    tensors = {key: value for key, value in load_file(file).items() if not key.endswith(".alpha")}
+    said = json.dumps({"diffusion_model.r": 4, "diffusion_model.lora_alpha": 6.0})
+    other = file.with_name("said_" + file.name)
+    save_file(tensors, other, metadata={"lora_adapter_metadata": said})
+    found = host.value(_with_lora(graph, "loader", "base", other, 1.0), "base")
+    assert relative_error(found, expected) < 1e-6
+    without = file.with_name("unsaid_" + file.name)
+    save_file(tensors, without)
+    assert relative_error(host.value(_with_lora(graph, "loader", "base", without, 1.0), "base"), expected) > 1e-3
