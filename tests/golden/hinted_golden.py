@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from golden_inputs import EXACT, Values, flat, official_shapes, unet_config, video
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from i2vgen_core.checkpoints.load import parse_unet
@@ -51,7 +52,7 @@ from i2vgen_core.network.unet import UNet
 from i2vgen_core.sampling.guidance import guided_and_joined
 from i2vgen_core.sampling.noise import BrownianNoise
 from i2vgen_core.sampling.options import RefineOptions
-from i2vgen_core.sampling.schedules import schedule_for
+from i2vgen_core.sampling.schedules import Schedule, schedule_for
 from i2vgen_core.sampling.solvers import StepNoise, dpmpp_2m_sde, guide
 from i2vgen_core.sampling.stages import RefineStage, hint_of_keys
 from i2vgen_core.sampling.windows import join_windows, key_frames, refiner_windows
@@ -62,12 +63,21 @@ RUN = 3e-5
 
 
 class Folder:
-    """A folder's network and its sampling."""
+    """A folder's network and its sampling.
 
-    def __init__(self, cases: dict[str, Any], weights: ModuleType):
+    Args:
+        cases: its cases.json.
+        weights: what its weights and noises are made by.
+        sigmas_vp: the table that its runs were made with, to the bit; ours if None. PyTorch takes logarithms in float32 from a
+            library that has other code for other makers' processors, so a table's last bit is a matter of the machine. A Brownian
+            path forgives none of it: its noise goes with the root of a time's error, a thousandth for a millionth.
+    """
+
+    def __init__(self, cases: dict[str, Any], weights: ModuleType, sigmas_vp: Tensor | None = None):
         self.cases, self.weights = cases, weights
         self.kind: Kind = cases["which"]
-        self.schedule, self.release = schedule_for(self.kind), RELEASES[self.kind]
+        self.release = RELEASES[self.kind]
+        self.schedule = schedule_for(self.kind) if sigmas_vp is None else Schedule(1 - sigmas_vp.double() ** 2)
 
     def network(self, scale: dict[str, float], control: bool = True) -> UNet:
         """The toy network, read as a file is, with or without its control branch."""
@@ -278,7 +288,7 @@ class Draws:
 @torch.no_grad()
 def schedule_values(folder: Folder) -> Values:
     cases = folder.cases["schedules"]
-    values: Values = {"sigmas_vp": (folder.schedule.sigmas_vp, EXACT)}
+    values: Values = {"sigmas_vp": (schedule_for(folder.kind).sigmas_vp, EXACT)}
     for name, own in cases["runs"].items():
         values |= toy_run(folder, cases["prefix"], name, cases["default"] | own)
     return values
@@ -480,7 +490,9 @@ def program(folder: Folder, name: str, case: dict[str, Any]) -> Values:
 
 def makers(folder: Path, weights: ModuleType) -> dict[str, Callable[[set[str]], Values]]:
     """By the files of a folder of STAR or VEnhancer, what makes our values."""
-    of = Folder(json.loads((folder / "cases.json").read_text(encoding="utf-8")), weights)
+    file = folder / "schedules.safetensors"
+    table = load_file(file).get("sigmas_vp") if file.is_file() else None
+    of = Folder(json.loads((folder / "cases.json").read_text(encoding="utf-8")), weights, table)
     assert of.release.prompt_suffix == of.cases["prompts"]["added"], "the added prompt"
     assert of.release.negative_prompt == of.cases["prompts"]["negative"], "the negative prompt"
     return {
