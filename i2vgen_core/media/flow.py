@@ -27,6 +27,8 @@ def optical_flow(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         [n, 2, H, W], to the right and downwards, in pixels: a(x) is b(x + flow).
     """
+    if not len(a):  # kornia's median before 0.9, the last of Python 3.10, knows no empty batch
+        return a.new_zeros(0, 2, *a.shape[-2:])
     levels = [(a[:, None], b[:, None])]
     while min(levels[-1][0].shape[-2:]) >= 2 * _SMALLEST:
         levels.append(tuple(functional.avg_pool2d(each, 2, ceil_mode=True) for each in levels[-1]))  # type: ignore[arg-type]
