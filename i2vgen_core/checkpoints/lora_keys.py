@@ -24,6 +24,8 @@ OURS = "diffusion_model."
 """Prefix of a layer's name in ComfyUI's own form."""
 
 UP, DOWN, _MID = ".lora_up.weight", ".lora_down.weight", ".lora_mid.weight"
+ALPHA = ".alpha"
+_SETTINGS = "lora_adapter_metadata"  # diffusers' key in a file's metadata
 _SPELLINGS = [
     # diffusers before 0.17, with the attention's processor in the name
     (re.compile(r"\.processor\.to_out_lora\.(up|down)\.weight\Z"), r".to_out.0.lora_\1.weight"),
@@ -34,10 +36,6 @@ _SPELLINGS = [
     (re.compile(r"\.lora_A(\.\w+)?\.weight\Z|\.lora_A\Z"), DOWN),
     (re.compile(r"\.lora_B(\.\w+)?\.weight\Z|\.lora_B\Z"), UP),
 ]
-
-
-ALPHA = ".alpha"
-_SETTINGS = "lora_adapter_metadata"  # diffusers' key in a file's metadata
 
 
 class Layer(NamedTuple):
@@ -135,14 +133,15 @@ def with_alphas(lora: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict
         metadata: of the file: `lora_adapter_metadata` is JSON, such as `{"unet.r": 8, "unet.lora_alpha": 16}`.
     """
     try:
-        said = json.loads(metadata.get(_SETTINGS, "{}"))
-    except ValueError:
-        said = None
-    if not isinstance(said, dict):
+        return {**lora, **_said_alphas(lora, json.loads(metadata.get(_SETTINGS, "{}")))}
+    except (ValueError, TypeError, AttributeError):  # not JSON, or not such settings
         logger.warning("LoRA: its settings cannot be read; each alpha is taken to be the rank")
         return dict(lora)
-    found = dict(lora)
-    for part in {key.rpartition(".")[0] for key in said if key.rpartition(".")[2] == "lora_alpha"}:
+
+
+def _said_alphas(lora: Mapping[str, Tensor], said: Mapping[str, Any]) -> dict[str, Tensor]:
+    found = {}
+    for part in (key.removesuffix(".lora_alpha") for key in said if key.endswith(".lora_alpha")):
         settings = {key.removeprefix(f"{part}."): value for key, value in said.items() if key.startswith(f"{part}.")}
         for key, down in lora.items():
             layer = _respelled(key).removesuffix(DOWN)
@@ -152,9 +151,10 @@ def with_alphas(lora: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict
 
 
 def _alpha(settings: Mapping[str, Any], layer: str, rank: int) -> float:
-    """A layer's alpha by peft's settings, for a scale of alpha / rank."""
+    """A layer's alpha by peft's settings, for a scale of alpha / rank. Patterns are read as the ends of names, not as the
+    regular expressions that peft allows: a file's word is never run as one."""
     patterns = settings.get("alpha_pattern") or {}
-    matching = (value for name, value in patterns.items() if layer == name or re.search(rf"(^|\.){name}\Z", layer))
+    matching = (value for name, value in patterns.items() if f".{layer}".endswith(f".{name}"))
     alpha = float(next(matching, settings["lora_alpha"]))
     return alpha * rank**0.5 if settings.get("use_rslora") else alpha
 
