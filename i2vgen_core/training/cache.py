@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -161,7 +162,7 @@ def encode(
     frames: int,
     rates: Sequence[float],
     precision: str = "fp32",
-    moves: bool = False,
+    moves: int = 0,
 ) -> None:
     """Fills a folder with encoded clips; what is there of an earlier run of the same settings is kept.
 
@@ -174,12 +175,14 @@ def encode(
         frames: of each clip.
         rates: frames a second, in turn.
         precision: of the encoders' arithmetic, see LoopConfig.
-        moves: only scenes in which something moves as a whole, and of which first frame and caption say all.
+        moves: how many more, likewise, of scenes in which something moves as a whole, and of which first frame and caption
+            say all.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = []
-    numbers = (number for number in count() if not moves or _is_told(world.scene(number)))
-    for first in range(0, clips, _SHARD):
+    of_all, of_moves = (_SHARD * math.ceil(number / _SHARD) for number in (clips, moves))
+    numbers = chain(range(of_all), (number for number in count(of_all) if _is_told(world.scene(number))))
+    for first in range(0, of_all + of_moves, _SHARD):
         file = out / f"clips-{first:06d}.safetensors"
         latents, images = [], []
         for place, number in enumerate(islice(numbers, _SHARD), first):
@@ -199,7 +202,7 @@ def encode(
             tensors = {"latents": torch.stack(latents), "images": torch.stack(images)}
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
             unfinished.replace(file)
-            logger.info("%d of %d clips", len(rows), clips)
+            logger.info("%d of %d clips", len(rows), of_all + of_moves)
         listing = {"width": size[0], "height": size[1], "clips": rows}
         (out / LISTING).write_text(json.dumps(listing, indent=0) + "\n", encoding="utf-8")
 
@@ -220,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--frames", type=int, default=20, help="of each; what is drawn is a part (%(default)s)")
     add("--fps", type=int, nargs="+", default=(8, 8, 8, 16), help="in turn (8 8 8 16)")
     add("--precision", choices=PRECISIONS, default="bf16", help="of the encoders' arithmetic (%(default)s)")
-    add("--moves", action="store_true", help="only scenes that move as a whole, as their captions say")
+    add("--moves", type=int, default=0, help="more clips, in which something moves as a whole, as their captions say (none)")
     add("--seed", type=int, default=0, help="of the scenes (%(default)s)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -330,12 +330,13 @@ class TestCache:
         assert before == {file: file.stat().st_mtime_ns for file in encoded.glob("*.safetensors")}
         assert len(before) == 2
 
-    def test_moves_alone_are_told_by_picture_and_words(self, folder, monkeypatch, tmp_path):
+    def test_more_moves_are_told_by_picture_and_words(self, folder, monkeypatch, tmp_path):
         monkeypatch.setattr(cache, "_SHARD", 4)
-        cache.encode(Alive.at(folder, 2), Encoders(assets.FOLDER), tmp_path, 8, (64, 64), 2, (8,), moves=True)
+        cache.encode(Alive.at(folder, 2), Encoders(assets.FOLDER), tmp_path, 4, (64, 64), 2, (8,), moves=4)
         rows = json.loads((tmp_path / cache.LISTING).read_text())["clips"]
         assert len(rows) == 8
-        assert all(row["backwards"] not in ("", row["prompt"]) for row in rows)
+        assert all(row["backwards"] not in ("", row["prompt"]) for row in rows[4:])
+        assert len({row["prompt"] for row in rows}) == 8
 
 
 class TestJudge:
