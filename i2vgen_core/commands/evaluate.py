@@ -1,4 +1,4 @@
-"""`evaluate`: figures of a cascade that was trained on the synthetic world, or on that of emoji."""
+"""`evaluate`: figures of a cascade that was trained on the synthetic world, or on that of emoji; and of what began with its base."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 
 from .. import assets
 from ..cascade import Cascade
+from ..config import ANIMATORS, COMPOSERS
 from ..errors import InputError
 from ..media.images import check_image_file, write_image
 from ..media.spectrum import band_levels
 from ..media.tables import plain_table
 from ..memory import DTYPES
-from ..sampling.options import BaseOptions, EditOptions
+from ..sampling.options import AnimateOptions, BaseOptions, EditOptions
 from ..sampling.schedules import BASE_SOLVERS
 from .generate import acceleration_of, add_acceleration, add_lora_option, loras_of
 
@@ -30,12 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds",
         type=_seeds,
         metavar="A:B",
-        help="held-out scenes A to B - 1 (0:64; of emoji 0:24, with --guides 0:16, with --teacher 0:32)",
+        help="held-out scenes A to B - 1 (0:64; of emoji 0:24, of a composer or animator 0:16, with --teacher 0:32)",
     )
     add("--refined", type=int, default=16, metavar="N", help="how many of them are refined too (%(default)s)")
     add("--ablations", action="store_true", help="the paper's ablations instead, at inference")
     add("--edits", action="store_true", help="edits by the first frame instead, with --seeds, --steps and --sheet")
-    add("--guides", action="store_true", help="of a composer: with each guide against without it")
     add("--teacher", type=Path, metavar="DIR", help="of a base of few steps: beside the one that it was distilled from")
     add("--steps", type=int, help="of the base (the model's own)")
     add("--guidance", type=float, help="of the base (the model's own)")
@@ -78,7 +78,9 @@ def run(options: argparse.Namespace) -> int:
             write_image(options.sheet, sheet)
         nearer = list(rows.values())[-1]["nearer than the teacher, dB"]
         return int(nearer is None or nearer < -WITHIN)
-    seeds = options.seeds or range(24 if options.data else 16 if options.guides else 64)
+    kind = cascade.base.unet.config.kind
+    follows = kind in COMPOSERS or kind in ANIMATORS
+    seeds = options.seeds or range(24 if options.data else 16 if follows else 64)
     if options.edits:
         from ..training.edits import edits
 
@@ -94,10 +96,15 @@ def run(options: argparse.Namespace) -> int:
             sys.stdout.write(plain_table(rows) + "\n\n")
         _write_json(options.json, tables)
         return 0
-    if options.guides:
+    if kind in COMPOSERS:
         from ..training.followed import followed
 
         result = followed(cascade, seeds, base)
+    elif kind in ANIMATORS:
+        from ..training.posed import posed
+
+        told = AnimateOptions(steps=base.steps, guidance=base.guidance, acceleration=base.acceleration)
+        result = posed(cascade, seeds, told)
     elif options.data:
         result = judge.judge(cascade, options.data, seeds, refined=options.refined, base=base)
     else:

@@ -16,11 +16,11 @@ logger = logging.getLogger("i2vgen_xl")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
     add = parser.add_argument
-    stages = ["vae", "clip", "base", "refiner", "compose", "distil"]
+    stages = ["vae", "clip", "base", "refiner", "compose", "animate", "distil"]
     add(
         "stage",
         choices=stages,
-        help="what to train; the video networks need vae and clip, a composer and few steps a base",
+        help="what to train; the video networks need vae and clip; a composer, an animator and few steps a base",
     )
     add("--config", required=True, metavar="RECIPE", help="a JSON file, or the name of one in training/recipes")
     add(

@@ -223,7 +223,12 @@ def main(arguments: list[str] | None = None) -> int:
     add("--frames", type=int, default=20, help="of each; what is drawn is a part (%(default)s)")
     add("--fps", type=int, nargs="+", default=(8, 8, 8, 16), help="in turn (8 8 8 16)")
     add("--precision", choices=PRECISIONS, default="bf16", help="of the encoders' arithmetic (%(default)s)")
-    add("--moves", type=int, default=0, help="more clips, in which something moves as a whole, as their captions say (none)")
+    add(
+        "--moves",
+        type=int,
+        default=0,
+        help="more clips, in which something moves as a whole, as their captions say (none)",
+    )
     add("--seed", type=int, default=0, help="of the scenes (%(default)s)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

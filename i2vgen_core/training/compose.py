@@ -4,13 +4,13 @@ weights of an I2VGen-XL base, where the two have them in common (VideoComposer, 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..config import COMPOSER_STEMS, RELEASES, TIMESTEPS, Kind, Stem
+from ..config import RELEASES, TIMESTEPS, Stem
 from ..media.captions import caption, short_prompt
 from ..media.guides import guide_pictures
 from ..media.rendering import render
@@ -24,15 +24,12 @@ from .diffusion import (
     add_noise,
     attention_for,
     draw_timesteps,
-    initialise,
     noise_like,
     velocity_loss,
 )
 from .loop import Loop, LoopConfig
 from .truths import true_guides
 
-KIND: Kind = "tft2v_composer"
-CONCAT_CHANNELS = 8
 _NONE, _ALL = 0.1, 0.1  # of the clips; the rest has each guide by itself
 
 
@@ -66,31 +63,6 @@ class ComposeTraining:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-@torch.no_grad()
-def compose_from(base: UNet, fps: float, seed: int = 0) -> UNet:
-    """A new composer that has what a base has learnt: all tensors of the same name and shape, and of the first convolution what
-    reads the noise and, in the place of the stems' first channels, the details. Of the frame rate it knows one.
-
-    Args:
-        base: of kind i2vgen_xl.
-        fps: the frame rate.
-        seed: of the weights that are new.
-    """
-    config = replace(base.config, kind=KIND, concat_channels=CONCAT_CHANNELS, stems=COMPOSER_STEMS)
-    network = UNet(config)
-    initialise(network, seed)
-    learnt = base.state_dict()
-    for name, tensor in network.state_dict().items():
-        if name in learnt and learnt[name].shape == tensor.shape:
-            tensor.copy_(learnt[name])
-    first, known = network.state_dict()["input_blocks.0.0.weight"], learnt["input_blocks.0.0.weight"]
-    first[:, : known.shape[1]] = known
-    rate = base.prepare(torch.zeros(1, 1, config.context_dim), torch.tensor([fps])).fps
-    assert rate is not None
-    network.state_dict()["time_embed.2.bias"] += rate[0]
-    return network
-
-
 @dataclass(frozen=True, eq=False)
 class _Batch:
     latents: Tensor
@@ -110,7 +82,7 @@ def train_compose(
     """The loop that trains it.
 
     Args:
-        network: a composer, see compose_from, or one from an earlier run.
+        network: a composer, see begun.begin, or one from an earlier run.
         encoders: frozen, on the same device.
         folder: for checkpoint and log.
         config: the recipe.

@@ -13,18 +13,22 @@ from i2vgen_core.__main__ import main
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.load import open_base
 from i2vgen_core.checkpoints.scaffold import scaffold
+from i2vgen_core.config import ANIMATOR_STEMS, COMPOSER_STEMS
 from i2vgen_core.directing import hold_last
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.rendering import render
 from i2vgen_core.media.world import Background, Scene, Shape, sample_scene
+from i2vgen_core.poses.keypoints import BODY
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.sampling.schedules import schedule_for
 from i2vgen_core.training import distil
-from i2vgen_core.training.compose import compose_from
+from i2vgen_core.training.begun import begin
 from i2vgen_core.training.followed import followed
 from i2vgen_core.training.stages import STAGES, TrainingJob
 from i2vgen_core.training.students import beside_teacher
 from i2vgen_core.training.truths import depth, flow, hole, sketch
+from i2vgen_core.training.walkers import points, sample_walker
+from i2vgen_core.training.walkers import render as render_walker
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 PLAIN = Background("checks", ("cream", "cream"), 20.0, 0.3, (0.1, 0.2))
@@ -97,7 +101,7 @@ def trained(model, folder, **recipe):
 
 def test_a_composer_begins_as_the_base(model):
     base = open_base(model / "unet").build_network().requires_grad_(False)
-    network = compose_from(base, fps=8).requires_grad_(False)
+    network = begin(base, "tft2v_composer", COMPOSER_STEMS, fps=8).requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     x, details = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
     context = torch.randn(1, 5, base.config.context_dim, generator=generator)
@@ -126,7 +130,7 @@ class TestCompose:
         figures = followed(cascade, [next(seed for seed in range(99) if travels(seed))]).figures
         assert all(len(figure.values) == 1 for figure in figures.values())
         assert figures["depth"].value != 0 and figures["flow"].value in (0, 100)
-        assert main(["evaluate", "--model", str(composer), "--guides", "--seeds", "0:1", "--steps", "1"]) in (0, 1)
+        assert main(["evaluate", "--model", str(composer), "--seeds", "0:1", "--steps", "1"]) in (0, 1)
         assert "with depth: nearer" in capsys.readouterr().out
 
     def test_it_is_trained_further(self, composer, tmp_path):
@@ -136,7 +140,7 @@ class TestCompose:
         assert before.keys() == after.keys() and all(toy.error(after[key], before[key]) < 1e-2 for key in before)
 
     def test_every_stem_has_learnt(self, model, composer):
-        start = compose_from(open_base(model / "unet").build_network(), fps=8).state_dict()
+        start = begin(open_base(model / "unet").build_network(), "tft2v_composer", COMPOSER_STEMS, fps=8).state_dict()
         network = open_base(composer / "unet").build_network().state_dict()
         for name in ("depth", "local_image", "motion", "sketch", "single_sketch", "masked"):
             assert toy.error(network[f"{name}_embedding.0.weight"], start[f"{name}_embedding.0.weight"]) > 1e-3
@@ -146,6 +150,67 @@ class TestCompose:
             job = replace(trained(model, tmp_path / stage), out=model)
             with pytest.raises(InputError, match="another folder than --model"):
                 STAGES[stage](job)
+
+
+class TestWalkers:
+    def test_a_hand_is_drawn_where_its_point_is(self):
+        """Of one who waves and faces the viewer, the right wrist has the skin's colour."""
+        walker = replace(sample_walker(1), gait="waves", turn=0.0)
+        frames, poses = render_walker(walker, 64, 96, 4, 8), points(walker, 4, 8, 64 / 96)
+        for frame, body in zip(frames, poses.body, strict=True):
+            x, y = (body[BODY.index("right wrist")] * (64, 96)).astype(int)
+            assert (frame[y, x] - torch.tensor(walker.skin)).abs().max() < 0.2
+            assert body[BODY.index("right wrist"), 0] < body[BODY.index("left wrist"), 0]  # as a viewer sees it
+
+    def test_every_size_shows_the_same(self):
+        walker = sample_walker(3)
+        large, small = (render_walker(walker, 64 * n, 96 * n, 2, 8).movedim(-1, 1) for n in (2, 1))
+        assert (functional.avg_pool2d(large, 2) - small).abs().mean() < 0.01
+
+    def test_shirts_of_some_hues_are_held_out(self):
+        shirts = {split: {sample_walker(seed, split).shirt for seed in range(200)} for split in ("train", "held_out")}
+        assert len(shirts["held_out"]) == 4 and not shirts["train"] & shirts["held_out"]
+
+    def test_the_reference_stands(self):
+        walker = sample_walker(5).standing
+        assert (render_walker(walker, 64, 96, 3, 8).diff(dim=0) == 0).all()
+
+
+def animated(model, folder):
+    """The same for an animator."""
+    job = trained(model, folder)
+    loop = {"steps": 2, "log_every": 1, "learning_rate": 1e-2, "warmup": 1}
+    recipe = {"width": 64, "height": 96, "frames": 2, "clips": 2, "people": 2, "first_frame": 1.0, "loop": loop}
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    return job
+
+
+@pytest.fixture(scope="module")
+def animator(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("animate")
+    STAGES["animate"](animated(model, folder))
+    return folder / "out"
+
+
+@pytest.mark.slow
+class TestAnimate:
+    def test_it_is_one_that_its_poses_are_measured_of(self, animator, capsys):
+        cascade = Cascade(animator)
+        release = cascade.base.release
+        assert cascade.base.unet.config.kind == "unianimate"
+        assert (release.width, release.height, release.frames, release.guidance) == (64, 96, 2, 2.5)
+        assert main(["evaluate", "--model", str(animator), "--seeds", "0:1", "--steps", "1"]) in (0, 1)
+        assert "than with those of somebody who stands" in capsys.readouterr().out
+
+    def test_every_stem_has_learnt(self, model, animator):
+        start = begin(open_base(model / "unet").build_network(), "unianimate", ANIMATOR_STEMS, fps=8).state_dict()
+        network = open_base(animator / "unet").build_network().state_dict()
+        for name in ("dwpose_embedding", "local_image_embedding", "randomref_embedding2", "randomref_pose2_embedding"):
+            assert toy.error(network[f"{name}.0.weight"], start[f"{name}.0.weight"]) > 1e-3
+
+    def test_other_videos_are_refused(self, model, tmp_path):
+        with pytest.raises(InputError, match="bodies' points are not known"):
+            STAGES["animate"](replace(animated(model, tmp_path), data=tmp_path))
 
 
 def travels(seed):
