@@ -25,10 +25,11 @@ import torch
 from torch import Tensor
 
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.config import RELEASES, UNetConfig
+from i2vgen_core.config import UNetConfig
 from i2vgen_core.media.compare import psnr
 from i2vgen_core.network.acceleration import Acceleration
 from i2vgen_core.network.unet import UNet
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.guidance import guided
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.sampling.schedules import BASE_SOLVERS, cosine_zero_snr

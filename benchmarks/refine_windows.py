@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.config import JOININGS
 from i2vgen_core.media.captions import caption
 from i2vgen_core.media.compare import psnr
 from i2vgen_core.media.rendering import render
 from i2vgen_core.media.world import Scene, sample_scene
+from i2vgen_core.releases import JOININGS
 from i2vgen_core.sampling.options import RefineOptions
 from i2vgen_core.sampling.windows import refiner_windows
 

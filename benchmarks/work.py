@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from i2vgen_core.config import RELEASES, UNetConfig
+from i2vgen_core.config import UNetConfig
 from i2vgen_core.network.evaluation import Prepared
 from i2vgen_core.network.hooks import BlockHooks, Hooks
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.guidance import guided
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.sampling.schedules import cosine_zero_snr

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .config import BASES, VAE_SCALE, VAE_STEP, Release
+from .config import BASES, VAE_SCALE, VAE_STEP
 from .errors import InputError, check_shape, checked
 from .media.colour import match_statistics
 from .media.enlarge import (
@@ -30,6 +30,7 @@ from .media.images import check_images, check_size, clip_pixels, nearest_side, r
 from .network.acceleration import EXACT
 from .network.evaluation import Prepared
 from .parts import Parts
+from .releases import Release
 from .sampling.control import Control, ControlledPredictor, controlled
 from .sampling.guidance import guided, guided_and_joined
 from .sampling.held import Held

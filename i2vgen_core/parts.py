@@ -15,13 +15,14 @@ from . import assets
 from .checkpoints.encoders import load_image_encoder, load_text_encoder, load_vae
 from .checkpoints.load import UNetCheckpoint, open_base, open_refiner
 from .checkpoints.lora import merge_lora, open_lora, restore, stage_of
-from .config import VAE_STEP, DetailGain, Kind, Release
+from .config import VAE_STEP, DetailGain, Kind
 from .encoders.clip import ImageEncoder, TextEncoder
 from .encoders.vae import VAE
 from .errors import InputError, check_type, checked
 from .memory import check_fits, dtype_of, encoding_bytes, evaluation_bytes, frame_bytes, machine_bytes, usable_device
 from .network.image_conditioning import GlobalEncoder
 from .network.unet import UNet
+from .releases import Release
 
 Part = TypeVar("Part")
 Own = TypeVar("Own", bound="Parts")

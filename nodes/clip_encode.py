@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.config import RELEASES
+from ..i2vgen_core.releases import RELEASES
 from .host.prompts import encode_with_clip
 from .host.schema import CATEGORY, schema
 

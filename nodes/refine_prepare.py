@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.config import JOININGS
+from ..i2vgen_core.releases import JOININGS
 from ..i2vgen_core.sampling.options import RefineOptions
 from .host.hints import prepare_refinement
 from .host.schema import CATEGORY, schema

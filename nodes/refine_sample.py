@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.config import MODES
+from ..i2vgen_core.releases import MODES
 from ..i2vgen_core.sampling.options import RefineOptions
 from ..i2vgen_core.sampling.schedules import SOLVERS
 from .host.sampling import sample_refiner

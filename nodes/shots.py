@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.config import RELEASES
+from ..i2vgen_core.releases import RELEASES
 from ..i2vgen_core.shots import MOST_FRAMES, OVERLAP, clips_of, read_shots
 from .host.schema import CATEGORY, GlobalEncoderType, schema
 from .host.shots import chain

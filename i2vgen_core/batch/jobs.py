@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..config import check_settings
 from ..errors import InputError, check_range
 from ..media import rows
 from ..media.rows import Row
+from ..releases import check_settings
 
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _TITLE = re.compile(r"[^\s./\\\\:*?\"<>|\x00-\x1f][^/\\\\:*?\"<>|\x00-\x1f]*")

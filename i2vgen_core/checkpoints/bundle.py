@@ -31,7 +31,7 @@ def write_unet(
         folder: `unet/` or `refiner/`.
         config: sizes.
         state: tensors by our names, the global encoder's under checkpoints.unet_keys.GLOBAL_ENCODER.
-        release: settings to be shipped with it, by the names of config.Release.
+        release: settings to be shipped with it, by the names of releases.Release.
     """
     settings: dict[str, Any] = {"kind": config.kind, "attention_head_dim": config.head_dim}
     if config.kind == "i2vgen_xl":

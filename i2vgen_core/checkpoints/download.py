@@ -14,8 +14,8 @@ from pathlib import Path
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-from ..config import RELEASES
 from ..errors import InputError
+from ..releases import RELEASES
 from .model_folders import model_paths
 
 logger = logging.getLogger("i2vgen_xl")

@@ -10,9 +10,10 @@ from typing import Literal
 
 import torch
 
-from ..config import BASES, REFINERS, RELEASES, released_config
+from ..config import BASES, REFINERS, released_config
 from ..errors import InputError
 from ..network.unet import UNet
+from ..releases import RELEASES
 from .adapter import is_adapter, load_adapter
 from .detect import UNSAID, UnsaidKindError
 from .download import released_kind

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import REFINERS, RELEASES, DetailGain, Kind, Release, UNetConfig, release_of
+from ..config import REFINERS, DetailGain, Kind, UNetConfig
 from ..errors import CheckpointError
 from ..network.blocks import Layers
 from ..network.image_conditioning import GlobalEncoder
 from ..network.unet import UNet
+from ..releases import RELEASES, Release, release_of
 from .check import check_tensors, named, of_sizes
 from .detect import CHOOSE, UNSAID, refuse_branch_alone, split_global_encoder, unet_config
 from .prefixes import network_tensors
@@ -126,7 +127,7 @@ def parse_unet(
     Args:
         state: tensors in the official layout, with or without a prefix, or in diffusers'.
         settings: config.json or metadata: `attention_head_dim` or `head_dim`, `kind`, and `release` are read from it.
-            `release` holds settings of config.Release that are the network's own; in metadata, as JSON.
+            `release` holds settings of releases.Release that are the network's own; in metadata, as JSON.
         kind, detail_gain: see open_unet.
         alone: whether a base may come without its global encoder, which is empty then.
     """

@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..config import HINTED, REFINERS, RELEASES, Kind
+from ..config import HINTED, REFINERS, Kind
 from ..errors import CheckpointError
 from ..network.unet import UNet
+from ..releases import RELEASES
 from .lora_keys import ALPHA, DOWN, OURS, UP, Layer, in_our_names, layers_by_name, with_alphas
 from .read import read_state_dict
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import torch
 
-from ..config import BASES, HINTED, REFINERS, RELEASES, Kind
+from ..config import BASES, HINTED, REFINERS, Kind
 from ..encoders.config import TextConfig, VisionConfig
+from ..releases import RELEASES
 from . import clip_keys, unet_keys, vae_keys
 from .clip_keys import text_to_transformers, text_tower, vision_to_transformers, vision_tower
 from .encoder_sizes import text_config, vae_config, vision_config

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..cascade import Cascade
-from ..config import RELEASES
 from ..errors import InputError
 from ..family import Driving, animate, pose_pictures
 from ..media.images import read_image
 from ..media.video import check_video_file
 from ..memory import DTYPES
 from ..poses.keypoints import poses_of_frames
+from ..releases import RELEASES
 from ..sampling.options import AnimateOptions
 from .compose import add_common, frames_of
 from .generate import loras_of, progress, write_whole

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..cascade import Cascade
-from ..config import COMPOSERS, RELEASES
+from ..config import COMPOSERS
 from ..family import compose
 from ..media.guides import Guides
 from ..media.images import luma, read_image
 from ..media.source import read_source, source_files
 from ..media.video import check_video_file
 from ..memory import DTYPES
+from ..releases import RELEASES
 from ..sampling.options import BaseOptions
 from .generate import add_lora_option, loras_of, progress, write_whole
 

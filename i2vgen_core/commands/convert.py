@@ -9,8 +9,9 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoints.convert import convert
-from ..config import COMPOSERS, REFINERS, RELEASES
+from ..config import COMPOSERS, REFINERS
 from ..memory import DTYPES
+from ..releases import RELEASES
 
 _ALIKE = (*REFINERS, "text2video", *COMPOSERS)
 

@@ -11,7 +11,6 @@ import torch
 
 from .. import assets
 from ..cascade import Cascade
-from ..config import RELEASES
 from ..editing import edit_video
 from ..errors import InputError
 from ..media.encoding import ENDINGS
@@ -19,6 +18,7 @@ from ..media.images import read_image
 from ..media.source import read_source, source_files
 from ..media.video import check_video_file
 from ..memory import DTYPES
+from ..releases import RELEASES
 from ..sampling.options import EditOptions
 from .generate import add_lora_option, loras_of, progress, write_whole
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .. import assets
 from ..cascade import Cascade, inserted_like, sized_like
-from ..config import FAST_STEPS, JOININGS, MODES, REFINERS, RELEASES
+from ..config import REFINERS
 from ..encoders.prompt import check_prompt
 from ..errors import InputError
 from ..media.captions import caption
@@ -31,6 +31,7 @@ from ..media.video import check_video_file, same_rate, write_video
 from ..media.world import sample_scene
 from ..memory import DTYPES
 from ..network.acceleration import EXACT, Acceleration
+from ..releases import FAST_STEPS, JOININGS, MODES, RELEASES
 from ..sampling.options import BaseOptions, RefineOptions
 from ..sampling.schedules import BASE_SOLVERS
 from ..sampling.solvers import Callback

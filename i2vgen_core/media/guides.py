@@ -16,8 +16,9 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from ..config import RANGES, Stem
+from ..config import Stem
 from ..errors import InputError, check_finite, check_range
+from ..releases import RANGES
 from .images import CLIP_MEAN, CLIP_STD, check_images
 
 DEPTH_GAIN = 2.0

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import Release
 from ..errors import InputError, check_finite, check_shape
 from ..media.images import check_size
 from ..memory import is_out_of_memory
 from ..network.evaluation import Prepared
 from ..network.injection import Injection, injecting
 from ..network.unet import UNet
+from ..releases import Release
 from .guidance import Predictor, fit_together
 from .noise import initial_noise
 from .options import EditOptions

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import ENTRIES, JOININGS, MODES, TIMESTEPS, check_settings
+from ..config import TIMESTEPS
 from ..errors import check_choice, check_fields, check_range
 from ..media.images import check_size
 from ..network.acceleration import EXACT, Acceleration
+from ..releases import ENTRIES, JOININGS, MODES, check_settings
 from .schedules import BASE_SOLVERS, SOLVERS
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ANIMATORS, TIMESTEPS, VAE_SCALE, ControlConfig, Kind, Release
+from ..config import ANIMATORS, TIMESTEPS, VAE_SCALE, ControlConfig, Kind
 from ..errors import InputError, check_finite
 from ..media.images import check_size
 from ..network.control import Hint
+from ..releases import Release
 from .held import Held, free_at, hold
 from .noise import BrownianNoise, derived_seed, initial_noise, noise_and_offset, step_noise
 from .options import AnimateOptions, BaseOptions, FewStepOptions, RefineOptions

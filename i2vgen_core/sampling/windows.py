@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..config import Joining
 from ..errors import InputError
 from ..media.tiles import sliding_windows
+from ..releases import Joining
 
 Share = Callable[[int], Tensor]
 """share(overlap): how much the later of two windows has of each of the frames that they share, [overlap] in 0..1."""

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..config import RELEASES, TIMESTEPS, UNetConfig
+from ..config import TIMESTEPS, UNetConfig
 from ..network.blocks import Layers
 from ..network.hooks import AttentionHooks, Hooks
 from ..network.image_conditioning import GlobalEncoder
 from ..network.unet import UNet
+from ..releases import RELEASES
 from ..sampling.schedules import schedule_for
 from .cache import Cached, Fresh
 from .data import Source, World

@@ -10,10 +10,11 @@ import torch
 from ..checkpoints.bundle import stored, write_unet
 from ..checkpoints.load import open_base
 from ..checkpoints.read import read_config
-from ..config import ANIMATOR_STEMS, ANIMATORS, COMPOSER_STEMS, COMPOSERS, RELEASES, Kind, Stem, release_of
+from ..config import ANIMATOR_STEMS, ANIMATORS, COMPOSER_STEMS, COMPOSERS, Kind, Stem
 from ..errors import InputError
 from ..memory import DTYPES
 from ..network.unet import UNet
+from ..releases import RELEASES, release_of
 from .animate import AnimateTraining, train_animate
 from .compose import ComposeTraining, train_compose
 from .diffusion import Encoders, initialise

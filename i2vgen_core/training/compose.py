@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import RELEASES, TIMESTEPS, Stem
+from ..config import TIMESTEPS, Stem
 from ..media.captions import caption, short_prompt
 from ..media.guides import guide_pictures
 from ..media.rendering import render
 from ..network.hooks import AttentionHooks, Hooks
 from ..network.unet import UNet
+from ..releases import RELEASES
 from ..sampling.schedules import schedule_for
 from .data import World
 from .diffusion import (

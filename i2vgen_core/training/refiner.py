@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.unet_keys import CONTROL
-from ..config import RELEASES, ControlConfig, Kind, Release, UNetConfig, release_of
+from ..config import ControlConfig, Kind, UNetConfig
 from ..errors import InputError
 from ..network.control import Hint
 from ..network.hooks import AttentionHooks, Hooks
 from ..network.unet import UNet
+from ..releases import RELEASES, Release, release_of
 from ..sampling.schedules import schedule_for
 from .data import Source, World, form_of, of_form
 from .diffusion import (

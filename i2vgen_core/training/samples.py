@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..config import RELEASES, VAE_SCALE, VAE_STEP
+from ..config import VAE_SCALE, VAE_STEP
 from ..network.unet import UNet
+from ..releases import RELEASES
 from ..sampling.guidance import guided
 from ..sampling.options import BaseOptions, RefineOptions
 from ..sampling.schedules import schedule_for

@@ -12,10 +12,11 @@ from torch import Tensor
 from ..checkpoints.bundle import stored, write_tower, write_unet, write_vae
 from ..checkpoints.load import open_base, open_refiner
 from ..checkpoints.read import read_config, read_state_dict
-from ..config import UNetConfig, release_of
+from ..config import UNetConfig
 from ..errors import InputError
 from ..memory import DTYPES
 from ..network.unet import UNet
+from ..releases import release_of
 from . import watch
 from .base import BaseTraining, build_base, train_base
 from .begun import run_animate, run_compose, run_distil

@@ -25,10 +25,11 @@ from ...i2vgen_core.checkpoints import clip_keys, vae_keys
 from ...i2vgen_core.checkpoints.check import check_tensors
 from ...i2vgen_core.checkpoints.encoder_sizes import text_config, vae_config, vision_config
 from ...i2vgen_core.checkpoints.read import read_config, read_state_dict
-from ...i2vgen_core.config import RELEASES, VAE_CHANNELS, VAE_STEP
+from ...i2vgen_core.config import VAE_CHANNELS, VAE_STEP
 from ...i2vgen_core.encoders.config import TextConfig
 from ...i2vgen_core.encoders.tokenizer import END, PAD, START, VOCABULARY, Tokenizer, repaired
 from ...i2vgen_core.errors import CheckpointError
+from ...i2vgen_core.releases import RELEASES
 from . import compat
 
 _TEXT, _VISION, _VAE = "CLIP text encoder", "CLIP vision encoder", "VAE"

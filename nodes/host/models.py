@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from ...i2vgen_core.checkpoints.load import UNetCheckpoint, open_unet
 from ...i2vgen_core.checkpoints.read import SETTINGS, read_config, settings_tensor
 from ...i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER
-from ...i2vgen_core.config import BASES, JOININGS, TEXT_TOKENS, DetailGain, Joining, Kind, UNetConfig
+from ...i2vgen_core.config import BASES, TEXT_TOKENS, DetailGain, Kind, UNetConfig
 from ...i2vgen_core.encoders.config import latent_rgb
 from ...i2vgen_core.errors import InputError, check_choice, check_finite
 from ...i2vgen_core.network.blocks import Layers
 from ...i2vgen_core.network.image_conditioning import GlobalEncoder
+from ...i2vgen_core.releases import JOININGS, Joining
 from ...i2vgen_core.sampling.schedules import Schedule, schedule_for
 from ...i2vgen_core.sampling.windows import refiner_windows
 from . import compat, family, geometry

@@ -14,7 +14,7 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
-from ...i2vgen_core.config import JOININGS, VAE_CHANNELS, UNetConfig
+from ...i2vgen_core.config import VAE_CHANNELS, UNetConfig
 from ...i2vgen_core.errors import InputError
 from ...i2vgen_core.network.blocks import TemporalTransformer
 from ...i2vgen_core.network.control import Hint
@@ -22,6 +22,7 @@ from ...i2vgen_core.network.evaluation import Prepared
 from ...i2vgen_core.network.hooks import BlockHooks, BlockName
 from ...i2vgen_core.network.injection import Injection, injecting
 from ...i2vgen_core.network.unet import UNet
+from ...i2vgen_core.releases import JOININGS
 from ...i2vgen_core.sampling.windows import join_windows, refiner_windows, share_of
 from . import compat
 from .acceleration import of_half, reuse_in

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ...i2vgen_core.config import TEXT_TOKENS, Release
+from ...i2vgen_core.config import TEXT_TOKENS
 from ...i2vgen_core.media.images import video_frame
 from ...i2vgen_core.media.world import looks_drawn
+from ...i2vgen_core.releases import Release
 from . import compat
 
 logger = logging.getLogger("i2vgen_xl")

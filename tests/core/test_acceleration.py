@@ -9,11 +9,11 @@ import torch
 import toy
 from diffusers import DPMSolverMultistepScheduler
 
-from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import InputError
 from i2vgen_core.network.acceleration import EXACT, Acceleration, DeepFeatures, Reuse
 from i2vgen_core.network.evaluation import Prepared
 from i2vgen_core.network.hooks import BlockHooks, Hooks
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.guidance import Predictor, guided
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from i2vgen_core.sampling.schedules import BASE_SOLVERS, base_steps, cosine_zero_snr, ddim_timesteps, scaled_linear

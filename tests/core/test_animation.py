@@ -6,13 +6,14 @@ import pytest
 import torch
 import toy
 
-from i2vgen_core.config import ANIMATORS, RELEASES
+from i2vgen_core.config import ANIMATORS
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.guides import masked_video, pose_frames, stretched, stretched_clip_pixels
 from i2vgen_core.network.animation import Motion, Person, animation_conditions
 from i2vgen_core.network.evaluation import Evaluation, Prepared
 from i2vgen_core.network.hooks import Hooks
 from i2vgen_core.network.pose import sine_table
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.guidance import guided, guided_in_windows
 from i2vgen_core.sampling.options import AnimateOptions
 from i2vgen_core.sampling.schedules import schedule_for, strided_timesteps

@@ -10,9 +10,10 @@ import torch
 import toy
 
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.config import RELEASES, VAE_SCALE, release_of
+from i2vgen_core.config import VAE_SCALE
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import video_frame
+from i2vgen_core.releases import RELEASES, release_of
 from i2vgen_core.sampling.noise import derived_seed, initial_noise
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 

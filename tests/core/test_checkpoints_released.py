@@ -21,8 +21,9 @@ from i2vgen_core.checkpoints.convert import convert
 from i2vgen_core.checkpoints.load import open_base, open_refiner, open_unet, parse_unet
 from i2vgen_core.checkpoints.read import read_state_dict
 from i2vgen_core.checkpoints.unet_keys import to_diffusers
-from i2vgen_core.config import HINTED, RELEASES
+from i2vgen_core.config import HINTED
 from i2vgen_core.errors import CheckpointError
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.options import BaseOptions
 from i2vgen_core.sampling.schedules import schedule_for
 

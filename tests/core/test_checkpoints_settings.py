@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from i2vgen_core.checkpoints.load import open_unet, parse_unet
 from i2vgen_core.checkpoints.unet_keys import to_official
-from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import CheckpointError
+from i2vgen_core.releases import RELEASES
 
 
 def settings_of(own, kind="i2vgen_xl"):

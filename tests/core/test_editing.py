@@ -10,7 +10,6 @@ import toy
 from i2vgen_core import Cancelled
 from i2vgen_core.__main__ import main
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.config import RELEASES
 from i2vgen_core.editing import edit_clip, edit_video, invert_clip
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import write_image
@@ -18,6 +17,7 @@ from i2vgen_core.media.video import read_video, write_video
 from i2vgen_core.network import blocks
 from i2vgen_core.network.evaluation import Prepared
 from i2vgen_core.network.injection import Injection, injected_blocks, injecting
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling import editing
 from i2vgen_core.sampling.editing import EditStage, guided_by_source
 from i2vgen_core.sampling.options import EditOptions

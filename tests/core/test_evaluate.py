@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from i2vgen_core.cascade import BaseConditions, Cascade
-from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.captions import caption, short_prompt
 from i2vgen_core.media.compare import psnr
@@ -18,6 +17,7 @@ from i2vgen_core.media.spectrum import Spectrum, band_levels
 from i2vgen_core.media.tables import plain_table
 from i2vgen_core.media.world import TRAVEL, Shape, opposite, sample_scene
 from i2vgen_core.parts import StageNetwork
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.training import measure
 from i2vgen_core.training.edits import recoloured, weighted_psnr
 from i2vgen_core.training.evaluate import (

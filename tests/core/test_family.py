@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from i2vgen_core.checkpoints.detect import UNSAID
 from i2vgen_core.checkpoints.load import open_base, open_refiner, open_unet, parse_unet
 from i2vgen_core.checkpoints.unet_keys import SINE_TABLE, from_official, to_official
-from i2vgen_core.config import ANIMATORS, COMPOSERS, HINTED, REFINERS, RELEASES, released_config
+from i2vgen_core.config import ANIMATORS, COMPOSERS, HINTED, REFINERS, released_config
 from i2vgen_core.errors import CheckpointError, InputError
 from i2vgen_core.network.evaluation import Prepared
 from i2vgen_core.network.stems import STEMS
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.guidance import guided
 from i2vgen_core.sampling.held import Held
 from i2vgen_core.sampling.options import BaseOptions, FewStepOptions

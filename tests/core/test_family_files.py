@@ -13,8 +13,9 @@ from i2vgen_core.checkpoints import download
 from i2vgen_core.checkpoints.convert import convert
 from i2vgen_core.checkpoints.download import FILES, released_kind
 from i2vgen_core.checkpoints.load import open_unet
-from i2vgen_core.config import COMPOSERS, HINTED, RELEASES
+from i2vgen_core.config import COMPOSERS, HINTED
 from i2vgen_core.errors import InputError
+from i2vgen_core.releases import RELEASES
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import re
 import pytest
 from blocks import ROOT, read_blocks
 
-from i2vgen_core.config import RELEASES
 from i2vgen_core.media.images import FRAME_SIZES
+from i2vgen_core.releases import RELEASES
 
 DOCS = ROOT / "web" / "docs"
 

@@ -11,13 +11,14 @@ import toy
 
 from benchmarks.measure import live_peak
 from i2vgen_core.cascade import Cascade, inserted_like
-from i2vgen_core.config import HINTED, RELEASES, ControlConfig
+from i2vgen_core.config import HINTED, ControlConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.enlarge import held, padding_of
 from i2vgen_core.network.control import Hint
 from i2vgen_core.network.hooks import BlockHooks, Hooks
 from i2vgen_core.network.unet import UNet
 from i2vgen_core.parts import StageNetwork
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.options import RefineOptions
 from i2vgen_core.sampling.schedules import schedule_for
 from i2vgen_core.sampling.stages import RefineStage

@@ -13,8 +13,8 @@ from i2vgen_core.checkpoints.load import in_our_layout, open_base, open_refiner,
 from i2vgen_core.checkpoints.read import SETTINGS, settings_tensor
 from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, to_diffusers
 from i2vgen_core.checkpoints.vae_keys import vae_tensors
-from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import CheckpointError
+from i2vgen_core.releases import RELEASES
 
 PREFIXES = [
     "model.diffusion_model.",

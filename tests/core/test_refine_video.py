@@ -18,10 +18,10 @@ from PIL import Image
 from test_encoding import heard, with_sound
 
 from i2vgen_core.__main__ import main
-from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import InputError
 from i2vgen_core.media.images import FRAME_SIZES, size_like
 from i2vgen_core.media.video import read_video, video_seconds, write_video
+from i2vgen_core.releases import RELEASES
 
 
 @pytest.fixture

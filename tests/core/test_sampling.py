@@ -10,8 +10,8 @@ import toy
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler
 from einops import rearrange
 
-from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import InputError
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling import noise as noises
 from i2vgen_core.sampling.noise import BrownianNoise, derived_seed, initial_noise, step_noise
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions

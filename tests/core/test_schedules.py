@@ -7,8 +7,8 @@ import pytest
 import torch
 import toy
 
-from i2vgen_core.config import RELEASES
 from i2vgen_core.errors import InputError
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.schedules import (
     cosine,
     cosine_zero_snr,

@@ -89,7 +89,7 @@ class TestStages:
         encoders = diffusion.Encoders(trained / "model")
         loop = base.train_base(base.build_base(config), encoders, World(), tmp_path, config)
         batch = loop.batch(0)
-        from i2vgen_core.config import RELEASES
+        from i2vgen_core.releases import RELEASES
 
         expected = encoders.prompts([RELEASES["i2vgen_xl"].negative_prompt])
         assert torch.equal(batch.text, expected.expand_as(batch.text))

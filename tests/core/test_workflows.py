@@ -10,9 +10,9 @@ from PIL import Image
 
 from i2vgen_core import assets
 from i2vgen_core.checkpoints.download import FILES
-from i2vgen_core.config import RELEASES
 from i2vgen_core.media.captions import caption
 from i2vgen_core.media.world import sample_scene
+from i2vgen_core.releases import RELEASES
 
 from ..templates.blueprints import BLUEPRINTS
 from ..templates.editing import EDITING

@@ -13,10 +13,11 @@ from einops import rearrange
 from i2vgen_core.checkpoints.load import UNetCheckpoint
 from i2vgen_core.checkpoints.scaffold import Size
 from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, to_official
-from i2vgen_core.config import BASES, REFINERS, RELEASES, PoseConfig, UNetConfig, released_config
+from i2vgen_core.config import BASES, REFINERS, PoseConfig, UNetConfig, released_config
 from i2vgen_core.network.blocks import Layers
 from i2vgen_core.network.image_conditioning import GlobalEncoder
 from i2vgen_core.network.unet import UNet
+from i2vgen_core.releases import RELEASES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KINDS = (*BASES, *REFINERS)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from i2vgen_core.checkpoints.encoders import load_vae
 from i2vgen_core.checkpoints.load import parse_unet
-from i2vgen_core.config import ANIMATOR_STEMS, RELEASES, VAE_SCALE, Kind, PoseConfig, UNetConfig
+from i2vgen_core.config import ANIMATOR_STEMS, VAE_SCALE, Kind, PoseConfig, UNetConfig
 from i2vgen_core.media.guides import pose_frames, stretched
 from i2vgen_core.network.animation import Motion, Person, animation_conditions
 from i2vgen_core.network.evaluation import Prepared
@@ -29,6 +29,7 @@ from i2vgen_core.network.unet import UNet
 from i2vgen_core.poses.alignment import align
 from i2vgen_core.poses.drawing import draw
 from i2vgen_core.poses.keypoints import Poses, poses_of_whole_body
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.guidance import guided_in_windows
 from i2vgen_core.sampling.options import AnimateOptions
 from i2vgen_core.sampling.schedules import schedule_for, strided_timesteps

@@ -33,7 +33,8 @@ sys.path.append(str(HERE))
 from golden_inputs import EXACT, LOOP, Values, flat, official_state, unet_config, video  # noqa: E402
 
 from i2vgen_core.checkpoints.load import parse_unet  # noqa: E402
-from i2vgen_core.config import BASES, REFINERS, RELEASES  # noqa: E402
+from i2vgen_core.config import BASES, REFINERS  # noqa: E402
+from i2vgen_core.releases import RELEASES  # noqa: E402
 from i2vgen_core.sampling import schedules  # noqa: E402
 from i2vgen_core.sampling.noise import BrownianNoise  # noqa: E402
 from i2vgen_core.sampling.solvers import ddim, ddim_inversion, dpmpp_2m_sde, guide, heun  # noqa: E402

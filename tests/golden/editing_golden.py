@@ -13,10 +13,11 @@ from golden_inputs import EXACT, LOOP, Values, flat, official_shapes, unet_confi
 from torch import Tensor
 
 from i2vgen_core.checkpoints.load import UNetCheckpoint, parse_unet
-from i2vgen_core.config import RELEASES, Kind
+from i2vgen_core.config import Kind
 from i2vgen_core.network.evaluation import Prepared
 from i2vgen_core.network.injection import Injection, injecting
 from i2vgen_core.network.unet import UNet
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.editing import EditStage, guided_by_source
 from i2vgen_core.sampling.guidance import guided
 from i2vgen_core.sampling.options import EditOptions

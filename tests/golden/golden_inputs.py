@@ -12,10 +12,11 @@ from torch import Tensor
 
 from i2vgen_core.checkpoints.load import UNetCheckpoint
 from i2vgen_core.checkpoints.unet_keys import GLOBAL_ENCODER, from_official, to_official
-from i2vgen_core.config import RELEASES, Kind, UNetConfig
+from i2vgen_core.config import Kind, UNetConfig
 from i2vgen_core.network.blocks import Layers
 from i2vgen_core.network.image_conditioning import GlobalEncoder
 from i2vgen_core.network.unet import UNet
+from i2vgen_core.releases import RELEASES
 
 EXACT = 1e-5
 LOOP = 1e-4

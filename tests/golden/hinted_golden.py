@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from i2vgen_core.checkpoints.load import parse_unet
 from i2vgen_core.checkpoints.unet_keys import from_official
-from i2vgen_core.config import RELEASES, VAE_SCALE, VAE_STEP, ControlConfig, Kind, UNetConfig
+from i2vgen_core.config import VAE_SCALE, VAE_STEP, ControlConfig, Kind, UNetConfig
 from i2vgen_core.media.colour import match_low_bands, match_statistics
 from i2vgen_core.media.enlarge import (
     enlarged,
@@ -49,6 +49,7 @@ from i2vgen_core.network.control import Hint
 from i2vgen_core.network.evaluation import Evaluation
 from i2vgen_core.network.hooks import Hooks
 from i2vgen_core.network.unet import UNet
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.guidance import guided_and_joined
 from i2vgen_core.sampling.noise import BrownianNoise
 from i2vgen_core.sampling.options import RefineOptions

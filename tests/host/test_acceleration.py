@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from i2vgen_core.cascade import Cascade
-from i2vgen_core.config import RELEASES
 from i2vgen_core.media.images import read_image
 from i2vgen_core.network.acceleration import EXACT, Acceleration
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 
 from . import graphs

@@ -6,9 +6,9 @@ import pytest
 from torch import Tensor
 
 from i2vgen_core import assets
-from i2vgen_core.config import RELEASES
 from i2vgen_core.media.captions import caption
 from i2vgen_core.media.images import read_image
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.training.evaluate import held_out_case
 
 from . import graphs

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.download import FILES
-from i2vgen_core.config import RELEASES
 from i2vgen_core.family import Driving, animate, compose
 from i2vgen_core.media.guides import Guides, stretched
 from i2vgen_core.poses.keypoints import poses_of_frames
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.options import AnimateOptions, BaseOptions
 
 from ..templates.family import FAMILY

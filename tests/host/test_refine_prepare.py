@@ -14,9 +14,10 @@ from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.bundle import write_unet
 from i2vgen_core.checkpoints.load import open_refiner
 from i2vgen_core.checkpoints.scaffold import SIZES
-from i2vgen_core.config import HINTED, RELEASES, Kind, released_config
+from i2vgen_core.config import HINTED, Kind, released_config
 from i2vgen_core.network.unet import UNet
 from i2vgen_core.parts import StageNetwork
+from i2vgen_core.releases import RELEASES
 from i2vgen_core.sampling.options import RefineOptions
 from i2vgen_core.sampling.schedules import schedule_for
 from i2vgen_core.sampling.stages import RefineStage

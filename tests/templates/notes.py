@@ -1,7 +1,7 @@
 """What the templates say of themselves, in Markdown. The releases' settings in them are compared by test_workflows."""
 
 from i2vgen_core.checkpoints.download import FILES
-from i2vgen_core.config import RELEASES
+from i2vgen_core.releases import RELEASES
 
 _XL, _VID, _SR600 = (RELEASES[kind] for kind in ("i2vgen_xl", "vid2vid_xl", "sr600"))
 

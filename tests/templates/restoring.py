@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from i2vgen_core.checkpoints.download import FILES
-from i2vgen_core.config import RELEASES, Kind
+from i2vgen_core.config import Kind
+from i2vgen_core.releases import RELEASES
 
 from .family import waiting_note
 from .graph import Graph

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from i2vgen_core.checkpoints.download import FILES
-from i2vgen_core.config import RELEASES
 from i2vgen_core.media.captions import caption, short_prompt
 from i2vgen_core.media.world import sample_scene
+from i2vgen_core.releases import RELEASES
 
 BASE, REFINER = RELEASES["i2vgen_xl"], RELEASES["vid2vid_xl"]
 TINY_STEPS, TINY_GUIDANCE = 20, 2.5  # what the tiny base's config.json says; test_workflows compares
