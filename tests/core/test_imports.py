@@ -18,7 +18,7 @@ HOST_ALONE = (*HOST, "latent_preview", "node_helpers")
 FLOORS = (
     ("errors", "assets"),
     ("config",),
-    ("memory",),
+    ("memory", "releases"),
     ("media", "network", "poses"),
     ("encoders",),
     ("sampling",),
