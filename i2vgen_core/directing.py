@@ -13,7 +13,7 @@ from .errors import InputError, check_range, checked
 from .media.given import ImageLike, as_images
 from .media.images import video_frame
 from .media.warp import Rough
-from .sampling.held import LAST_SIGNAL, STRONG_SIGNAL, WEAK_SIGNAL, Held, both, clocks
+from .sampling.held import LAST_SIGNAL, WEAK_SIGNAL, Held, both, clocks
 from .sampling.options import BaseOptions
 
 
@@ -89,7 +89,7 @@ def follow(
     held: Held | None = None,
     *,
     weak: float = WEAK_SIGNAL,
-    strong: float = STRONG_SIGNAL,
+    strong: float | None = None,
 ) -> Held:
     """Makes the video go as a rough animation goes (Time-to-Move, arXiv 2511.08633).
 
@@ -99,7 +99,7 @@ def follow(
         options: size and frames are read.
         held: what is held beside it, for as long as it is; its mask says how long, see Held.
         weak, strong: until which share of the signal the animation is held outside and inside its mask, 0..1. Larger follows
-            it more; smaller leaves more to the network.
+            it more; smaller leaves more to the network. Inside, the network's own if None.
 
     Raises:
         InputError: an animation of another number of frames, or a setting or picture that cannot be.
@@ -107,5 +107,6 @@ def follow(
     width, height, frames = cascade.video_size(options)
     if len(rough.frames) != frames:
         raise InputError("animation", f"{frames} frames", f"{len(rough.frames)}", "Make it as long as the video.")
+    strong = cascade.base.release.follow_signal if strong is None else strong
     followed = Held(cascade.encode_images(rough.frames, options), clocks(rough.mask, width, height, weak, strong), True)
     return followed if held is None or held.mask is None else both(followed, held)

@@ -43,6 +43,7 @@ class Release:
         sampler: what it was made for: `ddim`, or `lcm` without guidance and negative prompt.
         prior_level, long_prior_level: noise level that an animator's reference is brought to for the first latent, and that
             of videos in windows; 0 for none.
+        follow_signal: share of the signal, 0..1, until which a base's video is held to a rough animation.
         mode: of a refiner's levels, see schedules.
         window: frames that go through a refiner together, where there are more; 0 for all.
         joining: of windows.
@@ -71,6 +72,7 @@ class Release:
     sampler: Sampler = "ddim"
     prior_level: int = 0
     long_prior_level: int = 0
+    follow_signal: float = 0.6
     mode: Mode = "normal"
     window: int = 0
     joining: Joining = "blend"
@@ -281,6 +283,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "prior_level": (0, TIMESTEPS - 1),
     "long_prior_level": (0, TIMESTEPS - 1),
     "offset_noise": (0, 1),
+    "follow_signal": (0, 1),
     "frames": (1, 4096),
     "fps": (1, 120),
     "window": (0, 4096),

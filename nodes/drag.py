@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..i2vgen_core.sampling.held import STRONG_SIGNAL, WEAK_SIGNAL
+from ..i2vgen_core.sampling.held import WEAK_SIGNAL
 from .host.directing import camera_before, drag_parts, follow_animation
 from .host.schema import CATEGORY, BoxType, TracksType, schema
 
@@ -171,12 +171,12 @@ class FollowAnimation(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "strong",
-                    default=STRONG_SIGNAL,
+                    default=0.0,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How long the animation is held where the mask is white, as a share of the signal. Useful: 0.3 to 0.9. "
-                    "Higher follows it more closely, its faults too. Costs nothing.",
+                    tooltip="How long the animation is held where the mask is white, as a share of the signal. 0: the model's own. "
+                    "Useful: 0.3 to 0.97. Higher follows it more closely, its faults too. Costs nothing.",
                 ),
                 io.Float.Input(
                     "weak",

@@ -14,7 +14,7 @@ from ..directing import follow, hold_area, hold_last
 from ..errors import InputError
 from ..media.source import read_source, source_files
 from ..media.warp import Rough, boxes, camera, drag
-from ..sampling.held import STRONG_SIGNAL, Held
+from ..sampling.held import Held
 from ..sampling.options import BaseOptions
 
 DIRECTING = ("mask", "last_image", "drag", "follow", "camera")
@@ -35,8 +35,8 @@ def add_directing(parser: argparse.ArgumentParser) -> None:
     add("--camera", nargs="+", default=[], metavar="MOVE=AMOUNT", help=f"how the camera moves {moves}")
     rough = "a rough animation that the video follows, in place of --drag: a video, or its frames"
     add("--follow", nargs="+", default=[], metavar="FILE", help=rough)
-    signal = "how long drag, camera and animation are held, a share of the signal, 0..1 (%(default)s)"
-    add("--follow-signal", type=float, default=STRONG_SIGNAL, metavar="0..1", help=signal)
+    signal = "how long drag, camera and animation are held, a share of the signal, 0..1 (the model's own)"
+    add("--follow-signal", type=float, metavar="0..1", help=signal)
 
 
 def held_of(options: argparse.Namespace, cascade: Cascade, image: torch.Tensor, base: BaseOptions) -> Held | None:

@@ -16,8 +16,8 @@ from .solvers import Denoise
 
 _MASK = "Give a mask of the picture, one for all frames or one for each: 1 is sampled, 0 is held."
 
-WEAK_SIGNAL, STRONG_SIGNAL = 0.12, 0.6
-"""Until which share of the signal a rough animation is held: outside of its mask, and there."""
+WEAK_SIGNAL = 0.12
+"""Until which share of the signal a rough animation is held outside of its mask; there, the release says it."""
 
 _COVERED = 0.2
 """Share of a latent's pixel from which on a mask of the video covers it."""

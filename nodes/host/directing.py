@@ -94,7 +94,7 @@ def follow_animation(
         latent: LATENT of the video; what its noise mask holds longer stays.
         images: the animation [frames, H, W, 3] in 0..1.
         mask: where it is to be followed, [H, W] or [n, H, W]; everywhere if None.
-        weak, strong: see core's follow.
+        weak, strong: see core's follow; with 0 the second is the model's own.
 
     Raises:
         InputError: a part is missing, another number of frames, or a latent, picture or mask that cannot be.
@@ -107,6 +107,7 @@ def follow_animation(
     for what, found in (("the animation", len(images)), ("mask", len(masks))):
         if found != frames and (what == "the animation" or found != 1):
             raise InputError(what, f"{frames} frames", f"{found}", "Make it as long as the video.")
+    strong = strong or model.model.release.follow_signal
     held = Held(
         vae.encode(video_frame(images, width, height)), clocks(masks, width, height, weak, strong), by_signal=True
     )

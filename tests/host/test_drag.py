@@ -21,7 +21,7 @@ CAMERA = node("I2VGenXLCamera", pan=0.2, tilt=0.0, zoom=1.2, roll=5.0, **WIRES)
 
 def _graph(rough, **inputs):
     wires = {"model": ["loader", 0], "vae": ["loader", 4], "latent": ["global_encode", 2], "images": ["rough", 0]}
-    more = {"strong": 0.6, "weak": 0.12, "mask": ["rough", 1]} | inputs
+    more = {"strong": 0.0, "weak": 0.12, "mask": ["rough", 1]} | inputs
     return changed(
         graphs.base_latent()
         | {
