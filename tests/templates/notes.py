@@ -422,7 +422,7 @@ DRAG = f"""# Drag a thing
 video of it. The path's points are x,y in pixels of the picture, a line for each part; a spline editor's STRING fits too. A \
 mask in the place of the box cuts out closer. Say in the prompt what moves, and roughly where to.
 
-*strong* is how long the animation is followed: lower leaves more to the network.
+*strong* is how long the animation is followed, 0 as the model needs it: lower leaves more to the network.
 
 {_DIRECTED}
 
