@@ -94,6 +94,8 @@ class TrainingJob:
         Raises:
             InputError: one cannot be written, or holds a part that this run has not made; or a package is missing.
         """
+        if self.data is not None and not self.data.exists():
+            raise InputError("--data", "a folder or a table", f"nothing at '{self.data}'", "Check the path.")
         for folder in (self.run, self.result):
             check_writable("train", folder)
         if self.tensorboard:
@@ -108,6 +110,14 @@ class TrainingJob:
         if there := [part for part in parts if (self.result / part).exists() and not mine]:
             remedy = "Choose another folder, or name it as --model too, to train it further and write over it."
             raise InputError("--out", f"a folder without {there[0]}", f"one in '{self.result}'", remedy)
+
+    def check_encoders(self, *names: str) -> None:
+        """Raises InputError where the model has not all the encoders that a stage reads."""
+        for name in names:
+            if not (self.model / name).is_dir():
+                stage = "vae" if name == "vae" else "clip"
+                remedy = f"Train it first, with `train {stage}`, or name a model folder that is whole."
+                raise InputError("--model", f"a folder with {name}/ in it", f"none in '{self.model}'", remedy)
 
     def begin(self) -> None:
         """Makes both folders, and notes in the run's which one its result goes into."""
@@ -165,6 +175,7 @@ def run_base(job: TrainingJob) -> None:
     """Trains the base network with its global encoder."""
     config = read_recipe(BaseTraining, job.recipe)
     job.check(LORA if config.lora_rank else "unet")
+    job.check_encoders(*_FOR_ALL, "image_encoder")
     folder, release, checkpoint = job.model / "unet", {}, None
     if folder.is_dir():
         checkpoint, release = open_base(folder), read_config(folder).get("release", {})
@@ -220,6 +231,7 @@ def run_refiner(job: TrainingJob) -> None:
     """Trains the refinement network."""
     config = read_recipe(RefinerTraining, job.recipe)
     job.check(LORA if config.lora_rank else "refiner")
+    job.check_encoders(*_FOR_ALL)
     folder, release, checkpoint = job.model / "refiner", {}, None
     if folder.is_dir():
         checkpoint, release = open_refiner(folder), read_config(folder).get("release", {})
@@ -269,6 +281,7 @@ def run_compose(job: TrainingJob) -> None:
     """Trains a composer on the world of shapes: the folder's, or a new one that begins with its I2VGen-XL base."""
     config = read_recipe(ComposeTraining, job.recipe)
     job.check("unet")
+    job.check_encoders(*_FOR_ALL, "image_encoder")
     if job.data is not None:
         remedy = "Leave it out: of other videos depth, motion and holes are not known."
         raise InputError("--data", "none for a composer", f"'{job.data}'", remedy)
@@ -298,6 +311,7 @@ def run_distil(job: TrainingJob) -> None:
     """Distils the base of the model's folder into one of few steps, with its global encoder."""
     config = read_recipe(DistilTraining, job.recipe)
     job.check("unet")
+    job.check_encoders(*_FOR_ALL, "image_encoder")
     _check_beside(job)
     folder = job.model / "unet"
     checkpoint, own = open_base(folder), read_config(folder).get("release", {})
