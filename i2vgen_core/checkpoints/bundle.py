@@ -15,6 +15,7 @@ from ..config import TEXT_TOKENS, UNetConfig
 from ..encoders.config import LATENT_RGB
 from ..encoders.tokenizer import VOCABULARY
 from ..errors import InputError
+from ..media.images import CLIP_MEAN, CLIP_STD
 from .read import read_config
 from .unet_keys import to_diffusers, to_official
 from .write import bytes_of, header_of
@@ -138,7 +139,6 @@ def write_index(folder: Path) -> None:
     if not all(part.is_dir() for part in parts) or read_config(folder / "unet").get("kind") != "i2vgen_xl":
         return
     from diffusers import DDIMScheduler  # seconds to import, and only needed here
-    from transformers import CLIPImageProcessor
 
     if not (folder / "scheduler").exists():
         DDIMScheduler(
@@ -152,12 +152,20 @@ def write_index(folder: Path) -> None:
         ).save_pretrained(folder / "scheduler")
     if not (folder / "feature_extractor").exists():
         side = read_config(folder / "image_encoder").get("image_size", 224)
-        CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(
-            folder / "feature_extractor"
-        )
+        _write_feature_extractor(folder / "feature_extractor", side)
     if not (folder / "tokenizer").exists():
         write_tokenizer(folder / "tokenizer")
     write_json(folder / "model_index.json", _INDEX)
+
+
+def _write_feature_extractor(folder: Path, side: int) -> None:
+    """The settings of CLIP's pictures, as transformers' own class writes them, which says on the console that it lacks torchvision."""
+    folder.mkdir(parents=True)
+    settings = {"do_resize": True, "size": {"shortest_edge": side}, "resample": 3, "do_convert_rgb": True}
+    settings |= {"do_center_crop": True, "crop_size": {"height": side, "width": side}}
+    settings |= {"do_rescale": True, "rescale_factor": 1 / 255}
+    settings |= {"do_normalize": True, "image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD)}
+    write_json(folder / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor", **settings})
 
 
 def write_tokenizer(folder: Path) -> None:

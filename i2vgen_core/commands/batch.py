@@ -8,11 +8,13 @@ import logging
 import os
 import shlex
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -47,6 +49,7 @@ logger = logging.getLogger("i2vgen_xl")
 STAGES = ("encode", "base", "refine", "decode", "comfy")
 _GPU_PART = 0.25
 _SMALL_CORES = 4
+_CONNECT_SECONDS = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +120,8 @@ def run(options: argparse.Namespace) -> int:
         needed = ("video",) if videos else ("image", "prompt")
         check_header(table, (*COLUMNS, options.names, "takes"), needed)
     count = count_jobs(table)
+    if options.address:
+        _check_answers(options.address)
     cascade = None if workflow else _model(options)
     ray = None if plain else _ray(options.address)
     outputs = Outputs(options.out.resolve())
@@ -181,6 +186,25 @@ def _ray(address: str | None) -> Any:
         remedy = "Install it: pip install 'ray[default]' pyarrow 'fsspec[http]' filelock; or leave it out with --plain."
         raise InputError("batch", "the package ray", "none", remedy) from None
     return ray
+
+
+def _check_answers(address: str) -> None:
+    """Raises InputError where nothing listens at HOST:PORT or ray://HOST:PORT, which Ray would go on trying for minutes."""
+    where = urlsplit(address if "://" in address else f"//{address}")
+    if address == "auto" or where.scheme not in ("", "ray"):
+        return  # Ray looks for it itself, or has another way there
+    remedy = "Start one with `ray start --head`, or leave it out."
+    try:
+        host, port = where.hostname, where.port
+    except ValueError:  # no number, or none of a port
+        host = port = None
+    if not host or not port:
+        raise InputError("--address", "HOST:PORT or auto", repr(address), remedy)
+    try:
+        socket.create_connection((host, port), _CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError("--address", "a Ray cluster that answers", f"none ({address}: {reason})", remedy) from error
 
 
 def _joined(ray: Any, address: str | None) -> Any:

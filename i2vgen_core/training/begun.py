@@ -19,7 +19,7 @@ from .animate import AnimateTraining, train_animate
 from .compose import ComposeTraining, train_compose
 from .diffusion import Encoders, initialise
 from .distil import DistilTraining, train_distil
-from .job import TrainingJob, base_of, clips_of, encoder_type, finish, trainable, write_base
+from .job import ENCODERS, TrainingJob, base_of, clips_of, encoder_type, finish, trainable, write_base
 from .recipe import read_recipe
 
 CONCAT_CHANNELS = 8
@@ -58,6 +58,7 @@ def run_animate(job: TrainingJob) -> None:
 
 def _check_without_data(job: TrainingJob, what: str, why: str) -> None:
     job.check("unet")
+    job.check_encoders(*ENCODERS)
     if job.data is not None:
         raise InputError("--data", f"none for {what}", f"'{job.data}'", f"Leave it out: {why}.")
 
@@ -114,6 +115,7 @@ def run_distil(job: TrainingJob) -> None:
     """Distils the base of the model's folder into one of few steps, with its global encoder."""
     config = read_recipe(DistilTraining, job.recipe)
     job.check("unet")
+    job.check_encoders(*ENCODERS)
     check_beside(job)
     folder = job.model / "unet"
     checkpoint, own = open_base(folder), read_config(folder).get("release", {})

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..encoders.tokenizer import END, VOCABULARY_SIZE, Tokenizer
+from ..errors import check_range
 from ..media.images import clip_pixels
 from .data import Sample, Source, World
 from .loop import Loop, LoopConfig
@@ -59,6 +60,9 @@ class CLIPTraining:
     batch: int = 64
     data: World = field(default_factory=World)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_range("batch", self.batch, 2, 10**6)  # of one clip there is nothing to tell it from
 
 
 class CLIP(nn.Module):

@@ -28,6 +28,8 @@ from .loop import Loop
 logger = logging.getLogger("i2vgen_xl")
 
 LORA = "lora.safetensors"
+ENCODERS = ("vae", "text_encoder", "image_encoder")
+"""What the training of a first stage reads of a model; a refiner's reads the first two."""
 _RESULT = "result.txt"
 
 
@@ -75,6 +77,8 @@ class TrainingJob:
         Raises:
             InputError: one cannot be written, or holds a part that this run has not made; or a package is missing.
         """
+        if self.data is not None and not self.data.exists():
+            raise InputError("--data", "a folder or a table", f"nothing at '{self.data}'", "Check the path.")
         for folder in (self.run, self.result):
             check_writable("train", folder)
         if self.tensorboard:
@@ -89,6 +93,14 @@ class TrainingJob:
         if there := [part for part in parts if (self.result / part).exists() and not mine]:
             remedy = "Choose another folder, or name it as --model too, to train it further and write over it."
             raise InputError("--out", f"a folder without {there[0]}", f"one in '{self.result}'", remedy)
+
+    def check_encoders(self, *names: str) -> None:
+        """Raises InputError where the model has not all the encoders that a stage reads."""
+        for name in names:
+            if not (self.model / name).is_dir():
+                stage = "vae" if name == "vae" else "clip"
+                remedy = f"Train it first, with `train {stage}`, or name a model folder that is whole."
+                raise InputError("--model", f"a folder with {name}/ in it", f"none in '{self.model}'", remedy)
 
     def begin(self) -> None:
         """Makes both folders, and notes in the run's which one its result goes into."""

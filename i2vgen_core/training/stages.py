@@ -26,7 +26,7 @@ from .clip import CLIPTraining, build_clip, standardise_tokens, train_clip
 from .data import Folder, Sample
 from .diffusion import Encoders
 from .grow import grow_vae
-from .job import LORA, TrainingJob, base_of, clips_of, encoder_type, finish, trainable, write_base
+from .job import ENCODERS, LORA, TrainingJob, base_of, clips_of, encoder_type, finish, trainable, write_base
 from .loop import Loop
 from .lora import add_lora, save_lora
 from .recipe import read_recipe
@@ -37,9 +37,6 @@ from .vae import VAETraining, build_vae, fit_latent_rgb, normalise_latents, trai
 logger = logging.getLogger("i2vgen_xl")
 
 LEFT_OUT = "left_out.csv"
-_FOR_ALL = ("vae", "text_encoder")
-"""The encoders that the training of a base and of a refiner load; a base's loads the picture's too."""
-
 _PROMPTS = 256  # that the text's tokens are standardised over
 
 
@@ -86,11 +83,12 @@ def run_base(job: TrainingJob) -> None:
     """Trains the base network with its global encoder."""
     config = read_recipe(BaseTraining, job.recipe)
     job.check(LORA if config.lora_rank else "unet")
+    job.check_encoders(*ENCODERS)
     folder, release, checkpoint = job.model / "unet", {}, None
     if folder.is_dir():
         checkpoint, release = open_base(folder), read_config(folder).get("release", {})
     plan = _plan(config, checkpoint.config if checkpoint else config.unet, (config.width, config.height))
-    plan.check(job.device, _encoder_bytes(job, config.loop.precision, (*_FOR_ALL, "image_encoder")))
+    plan.check(job.device, _encoder_bytes(job, config.loop.precision, ENCODERS))
     if checkpoint is None:
         base = build_base(config)
         longest = max(config.shapes, key=lambda shape: shape.frames)
@@ -119,12 +117,13 @@ def run_refiner(job: TrainingJob) -> None:
     """Trains the refinement network."""
     config = read_recipe(RefinerTraining, job.recipe)
     job.check(LORA if config.lora_rank else "refiner")
+    job.check_encoders(*ENCODERS[:2])
     folder, release, checkpoint = job.model / "refiner", {}, None
     if folder.is_dir():
         checkpoint, release = open_refiner(folder), read_config(folder).get("release", {})
     width, height = config.crop or (config.width, config.height)
     plan = _plan(config, checkpoint.config if checkpoint else config.unet, (width, height))
-    plan.check(job.device, _encoder_bytes(job, config.loop.precision, _FOR_ALL))
+    plan.check(job.device, _encoder_bytes(job, config.loop.precision, ENCODERS[:2]))
     if checkpoint is None:
         network = build_refiner(config)
     else:

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -408,7 +409,7 @@ def test_a_model_that_is_none_leaves_no_folder(bundles, tmp_path, caplog, more):
     [
         (["--no-plain"], "Ray: expected one that starts here, found none (The current node timed out). Try again, or"),
         (
-            ["--address", "h:1"],
+            ["--address", "auto"],
             "--address: expected a Ray cluster that answers, found none (The current node timed out)",
         ),
     ],
@@ -422,6 +423,44 @@ def test_a_ray_that_does_not_answer_is_said(bundles, monkeypatch, tmp_path, capl
     command = ["batch", str(tmp_path / "jobs.csv"), "--model", str(bundles()), "--out", str(tmp_path / "out")]
     assert main([*command, *more]) == 2
     assert f"error: {message}" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_an_address_where_nothing_listens_is_said_before_ray_tries_it(form, monkeypatch, tmp_path, caplog):
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **_: pytest.fail("Ray tries for minutes")))
+    (tmp_path / "jobs.csv").write_text("image,prompt\n")
+    with socket.socket() as taken:  # bound, so that no other process listens there, and not listening itself
+        taken.bind(("127.0.0.1", 0))
+        address = form.format(taken.getsockname()[1])
+        command = ["batch", str(tmp_path / "jobs.csv"), "--out", str(tmp_path / "out"), "--address", address]
+        assert main(command) == 2
+    assert f"error: --address: expected a Ray cluster that answers, found none ({address}: " in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://localhost:{}"])
+def test_where_something_listens_ray_is_asked(form, bundles, monkeypatch, tmp_path):
+    asked = []
+
+    def init(address, **_):
+        asked.append(address)
+        raise ConnectionError("no Ray there")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, shutdown=lambda: None))
+    (tmp_path / "jobs.csv").write_text("image,prompt\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = form.format(server.getsockname()[1])
+        command = ["batch", str(tmp_path / "jobs.csv"), "--model", str(bundles()), "--out", str(tmp_path / "out")]
+        assert main([*command, "--address", address]) == 2
+    assert asked == [address]
+
+
+@pytest.mark.parametrize("address", ["head", "head:", "head:first", "head:99999", "ray://head", ":6379"])
+def test_what_is_no_address_is_said(address, tmp_path, caplog):
+    (tmp_path / "jobs.csv").write_text("image,prompt\n")
+    assert main(["batch", str(tmp_path / "jobs.csv"), "--out", str(tmp_path / "out"), "--address", address]) == 2
+    assert f"error: --address: expected HOST:PORT or auto, found {address!r}" in caplog.text
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_ray_the_remedy_is_said(monkeypatch, tmp_path, caplog):

@@ -9,6 +9,7 @@ from diffusers import I2VGenXLPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from safetensors import safe_open
+from transformers import CLIPImageProcessor
 
 from i2vgen_core import BaseOptions, Cascade
 from i2vgen_core.checkpoints.bundle import write_index, write_tensors
@@ -26,6 +27,14 @@ def test_every_part_is_there(pipeline):
     assert all(part is not None for part in pipeline.components.values())
     assert pipeline.vae.config.scaling_factor == 0.18215
     assert pipeline.feature_extractor.crop_size["height"] == toy.SIZE.image_size
+
+
+def test_its_feature_extractor_is_clips(pipeline):
+    side = toy.SIZE.image_size
+    made = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    picture = torch.randint(0, 256, (90, 130, 3), dtype=torch.uint8).numpy()
+    expected, found = (each(picture, return_tensors="pt").pixel_values for each in (made, pipeline.feature_extractor))
+    assert torch.equal(expected, found) and expected.shape == (1, 3, side, side)
 
 
 def test_its_tokens_are_the_official_ones(pipeline, bundles):

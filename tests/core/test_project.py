@@ -86,6 +86,13 @@ def test_code_of_the_documents_imports_what_is_there(file: Path) -> None:
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
+def test_the_training_page_can_be_followed_to_its_end() -> None:
+    page = (ROOT / "i2vgen_core" / "training" / "README.md").read_text(encoding="utf-8")
+    runs, recipes = re.findall(r" --run +(\S+)", page), set(re.findall(r" --config +(\w+)", page))
+    assert len(runs) > 20 and len(runs) == len(set(runs)), "a folder that another run is in goes on with that one"
+    assert recipes <= {file.stem for file in (ROOT / "i2vgen_core" / "training" / "recipes").glob("*.json")}
+
+
 def test_the_benchmarks_have_one_place_for_their_table() -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert re.search(r"<!-- benchmarks -->\n[^<]*\| What \| Found \|[^<]*<!-- end of benchmarks -->\n", text)

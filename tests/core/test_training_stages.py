@@ -28,6 +28,7 @@ from i2vgen_core.memory import DTYPES
 from i2vgen_core.network.control import Hint
 from i2vgen_core.sampling.options import BaseOptions, RefineOptions
 from i2vgen_core.training import base, diffusion, stages
+from i2vgen_core.training.clip import CLIPTraining
 from i2vgen_core.training.data import World
 from i2vgen_core.training.loop import CHECKPOINT, LoopConfig
 from i2vgen_core.training.recipe import parse_recipe
@@ -257,6 +258,36 @@ class TestCommands:
         command = ["train", "vae", "--config", "none", "--model", str(tmp_path), "--run", str(tmp_path)]
         assert main(command) == 2
         assert "expected a recipe" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("stage", "parts", "missing", "remedy"),
+        [
+            ("base", (), "vae", "train vae"),
+            ("refiner", ("vae",), "text_encoder", "train clip"),
+            ("base", ("vae", "text_encoder"), "image_encoder", "train clip"),
+        ],
+    )
+    def test_an_encoder_that_is_not_there_is_said_before_the_training(
+        self, tmp_path, caplog, stage, parts, missing, remedy
+    ):
+        (tmp_path / "recipe.json").write_text(json.dumps(SMALL[stage]))
+        model = tmp_path / "model"
+        for part in parts:
+            (model / part).mkdir(parents=True)
+        command = ["train", stage, "--config", str(tmp_path / "recipe.json"), "--run", str(tmp_path / "run")]
+        assert main([*command, "--model", str(model)]) == 2
+        assert f"--model: expected a folder with {missing}/ in it, found none in '{model}'. Train it" in caplog.text
+        assert f"`{remedy}`" in caplog.text and not (tmp_path / "run").exists()
+
+    def test_data_that_are_not_there_are_said(self, tmp_path, caplog):
+        (tmp_path / "recipe.json").write_text(json.dumps(SMALL["vae"]))
+        command = ["train", "vae", "--config", str(tmp_path / "recipe.json"), "--model", str(tmp_path / "model")]
+        assert main([*command, "--run", str(tmp_path / "run"), "--data", str(tmp_path / "none")]) == 2
+        assert f"--data: expected a folder or a table, found nothing at '{tmp_path / 'none'}'" in caplog.text
+
+    def test_a_batch_of_one_clip_teaches_clip_nothing(self):
+        with pytest.raises(InputError, match=r"batch: expected 2 to .*found 1"):
+            parse_recipe(CLIPTraining, {"batch": 1}, "recipe")
 
     @pytest.mark.slow
     def test_evaluate_exits_with_1_where_a_bar_is_missed(self, trained, tmp_path, capsys):

@@ -21,7 +21,7 @@ from i2vgen_core.network import attention as attention_module
 from i2vgen_core.network import blocks as layers
 from i2vgen_core.network.attention import scaled_dot_product_attention
 from i2vgen_core.network.blocks import FreeU, Layers, SpatialTransformer, TemporalTransformer, fourier_filter
-from i2vgen_core.network.hooks import AttentionHooks, BlockHooks, Hooks
+from i2vgen_core.network.hooks import AttentionHooks, BlockHooks, BlockName, Hooks
 from i2vgen_core.network.image_conditioning import DetailEncoder, GlobalEncoder, position_ramp
 from i2vgen_core.network.unet import UNet
 
@@ -436,6 +436,26 @@ def test_the_global_encoders_layers_come_from_the_operations_alone():
     operations, made = counting_operations()
     encoder = GlobalEncoder(4, 64, Layers(operations))
     assert made == {"Conv2d": len(weighted_layers(encoder))} == {"Conv2d": 3}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("padding", [(1, 1), (2, 1)])
+@pytest.mark.parametrize(("height", "width"), [(8, 1), (8, 2), (4, 2), (8, 3), (8, 8)])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_a_narrow_result_of_16_bits_is_written_whole(dtype, padding, height, width, autocast):
+    torch.manual_seed(0)
+    block = layers.Downsample(BlockName("input", 1), 128, padding, Layers())
+    x = torch.randn(2, 128, height, width)
+    expected = block.op(x)
+    left = [torch.full(expected.shape, float("nan"), dtype=dtype) for _ in range(16)]
+    del left  # what the next results may find where they are put
+    if autocast:
+        with torch.autocast("cpu", dtype):
+            found = block(x, None)
+    else:
+        found = block.to(dtype)(x.to(dtype), None)
+    assert found.dtype == dtype and found.shape == expected.shape
+    assert (found.float() - expected).abs().max() < 0.05  # bfloat16 rounds values below 4 by 2^-7, and inputs alike
 
 
 @pytest.mark.parametrize("kind", toy.KINDS)
