@@ -310,7 +310,8 @@ def save_thumbnail(halves: list[tuple[str, list[Image.Image]]], file: Path) -> N
         sheet = Image.new("RGB", (SIDE, SIDE))
         for top, (label, frames) in zip((0, SIDE // 2), halves, strict=True):
             frame, room = frames[number % len(frames)], (SIDE, SIDE // 2)
-            pair = not 1.2 < frame.width / frame.height < 3  # two videos below or beside each other stay whole
+            # two videos of 2:1 below or beside each other stay whole
+            pair = frame.width == frame.height or frame.width > 3 * frame.height
             fit = ImageOps.pad if pair else ImageOps.fit
             sheet.paste(fit(frame, room, Image.Resampling.BICUBIC), (0, top))
             draw = ImageDraw.Draw(sheet, "RGBA")

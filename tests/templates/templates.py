@@ -214,7 +214,7 @@ def base_swap_encoder() -> Graph:
     made, made_swapped = start.conditions(details, own), start.conditions(details, swapped)
     one = start.sample(graph.group("5. Base stage: own tokens"), made)
     two = start.sample(graph.group("6. Base stage: swapped"), made_swapped)
-    save_compared(graph.group("7. Above: own, below: swapped"), one, two, RATE, graph.name)
+    save_compared(graph.group("7. Own above swapped"), one, two, RATE, graph.name)
     return graph
 
 
