@@ -21,16 +21,16 @@ class CompareVideos(io.ComfyNode):
             inputs=[
                 io.Image.Input(
                     "images_a",
-                    tooltip="The video on the left. Sizes may differ: the smaller one is enlarged to the larger one's. Of "
+                    tooltip="The video on the left, or above. Sizes may differ: the smaller one is enlarged to the larger one's. Of "
                     "different lengths, as many frames are compared as the shorter one has.",
                 ),
-                io.Image.Input("images_b", tooltip="The video on the right, such as the same one refined."),
+                io.Image.Input("images_b", tooltip="The video on the right, or below, such as the same one refined."),
                 io.Combo.Input(
                     "mode",
                     options=list(LAYOUTS),
                     default="side_by_side",
                     tooltip="side_by_side shows both whole, in twice the width. split shows the left half of a and the right "
-                    "half of b in one frame.",
+                    "half of b in one frame. stacked shows both whole, b below a.",
                 ),
             ],
             outputs=[

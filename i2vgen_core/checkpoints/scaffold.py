@@ -76,14 +76,14 @@ SIZES = {
 
 
 def scaffold(
-    folder: Path, size: Size, *, base: Kind = "i2vgen_xl", refiner: Kind = "vid2vid_xl", seed: int = 0
+    folder: Path, size: Size, *, base: Kind = "i2vgen_xl", refiner: Kind | None = "vid2vid_xl", seed: int = 0
 ) -> None:
     """Writes a bundle: unet/, vae/, text_encoder/, image_encoder/, tokenizer/ and refiner/.
 
     Args:
         folder: made if it is not there.
         size: one of SIZES, or another.
-        base, refiner: kinds of the two networks.
+        base, refiner: kinds of the two networks; None for no refiner.
         seed: of the weights.
 
     Raises:
@@ -93,7 +93,8 @@ def scaffold(
         raise InputError("folder", "a new or empty one", str(folder), "Choose another, or remove it first.")
     weights = _Weights(seed, size.dtype)
     _write_network(folder / "unet", _of_kind(size.unet, base), weights)
-    _write_network(folder / "refiner", _of_kind(size.unet, refiner), weights)
+    if refiner is not None:
+        _write_network(folder / "refiner", _of_kind(size.unet, refiner), weights)
     _write_encoders(folder, size, weights)
     _write_autoencoder(folder / "vae", size, weights)
     write_tokenizer(folder / "tokenizer")

@@ -14,7 +14,7 @@ from ..errors import check_choice
 from .images import check_images, luma
 from .tables import plain_table
 
-Layout = Literal["side_by_side", "split"]
+Layout = Literal["side_by_side", "split", "stacked"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 _LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
@@ -25,7 +25,7 @@ class Comparison:
     """The outcome of `compare`.
 
     Args:
-        frames: [F, height, width or twice that, 3] in 0..1.
+        frames: [F, height, width, 3] in 0..1, width or height twice a video's where both are whole.
         psnr: of each frame of the one video against the other's, in dB.
         sharpness: of each frame of both.
     """
@@ -51,7 +51,7 @@ def compare(a: Tensor, b: Tensor, layout: Layout = "side_by_side") -> Comparison
     Args:
         a, b: [F, H, W, 3] in 0..1, each of its own size and length.
         layout: "side_by_side" puts the whole of b to the right of a; "split" shows a's left half and b's right one with
-            a white line between.
+            a white line between; "stacked" puts the whole of b below a, where a wide video is seen larger.
 
     Raises:
         InputError: a or b is not such a tensor, or there is no such layout.
@@ -98,6 +98,8 @@ def sharpness(frames: Tensor) -> Tensor:
 def _laid_out(a: Tensor, b: Tensor, layout: Layout) -> Tensor:
     if layout == "side_by_side":
         return torch.cat([a, b], dim=2)
+    if layout == "stacked":
+        return torch.cat([a, b], dim=1)
     width = a.shape[2]
     middle, line = width // 2, max(1, width // 512)
     frames = torch.cat([a[:, :, :middle], b[:, :, middle:]], dim=2)

@@ -17,6 +17,12 @@ def test_side_by_side_shows_both_whole():
     assert torch.equal(frames[:, :, :24], a) and torch.equal(frames[:, :, 24:], b)
 
 
+def test_stacked_shows_both_whole_the_second_below():
+    a, b = noise(2, 16, 24), noise(2, 16, 24, 1)
+    frames = compare(a, b, "stacked").frames
+    assert torch.equal(frames[:, :16], a) and torch.equal(frames[:, 16:], b)
+
+
 def test_split_shows_a_half_of_each():
     a, b = noise(2, 16, 24), noise(2, 16, 24, 1)
     frames = compare(a, b, "split").frames
@@ -69,5 +75,5 @@ def test_table():
 def test_what_cannot_be_compared():
     with pytest.raises(InputError, match=r"video b.*alpha"):
         compare(noise(1, 8, 8), torch.rand(1, 8, 8, 4))
-    with pytest.raises(InputError, match="side_by_side or split"):
+    with pytest.raises(InputError, match="side_by_side or split or stacked"):
         compare(noise(1, 8, 8), noise(1, 8, 8), "wipe")

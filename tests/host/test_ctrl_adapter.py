@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import full_size_control
 from i2vgen_core.cascade import Cascade
 from i2vgen_core.checkpoints.adapter import load_adapter
 from i2vgen_core.config import VAE_SCALE
@@ -21,6 +22,7 @@ from ..templates.steering import edges_to_video
 from . import graphs
 from .compare import relative_error
 from .graphs import node
+from .test_stock_nodes import _windows
 
 sys.path.append(str(Path(__file__).parents[1] / "core"))
 import adapters
@@ -139,9 +141,31 @@ def test_what_does_not_fit_is_said(host, given, change, words):
     assert words in str(result.error)
 
 
+def test_windows_of_frames_are_refused(host, given):
+    """The adapter numbers the frames that it is given: those of a window would be taken for the first."""
+    window = _windows(host, 2, 1)
+    window["inputs"]["model"] = ["steered", 0]
+    graph = graphs.changed(_graph(host, given) | {"window": window}, base__model=["window", 0])
+    result = host.run(graph, {"latent": ("base", 0)})
+    assert "with Ctrl-Adapter there are no context windows" in str(result.error)
+
+
 def test_key_frames_are_numbers(host, given):
     result = host.run(_graph(host, given, key_frames="0 five"), {"latent": ("base", 0)})
     assert "key frames: expected numbers of frames" in str(result.error)
+
+
+def test_the_graph_that_is_measured_at_full_size(host, given):
+    """Here with made-up networks of toy size: both of its samplers run, and the adapter changes the video."""
+    host.given |= given
+    graph = full_size_control.graph(graphs.FRAMES, 64, 1)
+    graph["loader"]["inputs"]["bundle"] = graphs.BUNDLE
+    graph |= {name: node("GiveForTest", name=name) for name in ("adapter", "good", "bad")}
+    graph["net"] = node("GiveForTest", name="control")
+    del graph["clip"]
+    steered, plain = host.values(graph, "steered", "plain")
+    assert steered.shape == plain.shape == (graphs.FRAMES, 4, 8, 8)
+    assert relative_error(steered, plain) > full_size_control.DIFFERENT
 
 
 def test_the_template_runs_where_its_files_are(host, given):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from i2vgen_core.cascade import Cascade
+from i2vgen_core.config import VAE_SCALE
 from i2vgen_core.editing import edit_clip, invert_clip
 from i2vgen_core.media.images import read_image
 from i2vgen_core.sampling.options import EditOptions
@@ -118,15 +121,25 @@ def test_the_edit_is_the_cores_and_its_inversion_is_kept(host, graph, clip, bund
 
 def test_progress_and_preview_cover_both_parts(host, graph, monkeypatch):
     import comfy.utils
+    import latent_preview
+    from comfy.cli_args import LatentPreviewMethod
 
-    shown: list[tuple[int, int]] = []
-    hook = lambda value, total, preview, **_: shown.append((value, total))  # noqa: E731
+    shown: list[tuple[int, int, Any]] = []
+    hook = lambda value, total, preview, **_: shown.append((value, total, preview))  # noqa: E731
+    monkeypatch.setattr(latent_preview.args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    monkeypatch.setattr(latent_preview, "default_preview_method", LatentPreviewMethod.Latent2RGB, raising=False)
     graph = graphs.changed(graph, source_clip_encode__prompt="a dog")
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
     # The host leaves out steps that come within a tenth of a second of the last one shown.
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0, raising=False)
-    host.value(graph)
-    assert [each for each in shown if each[1] == 8] == [(step, 8) for step in range(1, 9)]
+    latent, model = host.values(graph, "base", "loader")
+    steps = [each for each in shown if each[1] == 8]
+    assert [value for value, _, _ in steps] == list(range(1, 9))
+    pictures = [np.asarray(preview[1]) for _, _, preview in steps]
+    previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+    _, made, _ = previewer.decode_latent_to_preview_image("JPEG", latent * VAE_SCALE)
+    assert np.abs(pictures[-1].astype(int) - np.asarray(made)).max() <= 1, "the last one is the edit's latent"
+    assert all((one != other).any() for one, other in pairwise(pictures))
 
 
 def test_a_cancelled_edit_stops_within_a_step(host, graph, monkeypatch, rows):

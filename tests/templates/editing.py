@@ -8,7 +8,7 @@ from typing import Any
 from . import notes
 from .graph import Graph, Node
 from .settings import BASE_VIDEO, prompt_of
-from .stages import edit_stage, save, scene
+from .stages import edit_stage, save, save_compared, scene
 
 _OFF: dict[str, Any] = {"bypassed": True}
 _RED, _PAINTED = 0xE02E33, prompt_of(13).replace("green", "red")
@@ -75,8 +75,7 @@ def _edited(graph: Graph, video: Node, first_frame: Node, **settings: Any) -> Gr
     edited = edit_stage(graph.group("3. Edit"), video["images"], first_frame, video["fps"], **settings)
     save(graph.group("4. Edited video"), edited["VIDEO"], graph.name)
     end = graph.group("5. Before and after")
-    both = end.add("I2VGenXLCompareVideos", images_a=video["images"], images_b=edited["IMAGE"])
-    save(end, end.add("CreateVideo", images=both, fps=video["fps"]), f"{graph.name}_compared")
+    save_compared(end, video["images"], edited["IMAGE"], video["fps"], f"{graph.name}_compared")
     return graph
 
 

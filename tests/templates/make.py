@@ -66,9 +66,9 @@ THUMBNAILS: dict[str, tuple[tuple[str, int | str], tuple[str, int | str]]] = {
     "camera": (_PICTURE, ("the camera pans", -1)),
     "shots": (_PICTURE, ("a story of four shots", -1)),
     "prompt_help": (_PICTURE, ("a prompt, checked", -1)),
-    "video_recolour": (("its first frame, painted", 0), ("the whole clip follows", -1)),
-    "video_image_edit": (("its first frame, for a model", 0), ("before and after", -1)),
-    "video_style": (("a style for its first frame", 0), ("the whole clip follows", -1)),
+    "video_recolour": (("its first frame, painted", 0), ("the whole clip follows", -2)),
+    "video_image_edit": (("its first frame, for a model", 0), ("the whole clip follows", -2)),
+    "video_style": (("a style for its first frame", 0), ("the whole clip follows", -2)),
 }
 """What the two halves of a thumbnail say and show: which of the run's pictures and videos, in the order of the nodes' ids,
 or a file of an earlier one."""
@@ -310,9 +310,9 @@ def save_thumbnail(halves: list[tuple[str, list[Image.Image]]], file: Path) -> N
         sheet = Image.new("RGB", (SIDE, SIDE))
         for top, (label, frames) in zip((0, SIDE // 2), halves, strict=True):
             frame, room = frames[number % len(frames)], (SIDE, SIDE // 2)
-            fit = (
-                ImageOps.pad if frame.width > 3 * frame.height else ImageOps.fit
-            )  # two videos beside each other stay whole
+            # two videos of 2:1 below or beside each other stay whole
+            pair = frame.width == frame.height or frame.width > 3 * frame.height
+            fit = ImageOps.pad if pair else ImageOps.fit
             sheet.paste(fit(frame, room, Image.Resampling.BICUBIC), (0, top))
             draw = ImageDraw.Draw(sheet, "RGBA")
             left, high, right, low = draw.textbbox((10, top + SIDE // 2 - 26), label, font_size=15)

@@ -169,11 +169,10 @@ MS-Image2Video (cfg 3) starts from offset noise, which the stock sampler does no
 SWAP = f"""# Swap an encoder
 
 The picture reaches the network on two ways: as global tokens and details from *Global Encode*, and as CLIP tokens from \
-*CLIP Encode*. Here the two blocks see different pictures. On the left, both see the first one; on the right, CLIP sees the \
-other one.
+*CLIP Encode*. Here the two blocks see different pictures. Above, both see the first one; below, CLIP sees the other one.
 
 Global tokens and details carry what is seen, CLIP tokens what is meant. The tiny cascade's world has no meaning that its \
-details do not show, so the two sides differ little. Swap the wires into Global Encode instead, and the picture itself \
+details do not show, so the two videos differ little. Swap the wires into Global Encode instead, and the picture itself \
 changes.
 
 {_TINY}
@@ -262,7 +261,7 @@ What goes into the stages and what comes out.
 CLIP tokens and the details of frame 0; positive beside negative. Bright is large.
 - *Spectrum* is the paper's analysis: power by spatial and by temporal frequency, before and after the refiner. A refiner \
 that works lifts the right end of the spatial curve, sharpness, and lowers the right end of the temporal one, flicker.
-- *Compare Videos* puts before and after side by side. PSNR says how much was changed, not how good it is.
+- *Compare Videos* puts the frames after below those before. PSNR says how much was changed, not how good it is.
 
 The inspecting blocks change nothing. Take them out, and the video is the same. The second stage is one block; the template \
 *15* has it in single ones.

@@ -148,14 +148,23 @@ class Start:
         return group.add("I2VGenXLVAEDecode", vae=self.vae, latent=latent)
 
 
-def save(group: Group, video: Node | Output, name: str, title: str = "") -> Node:
+def save(group: Group, video: Node | Output, name: str, title: str = "", room: int = 0) -> Node:
     """A video to a file, which the front end plays."""
-    return group.add("SaveVideo", title=title or None, video=video, filename_prefix=f"video/i2vgen_xl_{name}")
+    prefix = f"video/i2vgen_xl_{name}"
+    return group.add("SaveVideo", title=title or None, video=video, filename_prefix=prefix, room=room)
 
 
 def save_frames(group: Group, frames: Node | Output, name: str) -> Node:
     """Frames to a file, at the rate of the official code's files."""
     return save(group, group.add("CreateVideo", images=frames, fps=RATE), name)
+
+
+def save_compared(group: Group, a: Output, b: Output, rate: Output | float, name: str) -> Node:
+    """Two videos of frames to a file, the second below the first: beside it, a narrow block shows them as a strip. Returns the
+    comparison's node."""
+    both = group.add("I2VGenXLCompareVideos", images_a=a, images_b=b, mode="stacked")
+    save(group, group.add("CreateVideo", images=both, fps=rate), name, room=430)
+    return both
 
 
 def refinement(graph: Graph, base: Node, picture: Picture, size: tuple[int, int], number: int) -> Node:

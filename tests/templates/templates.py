@@ -9,7 +9,17 @@ from . import notes
 from .directing import DIRECTING
 from .editing import EDITING
 from .graph import Graph, Group, Node
-from .settings import BASE_VIDEO, OWN_SIZE, REFINER, TINY_GUIDANCE, TINY_STEPS, WITH_BASE, released, short_prompt_of
+from .settings import (
+    BASE_VIDEO,
+    OWN_SIZE,
+    RATE,
+    REFINER,
+    TINY_GUIDANCE,
+    TINY_STEPS,
+    WITH_BASE,
+    released,
+    short_prompt_of,
+)
 from .stages import (
     Conditions,
     Start,
@@ -17,6 +27,7 @@ from .stages import (
     first_stage,
     refinement,
     save,
+    save_compared,
     save_frames,
     scene,
     second_stage,
@@ -60,8 +71,7 @@ def refine_video() -> Graph:
     refined = second_stage(graph.group("3. Second stage"), loader, frames=parts["images"], rate=parts["fps"])
     save(graph.group("4. Refined video"), refined["VIDEO"], graph.name)
     end = graph.group("5. Before and after")
-    both = end.add("I2VGenXLCompareVideos", images_a=parts["images"], images_b=refined["IMAGE"])
-    save(end, end.add("CreateVideo", images=both, fps=parts["fps"]), f"{graph.name}_compared")
+    save_compared(end, parts["images"], refined["IMAGE"], parts["fps"], f"{graph.name}_compared")
     return graph
 
 
@@ -82,8 +92,7 @@ def cascade_step_by_step() -> Graph:
     spectra.add("PreviewImage", images=plot["IMAGE"], title="Spectra")
     table(spectra, plot["table"], "Spectra: decibels", 350)
     end = graph.group("7. Before and after")
-    compared = end.add("I2VGenXLCompareVideos", images_a=frames, images_b=refined)
-    save_frames(end, compared, graph.name)
+    compared = save_compared(end, frames, refined, RATE, graph.name)
     table(graph.group("What was changed"), compared["table"], "PSNR and sharpness")  # last: it grows with the frames
     return graph
 
@@ -205,9 +214,7 @@ def base_swap_encoder() -> Graph:
     made, made_swapped = start.conditions(details, own), start.conditions(details, swapped)
     one = start.sample(graph.group("5. Base stage: own tokens"), made)
     two = start.sample(graph.group("6. Base stage: swapped"), made_swapped)
-    compare = graph.group("7. Left: own, right: swapped")
-    both = compare.add("I2VGenXLCompareVideos", images_a=one, images_b=two)
-    save_frames(compare, both, graph.name)
+    save_compared(graph.group("7. Own above swapped"), one, two, RATE, graph.name)
     return graph
 
 
