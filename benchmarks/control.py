@@ -258,7 +258,7 @@ def rows(judged: Sequence[Case], runs: Runs) -> list[tuple[str, str, float, floa
 
 
 def write(judged: Sequence[Case], runs: Runs) -> None:
-    """The page's table, and a sheet for each control: the truth or the rough animation, without it, with it, of up to four
+    """The page's table, and a sheet for each control: the truth or the rough animation, without it, with it, of two
     scenes."""
     table = ["| What is measured | Bar | Without | With |", "|---|---|---|---|"]
     table += [f"| {name} | {bar} | {without:.2f} | {given:.2f} |" for name, bar, without, given in rows(judged, runs)]
@@ -274,7 +274,7 @@ def write(judged: Sequence[Case], runs: Runs) -> None:
     }
     for name, (above, without) in shown.items():
         parts = []
-        for case in judged[:4]:
+        for case in judged[:2]:
             made = runs[case.seed]
             clips = (case.truth.frames if above is None else made[above], made[without], made[name])
             parts += [moments(clip, _SHOWN) for clip in clips]
