@@ -385,7 +385,9 @@ class TestJudge:
         """A cascade that shows the truth, but for few steps, through the command."""
         release = SimpleNamespace(width=96, height=56, frames=4)
         vae = SimpleNamespace(encode=lambda frames: frames)
-        stub = SimpleNamespace(base=SimpleNamespace(release=release), vae=vae, decode=lambda latent, **_: latent)
+        unet = SimpleNamespace(config=SimpleNamespace(kind="i2vgen_xl"))
+        base = SimpleNamespace(release=release, unet=unet)
+        stub = SimpleNamespace(base=base, vae=vae, decode=lambda latent, **_: latent)
         monkeypatch.setattr("i2vgen_core.commands.evaluate.Cascade", lambda *_, **__: stub)
         monkeypatch.setattr(Judge, "video", lambda self, case, options=None: case.truth.frames)
         sheet, figures = tmp_path / "sheet.png", tmp_path / "figures.json"

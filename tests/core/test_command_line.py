@@ -12,6 +12,7 @@ import signal
 import sys
 from dataclasses import astuple, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -151,6 +152,7 @@ class Recorder:
     """Stands for the cascade: keeps what it is given and returns frames of zeros."""
 
     device = torch.device("cpu")
+    base = SimpleNamespace(unet=SimpleNamespace(config=SimpleNamespace(kind="i2vgen_xl")))
 
     def __init__(self, folder, **options):
         self.seen = Recorder.last = {"model": folder, **options}

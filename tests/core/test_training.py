@@ -19,6 +19,7 @@ from i2vgen_core.config import TIMESTEPS, UNetConfig
 from i2vgen_core.errors import InputError
 from i2vgen_core.sampling.schedules import cosine_zero_snr
 from i2vgen_core.training import base, clip, diffusion, refiner, vae
+from i2vgen_core.training.animate import AnimateTraining
 from i2vgen_core.training.compose import ComposeTraining
 from i2vgen_core.training.data import World
 from i2vgen_core.training.distil import DistilTraining
@@ -29,6 +30,7 @@ from i2vgen_core.training.watch import draw_curves, read_log
 
 STAGE_OF_RECIPE = {"vae": vae.VAETraining, "clip": clip.CLIPTraining, "base": base.BaseTraining}
 STAGE_OF_RECIPE |= {"refiner": refiner.RefinerTraining, "compose": ComposeTraining, "distil": DistilTraining}
+STAGE_OF_RECIPE |= {"animate": AnimateTraining}
 
 
 def regression(folder: Path, config: LoopConfig) -> Loop[torch.Tensor]:
