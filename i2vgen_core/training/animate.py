@@ -128,11 +128,12 @@ def train_animate(
             given, begins = float(rng.random() >= _ALONE), float(rng.random() < config.first_frame)
             poses, frame = who.poses[there].float() / 255, who.frames[start].float() / 255
             told = torch.tensor([given, given * begins])
-            rows.append((who.latents[there], who.latents[0], who.image, poses, who.poses[0].float() / 255, frame, told))
+            latents = who.latents.float()  # torch's autocast on the CPU stacks no float16
+            rows.append((latents[there], latents[0], who.image, poses, who.poses[0].float() / 255, frame, told))
         latents, reference, image, poses, reference_pose, frame, told = (
             torch.stack(parts).to(device) for parts in zip(*rows, strict=True)
         )
-        return _Batch(latents.float(), reference.float(), image, poses, reference_pose, frame, *told.unbind(1))
+        return _Batch(latents, reference, image, poses, reference_pose, frame, *told.unbind(1))
 
     def loss(b: _Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         frames, height, width = b.latents.shape[1], *b.latents.shape[3:]

@@ -179,7 +179,7 @@ class TestWalkers:
 def animated(model, folder):
     """The same for an animator."""
     job = trained(model, folder)
-    loop = {"steps": 2, "log_every": 1, "learning_rate": 1e-2, "warmup": 1}
+    loop = {"steps": 2, "log_every": 1, "learning_rate": 1e-2, "warmup": 1, "precision": "bf16"}
     recipe = {"width": 64, "height": 96, "frames": 2, "clips": 2, "people": 2, "first_frame": 1.0, "loop": loop}
     (folder / "recipe.json").write_text(json.dumps(recipe))
     return job
