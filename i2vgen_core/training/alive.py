@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
-from ..media.world import Pace, Speed
+from ..media.world import Pace, Rgb, Speed, Split
 from .data import Sample
-from .emoji import CAST, FPS, EmojiFolder, Split
+from .emoji import CAST, FPS, EmojiFolder
 from .photos import Photos
 from .words import action, agreed, background_words, camera_words, noun, travel_words
 
@@ -50,8 +50,6 @@ GROWTH: dict[Speed, float] = {"slowly": 0.12, "quickly": 0.28}  # of the logarit
 PACE = Pace(TRAVEL, TURN, GROWTH)
 DURATION = 15 / 8  # seconds from the first to the last of 16 frames at 8 fps
 _ASPECT = 12 / 7  # of the picture that scenes are placed in
-
-Rgb = tuple[float, float, float]
 
 
 @dataclass(frozen=True)

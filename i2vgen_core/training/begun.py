@@ -31,9 +31,8 @@ def run_compose(job: TrainingJob) -> None:
     config = read_recipe(ComposeTraining, job.recipe)
     _check_without_data(job, "a composer", "of other videos depth, motion and holes are not known")
     longest = max(config.shapes, key=lambda shape: shape.frames)
-    kinds: tuple[Kind, ...] = ("tft2v_composer", *COMPOSERS)
     settings = {"width": config.width, "height": config.height, "frames": longest.frames, "fps": longest.fps[0]}
-    network, release = _begun(job, kinds, COMPOSER_STEMS, config.loop.seed, "Composer", settings)
+    network, release = _begun(job, COMPOSERS, COMPOSER_STEMS, config.loop.seed, "Composer", settings)
     encoders = Encoders(job.model, job.device, encoder_type(job, config.loop.precision))
     loop = train_compose(network, encoders, job.run, config, job.device)
     finish(loop, job, lambda: _write(job, network, release))
@@ -76,7 +75,7 @@ def _begun(
     if kind != "i2vgen_xl":
         expected = f"{' or '.join(kinds)}, or an I2VGen-XL base"
         raise InputError(str(job.model / "unet"), expected, kind, "Name another model.")
-    check_beside(job)
+    _check_beside(job)
     title = f"{title} on {release.get('title', 'I2VGen-XL base')}"
     own = {"title": title, "prompt_suffix": "", **settings}
     return begin(network, kinds[0], stems, settings["fps"], seed), release | own
@@ -116,7 +115,7 @@ def run_distil(job: TrainingJob) -> None:
     config = read_recipe(DistilTraining, job.recipe)
     job.check("unet")
     job.check_encoders(*ENCODERS)
-    check_beside(job)
+    _check_beside(job)
     folder = job.model / "unet"
     checkpoint, own = open_base(folder), read_config(folder).get("release", {})
     release = release_of(checkpoint.config.kind, own)
@@ -132,7 +131,7 @@ def run_distil(job: TrainingJob) -> None:
     finish(loop, job, lambda: write_base(job, student, own))
 
 
-def check_beside(job: TrainingJob) -> None:
+def _check_beside(job: TrainingJob) -> None:
     """Raises InputError where what is trained would be written over the base that it begins with."""
     if job.result.resolve() == job.model.resolve():
         raise InputError("--out", "another folder than --model", f"'{job.model}'", "Name one: the base is kept.")

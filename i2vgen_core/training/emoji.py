@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..media.rendering import render
-from ..media.world import BACKGROUNDS, COLOURS, KINDS, Background, Outline, Scene, Shape, held_out
+from ..media.world import BACKGROUNDS, COLOURS, KINDS, Background, Outline, Scene, Shape, Split, held_out
 
 FPS = 24
 LISTING = "emoji.json"
@@ -32,7 +32,6 @@ STILLS = "stills.bin"
 STILLS_OF_EACH = 3
 SIDE = 256
 
-Split = Literal["train", "held_out"]
 
 GROUPS = (
     "Activities",

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..media.images import read_image
-from .emoji import Split
+from ..media.world import Split
 
 FOLDER = "photos"
 HELD_OUT = "held_out"

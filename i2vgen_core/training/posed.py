@@ -61,7 +61,7 @@ def posed(cascade: Cascade, seeds: Sequence[int] = range(16), options: AnimateOp
         walker = sample_walker(seed, "held_out")
         frames, poses = shown(walker, *size)
         other, _ = shown(replace(walker, gait="jumps" if walker.gait != "jumps" else "bends"), *size)
-        still = torch.cat([poses[:1], poses[:1].expand(len(poses) - 1, -1, -1, -1)])
+        still = poses[:1].expand_as(poses)
         told = replace(options, seed=seed)
         with_poses, standing = (
             cascade.decode(animate(cascade, frames[:1], each, told)).float().cpu() for each in (poses, still)

@@ -18,13 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..media.world import Rgb, Split
 from ..poses.keypoints import BODY, MISSING, Poses
 
 Gait = Literal["walks", "waves", "jumps", "bends"]
 GAITS: tuple[Gait, ...] = get_args(Gait)
 
-Split = Literal["train", "held_out"]
-Rgb = tuple[float, float, float]
 _Joints = dict[str, npt.NDArray[np.float64]]
 
 _LEG, _ARM, _HEAD, _FOOT = 0.48, 0.36, 0.11, 0.08  # of the height; the head's is its radius

@@ -14,6 +14,7 @@ from ...i2vgen_core.media.images import check_images, video_frame
 from ...i2vgen_core.media.warp import boxes, camera, drag
 from ...i2vgen_core.sampling.held import Held, both, clocks, free_at
 from .inputs import check_there, noise_mask, video_latent, video_size
+from .models import cascade_model
 
 
 def end_in(model: Any, vae: Any, latent: Any, image: Tensor, until: float) -> tuple[Any, dict[str, Any]]:
@@ -107,7 +108,7 @@ def follow_animation(
     for what, found in (("the animation", len(images)), ("mask", len(masks))):
         if found != frames and (what == "the animation" or found != 1):
             raise InputError(what, f"{frames} frames", f"{found}", "Make it as long as the video.")
-    strong = strong or model.model.release.follow_signal
+    strong = strong or cascade_model(model).model.release.follow_signal
     held = Held(
         vae.encode(video_frame(images, width, height)), clocks(masks, width, height, weak, strong), by_signal=True
     )

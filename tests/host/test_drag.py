@@ -103,3 +103,11 @@ def test_an_animation_of_another_length(host, frames, message):
     graph = _graph(node("GiveForTest", name="own"))
     del graph["follows"]["inputs"]["mask"]
     assert message in str(host.run(graph, {"base": ("base", 0)}).error)
+
+
+def test_how_long_another_model_is_held_has_to_be_said(host):
+    """Where `strong` is the model's own, it is that of a model of this pack."""
+    host.given["other"] = object()
+    graph = changed(_graph(CAMERA), follows__model=["other", 0]) | {"other": node("GiveForTest", name="other")}
+    error = str(host.run(graph, {"follows": ("follows", 1)}).error)
+    assert "Wire the MODEL of one of this pack's loaders into it" in error
